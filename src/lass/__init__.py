@@ -1,0 +1,1 @@
+"""LASS: separate mixtures with generative models that were trained on single sources only."""

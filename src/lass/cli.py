@@ -1,0 +1,53 @@
+"""The command `lass`: Lightning's command line over the four stages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+
+from lass.artifacts import written_whole
+from lass.errors import LassError
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes the resolved config beside what the run makes, and into Weights & Biases."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once, on the first process."""
+        config = self.parser.dump(self.config, skip_none=False)
+        with written_whole(Path(trainer.default_root_dir) / "config.yaml") as temporary:
+            temporary.write_text(config)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(yaml.safe_load(config), allow_val_change=True)
+
+
+class LassCLI(LightningCLI):
+    """`lass fit|predict -c experiments/<dataset>/<stage>.yaml --any.option=value`."""
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=KeepConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_kwargs={"description": "Latent Autoregressive Source Separation, stage by stage."},
+            args=args,
+            run=run,
+        )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point: a mistake of the user's is one sentence and status 1, not a traceback."""
+    try:
+        LassCLI(args)
+    except LassError as error:
+        sys.exit(f"lass: {error}")

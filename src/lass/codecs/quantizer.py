@@ -1,0 +1,96 @@
+"""Vector quantisation with a codebook that follows the data as an exponential moving average."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """Result of quantising latents."""
+
+    quantized: Tensor  # (batch, dim, *grid), forward: the codebook vectors; backward: the identity
+    codes: Tensor  # (batch, *grid) long
+    commitment_loss: Tensor  # scalar, mean squared distance that pulls the encoder to the codebook
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-neighbour codebook, learned without a gradient.
+
+    Args:
+        num_codes: size K of the codebook.
+        dim: channels of the latents.
+        decay: of the moving averages, per training batch.
+        restart_below: a code that is used less often than this per batch (moving average) is dead; it starts again at
+            a random latent of the batch.
+
+    Source: van den Oord et al. 2017 (arXiv:1711.00937), Eq. 1, 2 and Appendix A.1 (moving averages); restart of dead
+    codes: Dhariwal et al. 2020 (arXiv:2005.00341), section 3.1.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, num_codes: int, dim: int, decay: float = 0.99, restart_below: float = 1.0) -> None:
+        super().__init__()
+        self.decay, self.restart_below = decay, restart_below
+        self.register_buffer("codebook", torch.randn(num_codes, dim))
+        # Moving averages of how often a code is used per batch and of the sum of the latents it stands for.
+        self.register_buffer("usage", torch.zeros(num_codes))
+        self.register_buffer("total", torch.zeros(num_codes, dim))
+
+    def lookup(self, latents: Float[Tensor, "batch dim *grid"]) -> Int[Tensor, "batch *grid"]:
+        """Code of the nearest codebook vector at every position."""
+        vectors = rearrange(latents, "b d ... -> (b ...) d")
+        # |v - c|² without |v|², which is the same for all codes.
+        distances = self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
+        return distances.argmin(1).view(latents.shape[0], *latents.shape[2:])
+
+    def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
+        """Codebook vectors of the codes, channels second."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    def forward(self, latents: Float[Tensor, "batch dim *grid"]) -> Quantized:
+        """Quantise; in training mode also let the codebook follow the latents."""
+        if self.training and not self.usage.any():
+            self._start_from(latents.detach())
+        codes = self.lookup(latents.detach())
+        quantized = self.embed(codes)
+        commitment_loss = F.mse_loss(latents, quantized)
+        if self.training:
+            self._follow(latents.detach(), codes)
+        return Quantized(latents + (quantized - latents).detach(), codes, commitment_loss)
+
+    def _start_from(self, latents: Tensor) -> None:
+        self.codebook.copy_(self._random_latents(latents))
+        self.usage.fill_(self.restart_below)
+        self.total.copy_(self.codebook * self.restart_below)
+
+    @torch.no_grad()
+    def _follow(self, latents: Tensor, codes: Tensor) -> None:
+        vectors, codes = rearrange(latents, "b d ... -> (b ...) d").float(), codes.flatten()
+        usage = torch.bincount(codes, minlength=len(self.codebook)).to(vectors)
+        total = torch.zeros_like(self.total).index_add_(0, codes, vectors)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(usage)
+            dist.all_reduce(total)
+        self.usage.lerp_(usage, 1 - self.decay)
+        self.total.lerp_(total, 1 - self.decay)
+        dead = (self.usage < self.restart_below)[:, None]
+        fresh = self._random_latents(latents)
+        self.total.copy_(torch.where(dead, fresh * self.restart_below, self.total))
+        self.usage.clamp_(min=self.restart_below)
+        self.codebook.copy_(self.total / self.usage[:, None])
+
+    def _random_latents(self, latents: Tensor) -> Tensor:
+        """One random latent per code, the same on every rank."""
+        vectors = rearrange(latents, "b d ... -> (b ...) d").float()
+        chosen = vectors[torch.randint(len(vectors), (len(self.codebook),), device=vectors.device)]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(chosen, src=0)
+        return chosen

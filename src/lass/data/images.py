@@ -1,0 +1,111 @@
+"""What all image datasets share: splits, pairs for counting, stored mixtures for evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from lass.data.pairing import draw_pairs, read_pairs
+from lass.data.sources import FixedPairs, FreshPairs, ImageSources, as_is
+from lass.errors import LassError
+
+
+class ImageDataModule(LightningDataModule):
+    """Single images for training, pairs for counting, stored mixtures for separation.
+
+    A dataset is a subclass with one method, `read`.
+
+    Args:
+        batch_size: number of images, of pairs, or of mixtures in a batch.
+        pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
+            drawn afresh in every epoch, validation pairs are fixed.
+        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation.
+        split_seed: seed of that choice and of pairs that are drawn here.
+        separate: whether `lass predict` separates mixtures of the test or of the validation images.
+        mixtures: CSV file with the stored pairing of test images; null draws one with `split_seed`.
+        num_mixtures: separate only the first so many mixtures; null for all.
+        num_workers: processes that load images; they lie in memory, so 0 is fastest.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        pairs: bool = False,
+        num_validation: int = 5000,
+        split_seed: int = 0,
+        separate: Literal["test", "validation"] = "test",
+        mixtures: str | None = None,
+        num_mixtures: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.pairs, self.num_workers = batch_size, pairs, num_workers
+        self.num_validation, self.split_seed = num_validation, split_seed
+        self.separate, self.mixtures, self.num_mixtures = separate, mixtures, num_mixtures
+        self._parts: dict[str, ImageSources] = {}
+
+    def read(self, official_split: Literal["train", "test"]) -> ImageSources:
+        """All images of an official split."""
+        raise NotImplementedError(f"{type(self).__name__} must define read()")
+
+    def part(self, name: Literal["train", "validation", "test"]) -> ImageSources:
+        """The sources of one part, read once; training and validation are the official training split in two."""
+        if name not in self._parts:
+            if name == "test":
+                self._parts["test"] = self.read("test")
+            else:
+                self._split_training_images()
+        return self._parts[name]
+
+    def _split_training_images(self) -> None:
+        images, labels = (everything := self.read("train")).images, everything.labels
+        if not 0 < self.num_validation < len(images):
+            raise LassError(
+                f"num_validation must leave images for training: expected 1…{len(images) - 1}, got {self.num_validation}."
+            )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
+        held_out, kept = order[: self.num_validation].sort().values, order[self.num_validation :].sort().values
+        self._parts["validation"] = ImageSources(images[held_out], labels[held_out])
+        self._parts["train"] = ImageSources(images[kept], labels[kept])
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage needs, so that missing data is reported before anything else starts."""
+        self.part(self.separate if stage == "predict" else "train")
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled sources, or fresh random pairs of them."""
+        sources = self.part("train")
+        if not self.pairs:
+            return self._loader(sources, shuffle=True)
+        return self._loader(FreshPairs(sources), shuffle=True, batch_size=2 * self.batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        """Held-out sources, or fixed pairs of them."""
+        sources = self.part("validation")
+        if not self.pairs:
+            return self._loader(sources)
+        return self._loader(FixedPairs(sources, draw_pairs(len(sources), len(sources) // 2, self.split_seed)))
+
+    def predict_dataloader(self) -> DataLoader:
+        """The mixtures to separate, in their stored order."""
+        sources = self.part(self.separate)
+        if self.mixtures is not None and self.separate == "test":
+            pairs = read_pairs(self.mixtures, len(sources))
+        else:
+            pairs = draw_pairs(len(sources), self.num_mixtures or len(sources) // 2, self.split_seed)
+        if self.num_mixtures is not None and not 0 < self.num_mixtures <= len(pairs):
+            raise LassError(f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}.")
+        return self._loader(FixedPairs(sources, pairs[: self.num_mixtures]))
+
+    def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size or self.batch_size,
+            shuffle=shuffle,
+            collate_fn=as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

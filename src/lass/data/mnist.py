@@ -1,0 +1,50 @@
+"""MNIST in its official splits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from torchvision import datasets
+
+from lass.data.images import ImageDataModule
+from lass.data.sources import ImageSources
+from lass.errors import LassError
+
+
+class MNIST(ImageDataModule):
+    """60,000 training and 10,000 test digits of 28×28 pixels.
+
+    Args:
+        root: folder that holds `MNIST/raw`; default the variable DATA_ROOT. Where neither is given, torchvision
+            downloads the files to `data`.
+        kwargs: the arguments of ImageDataModule.
+    """
+
+    def __init__(self, root: str | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        given = root or os.environ.get("DATA_ROOT")
+        self.root, self.may_download = Path(given or "data"), not given
+
+    def prepare_data(self) -> None:
+        """Download where that is wanted; on one process only."""
+        if self.may_download:
+            try:
+                datasets.MNIST(str(self.root), download=True)
+            except (OSError, RuntimeError) as error:
+                raise LassError(
+                    f"MNIST could not be downloaded to {self.root.resolve()} ({error}): download it elsewhere and set "
+                    "DATA_ROOT to the folder that holds MNIST/raw."
+                ) from error
+
+    def read(self, official_split: Literal["train", "test"]) -> ImageSources:
+        """One official split, read without a download."""
+        try:
+            dataset = datasets.MNIST(str(self.root), train=official_split == "train", download=False)
+        except (RuntimeError, OSError, AssertionError, ValueError) as error:
+            raise LassError(
+                f"MNIST is not in {self.root.resolve()}: expected MNIST/raw/train-images-idx3-ubyte and its three siblings "
+                "there; set DATA_ROOT to the folder that holds MNIST/, or unset it to download to `data`."
+            ) from error
+        return ImageSources(dataset.data[:, None], dataset.targets)

@@ -1,0 +1,102 @@
+"""Datasets of single sources, and of pairs of them, read a whole batch at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Sources(NamedTuple):
+    """A batch of single sources."""
+
+    signals: Tensor  # (batch, channels, *space) float
+    labels: Tensor  # (batch,) long
+
+
+class SourcePairs(NamedTuple):
+    """A batch of sources that are to be mixed."""
+
+    signals: Tensor  # (batch, sources, channels, *space) float
+    labels: Tensor  # (batch, sources) long
+    indices: Tensor  # (batch,) long: the number of the mixture; -1 for pairs drawn afresh
+
+
+class ImageSources(Dataset):
+    """Images in memory as bytes, given out as floats in [0, 1].
+
+    Args:
+        images: (num_images, channels, height, width).
+        labels: (num_images,) the class of each image.
+    """
+
+    def __init__(
+        self, images: UInt8[Tensor, "num_images channels height width"], labels: Int[Tensor, " num_images"]
+    ) -> None:
+        self.images, self.labels = images, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sources:
+        return Sources(*(field[0] for field in self.__getitems__([index])))
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once; torch's DataLoader calls this when it is there."""
+        chosen = torch.as_tensor(indices)
+        return Sources(self.images[chosen].float() / 255, self.labels[chosen])
+
+
+class FreshPairs(Dataset):
+    """Pairs up each batch: its first half with its second half.
+
+    A shuffling loader of 2B sources so gives B random pairs, other ones in every epoch, and every source once an epoch.
+    """
+
+    def __init__(self, sources: Dataset) -> None:
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitems__(self, indices: list[int]) -> SourcePairs:
+        """2B indices to B pairs; of an odd number the last is left out."""
+        num_pairs = len(indices) // 2
+        first, second = indices[:num_pairs], indices[num_pairs : 2 * num_pairs]
+        return _pairs(self.sources, first, second, torch.full((num_pairs,), -1))
+
+
+class FixedPairs(Dataset):
+    """A stored list of pairs.
+
+    Args:
+        sources: where the sources come from.
+        pairs: (num_mixtures, 2), positions in `sources`.
+    """
+
+    def __init__(self, sources: Dataset, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
+        self.sources, self.pairs = sources, pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitems__(self, indices: list[int]) -> SourcePairs:
+        """The pairs of those numbers."""
+        chosen = torch.as_tensor(indices)
+        first, second = self.pairs[chosen].T.tolist()
+        return _pairs(self.sources, first, second, chosen)
+
+
+def _pairs(sources: Dataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
+    a, b = sources.__getitems__(first), sources.__getitems__(second)
+    return SourcePairs(torch.stack([a.signals, b.signals], 1), torch.stack([a.labels, b.labels], 1), indices)
+
+
+def as_is(batch):
+    """Collate function for datasets that already give out batches."""
+    return batch
+
+

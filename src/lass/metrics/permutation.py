@@ -1,0 +1,30 @@
+"""Which estimate is which source, where the method cannot know."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def best_permutation(scores: Float[Tensor, "batch estimates sources"]) -> Int[Tensor, "batch sources"]:
+    """The assignment of estimates to sources with the highest mean score.
+
+    Args:
+        scores: higher is better; `scores[b, e, s]` compares estimate e with source s, e.g. their PSNR.
+
+    Returns:
+        Shape (batch, sources): the estimate that belongs to each source.
+
+    Example:
+        >>> best_permutation(torch.tensor([[[1.0, 9.0], [8.0, 2.0]]]))
+        tensor([[1, 0]])
+
+    Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), whose protocol LASS follows: mean PSNR of the better order.
+    """
+    num_sources = scores.shape[-1]
+    orders = torch.tensor(list(permutations(range(num_sources))), device=scores.device)  # (orders, sources)
+    totals = scores[:, orders, torch.arange(num_sources, device=scores.device)].sum(-1)  # (batch, orders)
+    return orders[totals.argmax(1)]

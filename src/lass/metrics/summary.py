@@ -1,0 +1,31 @@
+"""Mean and standard deviation of a score, right on any number of devices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class MeanAndDeviation(Metric):
+    """Accumulates one number per mixture; `compute` gives the mean, the standard deviation (n − 1) and the count.
+
+    The numbers themselves are kept: a sum of squares would lose digits.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def update(self, values: Tensor) -> None:
+        """Add the scores of some mixtures."""
+        self.values.append(values.detach().flatten().double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """`{"mean", "std", "num"}`; the deviation of a single number is 0."""
+        values = torch.cat(self.values) if isinstance(self.values, list) else self.values
+        std = values.std() if len(values) > 1 else torch.zeros_like(values.mean())
+        return {"mean": values.mean(), "std": std, "num": torch.tensor(len(values))}

@@ -1,0 +1,14 @@
+"""p(next code | past codes) of a single source."""
+
+from pathlib import Path
+
+from lass.artifacts import load_artifact
+from lass.priors.protocol import Prior
+from lass.priors.transformer import TransformerPrior
+
+__all__ = ["Prior", "TransformerPrior", "load_prior"]
+
+
+def load_prior(folder: str | Path) -> Prior:
+    """The prior saved in a folder, whatever its class; see `lass.artifacts.load_artifact` for errors."""
+    return load_artifact(folder, "prior")

@@ -1,0 +1,184 @@
+"""A decoder-only transformer over codes, read top to bottom: attention, block, cache, prior."""
+
+# B sequences, T code positions, K num_codes, H heads, D dim per head
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lass.artifacts import Artifact, register
+from lass.errors import LassError
+
+
+@dataclass
+class TransformerState:
+    """Key/value cache, allocated once for all positions."""
+
+    keys: Tensor  # (layers, B, H, T, D); positions from `length` on are not filled yet
+    values: Tensor  # (layers, B, H, T, D)
+    start: Tensor  # (B, dim): embedding of "nothing yet", or of the class
+    length: int = 0
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward layer."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_qkv, self.to_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Full causal pass, (B, T, dim)."""
+        q, k, v = self._qkv(x)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self._finish(x, attended)
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
+        """One position, (B, 1, dim); writes its key and value at `length` of this layer's cache (B, H, T, D)."""
+        q, k, v = self._qkv(x)
+        keys[:, :, length : length + 1] = k
+        values[:, :, length : length + 1] = v
+        past = slice(None, length + 1)
+        return self._finish(x, F.scaled_dot_product_attention(q, keys[:, :, past], values[:, :, past]))
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.to_qkv(self.attention_norm(x))
+        return rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads).unbind(0)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self._drop(self.to_out(rearrange(attended, "b h t d -> b t (h d)")))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+@register
+class TransformerPrior(Artifact):
+    """p(codes) = Π p(code s | codes before s), unconditional or given a class.
+
+    Args:
+        num_codes: size K of the codec's codebook.
+        num_positions: length T of a code sequence, the product of the codec's grid.
+        dim: width of the network.
+        num_layers: blocks.
+        num_heads: attention heads; a divisor of `dim`.
+        dropout: in training, of attention and of each residual branch.
+        num_classes: for a class-conditional prior; 0 for an unconditional one.
+
+    Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
+    """
+
+    kind = "prior"
+
+    def __init__(
+        self,
+        num_codes: int = 256,
+        num_positions: int = 49,
+        dim: int = 128,
+        num_layers: int = 3,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise LassError(f"dim must be a multiple of num_heads: got {dim} and {num_heads}.")
+        self.config = {
+            "num_codes": num_codes,
+            "num_positions": num_positions,
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "dropout": dropout,
+            "num_classes": num_classes,
+        }
+        self.num_codes, self.num_positions, self.num_classes = num_codes, num_positions, num_classes
+        self.num_heads, self.dropout = num_heads, dropout
+        self.code_embedding = nn.Embedding(num_codes, dim)
+        self.position_embedding = nn.Parameter(torch.empty(num_positions, dim))
+        self.start_embedding = nn.Embedding(max(num_classes, 1), dim)
+        self.blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.to_logits = nn.Linear(dim, num_codes)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                residual = name.endswith(("to_out.weight", "feedforward.2.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5 if residual else 0.02)
+
+    def forward(
+        self, codes: Int[Tensor, "batch time"], condition: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch time num_codes"]:
+        """Logits of every code given those before it, in one pass: for training.
+
+        Args:
+            codes: whole sequences or beginnings of them.
+            condition: class of each sequence; only for a class-conditional prior.
+        """
+        start = self._start_embedding(len(codes), condition)
+        x = torch.cat([start[:, None], self.code_embedding(codes[:, :-1])], 1)
+        x = x + self.position_embedding[: codes.shape[1]]
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        return self.to_logits(self.norm(x))
+
+    def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> TransformerState:
+        """Allocate the cache of empty sequences; see Prior."""
+        start = self._start_embedding(num_sequences, condition)
+        head_dim = start.shape[1] // self.num_heads
+        shape = (len(self.blocks), num_sequences, self.num_heads, self.num_positions, head_dim)
+        return TransformerState(keys=start.new_empty(shape), values=start.new_empty(shape), start=start)
+
+    def step(
+        self, state: TransformerState, codes: Int[Tensor, " sequences"] | None
+    ) -> Float[Tensor, "sequences num_codes"]:
+        """log p(next code | past), one position further; see Prior.
+
+        Raises:
+            LassError: if the sequence is longer than the prior was made for.
+        """
+        if state.length == self.num_positions:
+            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
+        x = state.start if codes is None else self.code_embedding(codes)
+        x = (x + self.position_embedding[state.length])[:, None]
+        for block, keys, values in zip(self.blocks, state.keys, state.values, strict=True):
+            x = block.step(x, keys, values, state.length)
+        state.length += 1
+        return self.to_logits(self.norm(x[:, 0])).float().log_softmax(-1)
+
+    def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
+        """Reorder, drop or multiply sequences; only filled positions are copied. See Prior."""
+        if len(parents) == state.keys.shape[1]:
+            if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+                return state
+        filled = slice(None, state.length)
+
+        def chosen(cache: Tensor) -> Tensor:
+            layers, _, *rest = cache.shape
+            new = cache.new_empty(layers, len(parents), *rest)
+            new[..., filled, :] = cache[:, parents, :, filled]
+            return new
+
+        return TransformerState(chosen(state.keys), chosen(state.values), state.start[parents], state.length)
+
+    def _start_embedding(self, num_sequences: int, condition: Tensor | None) -> Tensor:
+        if (condition is not None) != (self.num_classes > 0):
+            expected = f"a class in 0…{self.num_classes - 1} for each sequence" if self.num_classes else "no condition"
+            raise LassError(f"This prior takes {expected}; got {'none' if condition is None else 'one'}.")
+        if condition is None:
+            return self.start_embedding.weight.expand(num_sequences, -1)
+        if condition.numel() and not 0 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
+            raise LassError(f"Classes must be in 0…{self.num_classes - 1}; got {int(condition.min())}…{int(condition.max())}.")
+        return self.start_embedding(condition)

@@ -1,0 +1,60 @@
+"""Stage 2: train a prior on the codes of single sources."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lass.artifacts import Artifact
+from lass.data.codes import CodeSequences
+from lass.errors import LassError
+from lass.tasks.training import TrainingTask
+
+
+class PriorTraining(TrainingTask):
+    """Trains a prior and leaves it in `<default_root_dir>/prior`. Its data is EncodedSources.
+
+    Args:
+        prior: a network whose forward pass gives logits; class-conditional if it has classes.
+        learning_rate: peak, for AdamW.
+        warmup_steps: batches until the peak.
+        weight_decay: of AdamW.
+
+    Source: LASS (arXiv:2301.08562), section "Autoregressive Models".
+    """
+
+    def __init__(
+        self, prior: Artifact, learning_rate: float = 1e-3, warmup_steps: int = 200, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(prior, "val/nats_per_code", "min", learning_rate, warmup_steps, weight_decay)
+
+    def setup(self, stage: str) -> None:
+        """Take over the codec's identity and check that its codes are what the prior was built for.
+
+        Raises:
+            LassError: if the prior has another number of codes or positions than the codec.
+        """
+        data = self.trainer.datamodule
+        num_positions = next(iter(data.val_dataloader())).codes.shape[1]
+        for name, codec_value in {"num_codes": data.codec.num_codes, "num_positions": num_positions}.items():
+            if (prior_value := getattr(self.artifact, name)) != codec_value:
+                raise LassError(
+                    f"The prior has {name} = {prior_value}, but the codec in {data.codec_folder} gives {codec_value}: "
+                    f"set --model.prior.init_args.{name}={codec_value}."
+                )
+        self.artifact.codec_fingerprint = data.codec_fingerprint
+
+    def training_step(self, batch: CodeSequences) -> Tensor:
+        """Mean negative log probability per code."""
+        loss = self._nats_per_code(batch)
+        self.log("train/nats_per_code", loss)
+        return loss
+
+    def validation_step(self, batch: CodeSequences) -> None:
+        """The same on held-out sources."""
+        loss = self._nats_per_code(batch)
+        self.log("val/nats_per_code", loss, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
+
+    def _nats_per_code(self, batch: CodeSequences) -> Tensor:
+        condition = batch.labels if self.artifact.num_classes else None
+        return F.cross_entropy(self.artifact(batch.codes, condition).flatten(0, 1), batch.codes.flatten())

@@ -1,0 +1,97 @@
+"""What the training stages share: checkpoints to resume from, the best artefact so far, the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lass.artifacts import Artifact
+
+
+class ExportBest(Callback):
+    """After a validation that was the best so far, save the module's artefact into the run's folder.
+
+    So a killed run leaves its best model behind, and the next stage can already use it.
+
+    Args:
+        monitor: name of the logged score.
+        mode: whether lower ("min") or higher ("max") is better.
+    """
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self.monitor, self.sign = monitor, {"min": -1.0, "max": 1.0}[mode]
+        self.best = -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints, so that a resumed run does not replace a better artefact."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+        """Compare and save."""
+        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+            return
+        score = self.sign * trainer.callback_metrics[self.monitor].item()
+        if score > self.best:
+            self.best = score
+            if trainer.is_global_zero:
+                pl_module.artifact.save_pretrained(pl_module.artifact_folder)
+
+
+class TrainingTask(LightningModule):
+    """Base of the stages that train a network by gradient descent and leave it as an artefact.
+
+    Args:
+        artifact: the network; saved to `<trainer.default_root_dir>/<artifact.kind>`.
+        monitor, mode: the validation score that decides which version is kept.
+        learning_rate: peak of the schedule (linear warm-up, then a half cosine to zero), for AdamW.
+        warmup_steps: length of the warm-up.
+        weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        monitor: str,
+        mode: str,
+        learning_rate: float,
+        warmup_steps: int,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.artifact, self.monitor, self.mode = artifact, monitor, mode
+        self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+
+    @property
+    def artifact_folder(self) -> Path:
+        """Where the next stage finds what this one made."""
+        return Path(self.trainer.default_root_dir) / self.artifact.kind
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Checkpoints (`--ckpt_path=last` resumes) and the best artefact."""
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        checkpoint = ModelCheckpoint(folder, "best", monitor=self.monitor, mode=self.mode, save_last=True)
+        checkpoint.CHECKPOINT_NAME_LAST = "last"
+        return [checkpoint, ExportBest(self.monitor, self.mode)]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with warm-up and cosine decay, stepped every batch."""
+        optimizer = torch.optim.AdamW(
+            self.artifact.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+        )
+        total = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return (step + 1) / self.warmup_steps if step < self.warmup_steps else 0.5 * (1 + math.cos(math.pi * progress))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
