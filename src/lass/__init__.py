@@ -1,1 +1,10 @@
-"""LASS: separate mixtures with generative models that were trained on single sources only."""
+"""LASS: separate mixtures with generative models that were trained on single sources only.
+
+Source: Postolache et al., "Latent Autoregressive Source Separation", AAAI 2023 (arXiv:2301.08562).
+"""
+
+from lass.errors import LassError
+from lass.likelihood import SparseCounts, SparseLikelihood
+from lass.separation import SeparationResult, Separator, separate_codes
+
+__all__ = ["LassError", "SeparationResult", "Separator", "SparseCounts", "SparseLikelihood", "separate_codes"]

@@ -141,10 +141,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits that change whenever a weight or buffer of `module` does."""
+def fingerprint(tensors: nn.Module | dict[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that change whenever a weight or buffer of a module (or one of the tensors) does."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

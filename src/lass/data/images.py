@@ -103,7 +103,7 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size or self.batch_size,
+            batch_size=batch_size or self.batch_size,
             shuffle=shuffle,
             collate_fn=as_is,
             num_workers=self.num_workers,

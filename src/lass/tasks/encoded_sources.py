@@ -45,11 +45,11 @@ class EncodedSources(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled code sequences."""
-        return DataLoader(self._shards["train"], self.batch_size, shuffle=True, collate_fn=as_is)
+        return DataLoader(self._shards["train"], batch_size=self.batch_size, shuffle=True, collate_fn=as_is)
 
     def val_dataloader(self) -> DataLoader:
         """Held-out code sequences."""
-        return DataLoader(self._shards["validation"], self.batch_size, collate_fn=as_is)
+        return DataLoader(self._shards["validation"], batch_size=self.batch_size, collate_fn=as_is)
 
     def _path(self, part: str) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.

@@ -79,7 +79,6 @@ class TrainingTask(LightningModule):
         """Checkpoints (`--ckpt_path=last` resumes) and the best artefact."""
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         checkpoint = ModelCheckpoint(folder, "best", monitor=self.monitor, mode=self.mode, save_last=True)
-        checkpoint.CHECKPOINT_NAME_LAST = "last"
         return [checkpoint, ExportBest(self.monitor, self.mode)]
 
     def configure_optimizers(self) -> dict[str, Any]:

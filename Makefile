@@ -1,0 +1,67 @@
+# LASS: `make help` lists the targets.
+
+DATASET ?= digits
+ARGS ?=
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+DATASETS := $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separate.yaml))))
+DEMO := runs/digits
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint train-vqvae train-prior count separate clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Datasets: $(DATASETS). Options go to Lightning: make train-prior DATASET=mnist ARGS=\"--trainer.max_epochs=1\""
+	@echo "  DATA_ROOT=folder uses local data; ARGS=\"--ckpt_path=last\" resumes a training."
+
+setup: $(INSTALLED) ## Install everything into .venv (the other targets do it when needed)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a few minutes on two cores
+	@echo "1/4 Training the codec (VQ-VAE) on 1,200 digits"
+	@$(MAKE) --no-print-directory train-vqvae DATASET=digits
+	@echo "2/4 Training the prior on their codes"
+	@$(MAKE) --no-print-directory train-prior DATASET=digits
+	@echo "3/4 Counting which codes mix into which"
+	@$(MAKE) --no-print-directory count DATASET=digits
+	@echo "4/4 Separating 100 mixtures of held-out digits"
+	@$(MAKE) --no-print-directory separate DATASET=digits ARGS=--model.overwrite=true
+	@$(BIN)/python -m lass.report.demo $(DEMO)
+
+test: lint ## Check the style and run all tests
+	$(BIN)/python -m pytest -n auto
+
+lint: $(INSTALLED) ## Check the style of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+train-vqvae: $(INSTALLED) experiment ## Stage 1: train the codec of DATASET
+	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)
+
+train-prior: $(INSTALLED) experiment ## Stage 2: train the prior of DATASET
+	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(ARGS)
+
+count: $(INSTALLED) experiment ## Stage 3: count the likelihood of DATASET
+	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)
+
+separate: $(INSTALLED) experiment ## Stage 4: separate the test mixtures of DATASET and score them
+	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(ARGS)
+
+eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist
+	@$(MAKE) --no-print-directory separate DATASET=$*
+
+.PHONY: experiment
+experiment:
+	@test -f experiments/$(DATASET)/separate.yaml || \
+	  { echo "lass: There is no experiment '$(DATASET)': expected one of $(DATASETS)."; exit 1; }
+
+clean: ## Delete the demo's runs
+	rm -rf $(DEMO)

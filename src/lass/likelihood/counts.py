@@ -1,0 +1,217 @@
+"""Counting which pairs of source codes mix into which mixture code: the sparse tensor F of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lass.artifacts import load_tensors, save_tensors
+from lass.errors import LassError
+from lass.likelihood.sparse import SparseLikelihood
+
+WHAT = "likelihood (counts)"
+
+
+class SparseCounts:
+    """How often source codes `first` and `second` at one position gave `mixture`, for all triples ever seen.
+
+    A triple is one int64 key, (mixture · K + first) · K + second. Each `add` sorts its keys into a run of distinct ones
+    with their counts; runs of similar length are merged, so that a triple is moved O(log n) times and memory stays
+    proportional to the distinct triples. When symmetric, only the half with first ≤ second is stored.
+
+    Args:
+        num_codes: size K of the codebook.
+        symmetric: count (second, first) along with (first, second), because the sum commutes.
+        device: where counting happens.
+        weights: of the sources in the mixtures that are counted, kept for the record; None for the mean.
+        codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
+
+    Raises:
+        ValueError: if K³ does not fit into an int64 key, or weights that differ are to be counted symmetrically.
+
+    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation".
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        symmetric: bool = True,
+        device: torch.device | str = "cpu",
+        weights: Sequence[float] | None = None,
+        codec_fingerprint: str | None = None,
+    ) -> None:
+        if not 0 < num_codes < 2**21:
+            raise ValueError(f"num_codes must be in 1…{2**21 - 1} so that a triple fits into 63 bits, got {num_codes}")
+        if symmetric and weights is not None and len(set(weights)) > 1:
+            raise ValueError(f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False")
+        self.num_codes, self.symmetric, self.device = num_codes, symmetric, torch.device(device)
+        self.weights = None if weights is None else list(weights)
+        self.codec_fingerprint = codec_fingerprint
+        self._runs: list[tuple[Tensor, Tensor]] = []  # (sorted distinct keys, counts), longest first
+
+    def add(self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]) -> None:
+        """Count triples; one that occurs several times counts several times.
+
+        Args:
+            first: codes of one source, any shape.
+            second: codes of the other source at the same positions.
+            mixture: codes of their mixture at the same positions.
+
+        Raises:
+            ValueError: if the shapes differ or a code is outside 0…num_codes-1; nothing is counted then.
+        """
+        if not first.shape == second.shape == mixture.shape:
+            raise ValueError(
+                f"expected three tensors of one shape, got {tuple(first.shape)}, {tuple(second.shape)} and "
+                f"{tuple(mixture.shape)}"
+            )
+        codes = torch.stack([first, second, mixture]).flatten(1).to(self.device, torch.int64)
+        if not codes.numel():
+            return
+        lowest, highest = (int(bound) for bound in codes.aminmax())
+        if lowest < 0 or highest >= self.num_codes:
+            raise ValueError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
+        keys = self._keys(*codes).sort().values
+        keys, counts = keys.unique_consecutive(return_counts=True)
+        self._push(keys, counts)
+
+    def merge(self, other: SparseCounts) -> None:
+        """Add everything another one has counted; exact, and the order of merging never matters.
+
+        Raises:
+            LassError: if the other one counts something else: other codes, another codec, another way of mixing.
+        """
+        for name in ("num_codes", "symmetric", "weights", "codec_fingerprint"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise LassError(f"These counts do not belong together: {name} is {mine} here and {theirs} there.")
+        for keys, counts in other._runs:
+            self._push(keys.to(self.device), counts.to(self.device))
+
+    @property
+    def num_nonzero(self) -> int:
+        """Non-zero entries of F, both orders of a pair counted when symmetric (Table 1)."""
+        keys, _ = self._compacted()
+        if not self.symmetric:
+            return len(keys)
+        first, second, _ = self._codes(keys)
+        return 2 * len(keys) - int((first == second).sum())
+
+    @property
+    def density(self) -> float:
+        """Fraction of the K³ entries of F that are not zero (Table 1 gives it in percent)."""
+        return self.num_nonzero / self.num_codes**3
+
+    @property
+    def num_pairs_seen(self) -> int:
+        """Distinct ordered pairs (first, second) that occurred with any mixture code."""
+        first, second, _, _ = self.triples()
+        return len((first * self.num_codes + second).unique())
+
+    @property
+    def num_triples(self) -> int:
+        """How many triples were added, repeated ones included."""
+        return int(self._compacted()[1].sum())
+
+    def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """F as coordinates: (first, second, mixture, counts), grouped by mixture code, then sorted by first, second.
+
+        When symmetric, both orders are there, and a pair of equal codes counts twice, as in the paper.
+        """
+        keys, counts = self._compacted()
+        first, second, mixture = self._codes(keys)
+        if not self.symmetric:
+            return first, second, mixture, counts
+        equal = first == second
+        counts = torch.where(equal, 2 * counts, counts)
+        first, second = torch.cat([first, second[~equal]]), torch.cat([second, first[~equal]])
+        mixture, counts = torch.cat([mixture, mixture[~equal]]), torch.cat([counts, counts[~equal]])
+        order = ((mixture * self.num_codes + first) * self.num_codes + second).argsort()
+        return first[order], second[order], mixture[order], counts[order]
+
+    def likelihood(self) -> SparseLikelihood:
+        """p(mixture | first, second): the counts normalised over the mixture codes, ready for inference.
+
+        Raises:
+            LassError: if nothing was counted.
+        """
+        first, second, mixture, counts = self.triples()
+        if not len(counts):
+            raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
+        _, pair = (first * self.num_codes + second).unique(return_inverse=True)
+        totals = torch.zeros(int(pair.max()) + 1, dtype=torch.int64, device=self.device).index_add_(0, pair, counts)
+        log_likelihood = (counts.double() / totals[pair]).log().float()
+        return SparseLikelihood(self.num_codes, first, second, mixture, log_likelihood, self.codec_fingerprint)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; it is the same for the same counts, however they came together."""
+        metadata = {
+            "num_codes": self.num_codes,
+            "symmetric": self.symmetric,
+            "weights": self.weights,
+            "codec_fingerprint": self.codec_fingerprint,
+        }
+        save_tensors(path, self.state_dict(), {"kind": "counts", **metadata})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> SparseCounts:
+        """Read a file of `save`.
+
+        Raises:
+            LassError: if the file is missing, truncated, or no counts file.
+        """
+        tensors, metadata = load_tensors(path, WHAT)
+        if metadata.get("kind") != "counts":
+            raise LassError(f"{path} holds no counts: name the file that `make count` wrote.")
+        facts = {name: metadata[name] for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
+        return cls(**facts, device=device).load_state_dict(tensors)
+
+    def to(self, device: torch.device | str) -> SparseCounts:
+        """The same counts on another device."""
+        facts = (self.num_codes, self.symmetric, device, self.weights, self.codec_fingerprint)
+        return SparseCounts(*facts).load_state_dict(self.state_dict())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The stored keys and counts, for a checkpoint."""
+        keys, counts = self._compacted()
+        return {"keys": keys, "counts": counts}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> SparseCounts:
+        """Replace what is counted by a `state_dict` and return self."""
+        self._runs = [(state["keys"].to(self.device), state["counts"].to(self.device))] if len(state["keys"]) else []
+        return self
+
+    def _keys(self, first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:
+        if self.symmetric:
+            first, second = torch.minimum(first, second), torch.maximum(first, second)
+        return (mixture * self.num_codes + first) * self.num_codes + second
+
+    def _codes(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pair, second = keys // self.num_codes, keys % self.num_codes
+        return pair % self.num_codes, second, pair // self.num_codes
+
+    def _push(self, keys: Tensor, counts: Tensor) -> None:
+        """Append a run, then merge the last two while they are of similar length."""
+        self._runs.append((keys, counts))
+        while len(self._runs) > 1 and 2 * len(self._runs[-1][0]) > len(self._runs[-2][0]):
+            self._merge_last_two()
+
+    def _merge_last_two(self) -> None:
+        (keys, counts), (more_keys, more_counts) = self._runs.pop(), self._runs.pop()
+        keys, order = torch.cat([keys, more_keys]).sort()
+        counts = torch.cat([counts, more_counts])[order]
+        keys, position = keys.unique_consecutive(return_inverse=True)
+        self._runs.append((keys, torch.zeros_like(keys).index_add_(0, position, counts)))
+
+    def _compacted(self) -> tuple[Tensor, Tensor]:
+        """The one run that holds everything."""
+        while len(self._runs) > 1:
+            self._merge_last_two()
+        if not self._runs:
+            empty = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return empty, empty
+        return self._runs[0]

@@ -1,0 +1,55 @@
+"""Pictures for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lass.artifacts import written_whole
+
+COLUMN_INCHES = 1.1
+
+
+def separation_figure(
+    mixtures: Float[Tensor, "num channels height width"],
+    estimates: Float[Tensor, "num sources channels height width"],
+    sources: Float[Tensor, "num sources channels height width"],
+    residuals: Float[Tensor, "num channels height width"],
+    row_labels: Sequence[str],
+    title: str,
+) -> Figure:
+    """A grid mixture | estimates | sources | residual, one row per mixture; the residual is shown as its size."""
+    columns = {"mixture": mixtures}
+    columns |= {f"estimate {i + 1}": images for i, images in enumerate(estimates.unbind(1))}
+    columns |= {f"source {i + 1}": images for i, images in enumerate(sources.unbind(1))}
+    columns["|residual|"] = residuals.abs()
+    return image_grid(columns, row_labels, title)
+
+
+def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Sequence[str], title: str) -> Figure:
+    """Named columns of images in [0, 1], one row per item."""
+    figure = Figure(figsize=(COLUMN_INCHES * len(columns) + 0.7, COLUMN_INCHES * len(row_labels) + 0.7))
+    axes = figure.subplots(len(row_labels), len(columns), squeeze=False)
+    for column, (name, images) in enumerate(columns.items()):
+        for row, label in enumerate(row_labels):
+            cell = axes[row, column]
+            image = images[row].detach().cpu().float().clamp(0, 1).movedim(0, -1)
+            cell.imshow(image.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+            cell.set(xticks=[], yticks=[])
+            if row == 0:
+                cell.set_title(name, fontsize=9)
+            if column == 0:
+                cell.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,0 +1,20 @@
+"""How pairs of codes are chosen from the posterior: one file per sampler, one protocol."""
+
+from lass.samplers.ancestral import Ancestral
+from lass.samplers.beam_search import BeamSearch
+from lass.samplers.generators import MixtureGenerators
+from lass.samplers.greedy import Greedy
+from lass.samplers.protocol import Choice, Drawn, Posterior, Sampler
+from lass.samplers.top_k import TopK
+
+__all__ = [
+    "Ancestral",
+    "BeamSearch",
+    "Choice",
+    "Drawn",
+    "Greedy",
+    "MixtureGenerators",
+    "Posterior",
+    "Sampler",
+    "TopK",
+]

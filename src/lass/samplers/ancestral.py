@@ -1,0 +1,37 @@
+"""Ancestral sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lass.artifacts import register
+from lass.samplers.drawing import check_settings, own_continuations
+from lass.samplers.generators import MixtureGenerators
+from lass.samplers.protocol import Choice, Posterior
+
+
+@register
+@dataclass(frozen=True)
+class Ancestral:
+    """Draws every pair from the posterior of its position.
+
+    Args:
+        num_candidates: independent draws per mixture, the paper's batch of 512.
+        temperature: below 1 sharpens the posterior of each position, above 1 flattens it; scores are not tempered.
+
+    Source: LASS (arXiv:2301.08562), Table 3, "Ancestral Sampl.". This is not a draw from the posterior of the whole
+    sequence, because every position is normalised by itself.
+    """
+
+    num_candidates: int = 512
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(self.num_candidates, self.temperature)
+
+    def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
+        """See Sampler."""
+        uniforms = generator.uniform(self.num_candidates).unflatten(1, (posterior.num_candidates, -1))
+        return own_continuations(posterior.draw(uniforms, self.temperature), scores)

@@ -1,0 +1,33 @@
+"""Randomness that belongs to a mixture, not to the batch it happens to be in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class MixtureGenerators:
+    """One independent random stream per mixture, seeded by (seed, index of the mixture).
+
+    Numbers are drawn on the CPU and moved, so that a CPU and a GPU see the same ones.
+
+    Args:
+        seed: of the whole run.
+        indices: one number per mixture that identifies it.
+        device: where the numbers are wanted.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self._generators = [
+            torch.Generator().manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0]))
+            for index in indices
+        ]
+
+    def uniform(self, num: int) -> Float[Tensor, "M num"]:
+        """`num` uniform numbers in [0, 1) for each mixture."""
+        return torch.stack([torch.rand(num, generator=generator) for generator in self._generators]).to(self.device)

@@ -1,0 +1,28 @@
+"""Greedy decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lass.artifacts import register
+from lass.samplers.generators import MixtureGenerators
+from lass.samplers.protocol import Choice, Posterior
+
+
+@register
+@dataclass(frozen=True)
+class Greedy:
+    """Takes the most probable pair at every position; one candidate.
+
+    Source: LASS (arXiv:2301.08562), Table 3, "Greedy".
+    """
+
+    num_candidates: int = field(default=1, init=False)
+
+    def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
+        """See Sampler."""
+        best = posterior.best(1)
+        first, second = best.first[..., 0], best.second[..., 0]
+        return Choice(first.new_zeros(first.shape), first, second, scores + best.log_posterior[..., 0])

@@ -1,0 +1,44 @@
+"""Ancestral sampling among the k best pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lass.artifacts import register
+from lass.errors import LassError
+from lass.samplers.drawing import check_settings, invert_cumulative, own_continuations
+from lass.samplers.generators import MixtureGenerators
+from lass.samplers.protocol import Choice, Drawn, Posterior
+
+
+@register
+@dataclass(frozen=True)
+class TopK:
+    """Draws every pair from the k most probable ones of its position.
+
+    Args:
+        num_candidates: independent draws per mixture.
+        k: how many pairs are kept; never more than k, also where several are equally probable.
+        temperature: below 1 sharpens the posterior of each position, above 1 flattens it; scores are not tempered.
+
+    Source: LASS (arXiv:2301.08562), Table 3, "Top-k"; Kool, van Hoof and Welling 2020.
+    """
+
+    num_candidates: int = 512
+    k: int = 32
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(self.num_candidates, self.temperature)
+        if self.k < 1:
+            raise LassError(f"TopK must keep at least one pair, got k={self.k}.")
+
+    def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
+        """See Sampler."""
+        uniforms = generator.uniform(self.num_candidates).unflatten(1, (posterior.num_candidates, -1))
+        best = posterior.best(self.k)
+        chosen = invert_cumulative(best.log_posterior / self.temperature, uniforms)
+        return own_continuations(Drawn(*(field.gather(-1, chosen) for field in best)), scores)
+

@@ -1,0 +1,19 @@
+"""Algorithm 1 and what surrounds it: selection, refinement, and the Separator that holds it all."""
+
+from lass.separation.algorithm import Candidates, separate_codes
+from lass.separation.refinement import LatentDescent, NoRefinement, Refinement
+from lass.separation.selection import ClosestToMixture, HighestScore, Selection
+from lass.separation.separator import SeparationResult, Separator
+
+__all__ = [
+    "Candidates",
+    "ClosestToMixture",
+    "HighestScore",
+    "LatentDescent",
+    "NoRefinement",
+    "Refinement",
+    "Selection",
+    "SeparationResult",
+    "Separator",
+    "separate_codes",
+]

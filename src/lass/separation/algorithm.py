@@ -1,0 +1,118 @@
+"""Algorithm 1: walk through the mixture's codes and choose a pair of source codes at each. Read this file first."""
+
+# M mixtures, C candidates before a step, N after it, S sources, T code positions, K num_codes
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lass.errors import LassError
+from lass.likelihood import Likelihood
+from lass.priors import Prior
+from lass.samplers import MixtureGenerators, Sampler
+from lass.separation.joint_prior import JointPrior
+from lass.separation.posterior import StepPosterior
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Joint code sequences for each mixture, best first."""
+
+    codes: Tensor  # (M, N, S, T) long
+    scores: Tensor  # (M, N) log posterior of the whole sequences, unnormalised
+    weights: Tensor  # (M, N) sums to 1 per mixture
+
+
+@torch.no_grad()
+def separate_codes(
+    mixture_codes: Int[Tensor, "M T"],
+    priors: Sequence[Prior],
+    likelihood: Likelihood,
+    sampler: Sampler,
+    *,
+    conditions: Int[Tensor, "M S"] | None = None,
+    likelihood_weight: float = 1.0,
+    mixture_latents: Float[Tensor, "M dim T"] | None = None,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+) -> Candidates:
+    """Separate the codes of mixtures into the codes of two sources.
+
+    Args:
+        mixture_codes: codes of the mixtures, in the order in which the priors read them.
+        priors: one per source; naming one object twice means a shared prior, which is then evaluated in one pass.
+        likelihood: which pairs of source codes give a mixture code, and how likely.
+        sampler: how pairs are chosen from the posterior.
+        conditions: classes of the sources, for class-conditional priors.
+        likelihood_weight: λ; above 1 trusts the likelihood more.
+        mixture_latents: unquantised latents of the mixtures, for likelihoods that look at them.
+        seed: of all randomness, together with `indices`.
+        indices: one number per mixture, so that its result does not depend on its batch; default 0…M-1.
+
+    Returns:
+        The sampler's candidates, sorted by score. Each has the weight 1/N, impossible ones (score −inf) excepted.
+
+    Raises:
+        LassError: if the parts do not fit together.
+
+    Source: LASS (arXiv:2301.08562), Algorithm 1.
+    """
+    _check(mixture_codes, priors, likelihood, conditions, indices)
+    num_mixtures, num_positions = mixture_codes.shape
+    device = mixture_codes.device
+    generator = MixtureGenerators(seed, range(num_mixtures) if indices is None else indices, device)
+    prior = JointPrior(priors, num_mixtures, conditions)
+    codes = mixture_codes.new_empty(num_mixtures, 1, len(priors), 0)
+    scores = torch.zeros(num_mixtures, 1, device=device)
+
+    for position, step_codes in enumerate(mixture_codes.T.tolist()):
+        latents = None if mixture_latents is None else mixture_latents[..., position]
+        posterior = StepPosterior(
+            log_priors=prior.step(codes[..., -1] if position else None),  # Line 5
+            pairs=likelihood.at(step_codes, latents),  # Line 6
+            likelihood_weight=likelihood_weight,  # Line 7
+        )
+        parents, first, second, scores = sampler.step(posterior, scores, generator)  # Line 8
+        kept = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
+        codes = torch.cat([kept, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
+        if position + 1 < num_positions:
+            prior.select(parents)
+
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    codes = codes.gather(1, order[..., None, None].expand_as(codes))
+    possible = scores.isfinite().to(scores)
+    return Candidates(codes, scores, possible / possible.sum(1, keepdim=True).clamp(min=1))
+
+
+def _check(
+    mixture_codes: Tensor,
+    priors: Sequence[Prior],
+    likelihood: Likelihood,
+    conditions: Tensor | None,
+    indices: Sequence[int] | None,
+) -> None:
+    num_mixtures, num_positions = mixture_codes.shape
+    if len(priors) != 2:
+        raise LassError(f"Two sources need two priors (or one prior named twice), got {len(priors)}.")
+    if num_positions == 0:
+        raise LassError("The mixtures have no codes.")
+    for prior in priors:
+        if prior.num_codes != likelihood.num_codes:
+            raise LassError(
+                f"The prior knows {prior.num_codes} codes and the likelihood {likelihood.num_codes}: "
+                "they were made for different codecs."
+            )
+    if mixture_codes.numel() and not 0 <= int(mixture_codes.min()) <= int(mixture_codes.max()) < likelihood.num_codes:
+        raise LassError(
+            f"Mixture codes must be in 0…{likelihood.num_codes - 1}, got {int(mixture_codes.min())}…"
+            f"{int(mixture_codes.max())}: they come from another codec."
+        )
+    if conditions is not None and tuple(conditions.shape) != (num_mixtures, len(priors)):
+        raise LassError(f"Expected conditions of shape ({num_mixtures}, {len(priors)}), got {tuple(conditions.shape)}.")
+    if indices is not None and len(indices) != num_mixtures:
+        raise LassError(f"Expected one index for each of {num_mixtures} mixtures, got {len(indices)}.")

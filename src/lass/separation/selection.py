@@ -1,0 +1,66 @@
+"""Which of the candidates becomes the estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lass.artifacts import register
+from lass.codecs import Codec
+from lass.data.mixing import mix
+from lass.separation.algorithm import Candidates
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """Chooses one candidate per mixture."""
+
+    def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
+        """Index, (M,), of the chosen candidate.
+
+        Args:
+            candidates: of Algorithm 1.
+            mixtures: (M, channels, *space), the signals that were separated.
+            codec: decodes codes of shape (batch, *grid).
+            grid: shape of the codes of one signal.
+        """
+
+
+@register
+@dataclass(frozen=True)
+class HighestScore:
+    """The candidate with the highest log posterior; decodes nothing."""
+
+    def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
+        """See Selection: candidates are sorted, so it is the first."""
+        return candidates.scores.argmax(1)
+
+
+@register
+@dataclass(frozen=True)
+class ClosestToMixture:
+    """The candidate whose decoded sources mix into what is closest (L2) to the mixture.
+
+    Args:
+        batch_size: signals decoded at once.
+
+    Source: LASS (arXiv:2301.08562), caption of Table 3.
+    """
+
+    batch_size: int = 512
+
+    @torch.no_grad()
+    def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
+        """See Selection. Each distinct sequence of a mixture is decoded once."""
+        chosen = []
+        for codes, scores, mixture in zip(candidates.codes, candidates.scores, mixtures, strict=True):
+            sequences, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)
+            batches = sequences.unflatten(1, grid).split(self.batch_size)
+            signals = torch.cat([codec.decode(batch) for batch in batches])
+            remixed = mix(signals[which.view(codes.shape[:2])])  # (N, channels, *space)
+            distance = (remixed - mixture).square().flatten(1).sum(1)
+            chosen.append(distance.masked_fill(scores == -torch.inf, torch.inf).argmin())
+        return torch.stack(chosen)

@@ -1,0 +1,209 @@
+"""Everything needed to separate a signal, in one object that can be saved: no Trainer, no config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, read_json, write_json
+from lass.codecs import Codec
+from lass.data.mixing import mix
+from lass.errors import LassError
+from lass.likelihood import Likelihood, SparseLikelihood
+from lass.priors import Prior
+from lass.samplers import Sampler, TopK
+from lass.separation.algorithm import separate_codes
+from lass.separation.refinement import LatentDescent, Refinement
+from lass.separation.selection import ClosestToMixture, Selection
+
+CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
+
+
+@dataclass(frozen=True)
+class SeparationResult:
+    """What came out. For a batch of mixtures every field has one more axis in front."""
+
+    estimates: Tensor  # (sources, channels, *space)
+    codes: Tensor  # (sources, *grid) of the chosen candidate, before refinement
+    scores: Tensor  # (candidates,) log posterior of all candidates, best first
+    residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
+    num_uncounted: Tensor  # scalar: positions whose mixture code was never counted
+
+
+class Separator:
+    """Codec, priors, likelihood, sampler, selection and refinement.
+
+    Args:
+        codec: signals to codes and back.
+        priors: one per source, or a single one that all share.
+        likelihood: p(mixture code | source codes).
+        sampler: chooses codes; default the paper's top-k 32 with 512 candidates.
+        selection: chooses among the candidates; default the one closest to the mixture.
+        refinement: improves the chosen one; default the paper's 500 steps.
+        likelihood_weight: the paper's λ.
+
+    Raises:
+        LassError: if a prior or the likelihood was made for another codec.
+
+    Example:
+        >>> separator = Separator.from_pretrained("runs/digits/separate/separator")  # doctest: +SKIP
+        >>> separator.separate(mixture).estimates  # doctest: +SKIP
+
+    Source: LASS (arXiv:2301.08562), Algorithm 1 and section "Post-inference Refinement".
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        priors: Prior | Sequence[Prior],
+        likelihood: Likelihood,
+        sampler: Sampler | None = None,
+        selection: Selection | None = None,
+        refinement: Refinement | None = None,
+        likelihood_weight: float = 1.0,
+    ) -> None:
+        self.codec = codec
+        self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
+        if len(self.priors) == 1:
+            self.priors *= 2
+        self.likelihood = likelihood
+        self.sampler = sampler or TopK()
+        self.selection = selection or ClosestToMixture()
+        self.refinement = refinement or LatentDescent()
+        self.likelihood_weight = likelihood_weight
+        self.device = torch.device("cpu")
+        self._check_parts()
+        for module in (codec, *self.priors):
+            if isinstance(module, nn.Module):
+                module.eval()
+
+    def _check_parts(self) -> None:
+        codec_fingerprint = fingerprint(self.codec) if isinstance(self.codec, nn.Module) else None
+        for name, part in [("prior", prior) for prior in self.priors] + [("likelihood", self.likelihood)]:
+            if part.num_codes != self.codec.num_codes:
+                raise LassError(
+                    f"The codec has {self.codec.num_codes} codes, but the {name} was made for {part.num_codes}: "
+                    f"make the {name} again with this codec."
+                )
+            made_for = getattr(part, "codec_fingerprint", None)
+            if made_for and codec_fingerprint and made_for != codec_fingerprint:
+                raise LassError(
+                    f"The {name} was made for the codec {made_for}, but this codec is {codec_fingerprint}: "
+                    f"make the {name} again, or name the codec it was made with."
+                )
+
+    def to(self, device: torch.device | str) -> Separator:
+        """Move everything and return self."""
+        self.device = torch.device(device)
+        self.likelihood = self.likelihood.to(device)
+        for module in (self.codec, *self.priors):
+            if isinstance(module, nn.Module):
+                module.to(device)
+        return self
+
+    def separate(self, mixture: Tensor, conditions: Tensor | None = None, seed: int = 0) -> SeparationResult:
+        """Separate one mixture.
+
+        Args:
+            mixture: (channels, *space), in the range that the codec was trained on.
+            conditions: (sources,) classes, for class-conditional priors.
+            seed: the same seed gives the same result.
+
+        Raises:
+            LassError: if the mixture has another shape than the codec's signals, or values that are not finite.
+        """
+        conditions = None if conditions is None else conditions[None]
+        result = self.separate_batch(mixture[None], conditions, seed=seed)
+        return SeparationResult(**{name: value[0] for name, value in vars(result).items()})
+
+    def separate_batch(
+        self,
+        mixtures: Tensor,
+        conditions: Tensor | None = None,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> SeparationResult:
+        """Separate several mixtures at once; each comes out as it would alone under its index.
+
+        Args:
+            mixtures: (M, channels, *space).
+            conditions: (M, sources) classes, for class-conditional priors.
+            seed: of all randomness, together with `indices`.
+            indices: one number per mixture, default 0…M-1.
+
+        Raises:
+            LassError: as `separate`.
+        """
+        mixtures = mixtures.to(self.device)
+        if not mixtures.isfinite().all():
+            raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
+        with torch.no_grad():
+            mixture_codes = self.codec.encode(mixtures)
+        grid = tuple(mixture_codes.shape[1:])
+        candidates = separate_codes(
+            mixture_codes.flatten(1),
+            self.priors,
+            self.likelihood,
+            self.sampler,
+            conditions=None if conditions is None else conditions.to(self.device),
+            likelihood_weight=self.likelihood_weight,
+            seed=seed,
+            indices=indices,
+        )
+        chosen = self.selection.select(candidates, mixtures, self.codec, grid)
+        codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
+        estimates = self.refinement.refine(codes, mixtures, self.codec)
+        return SeparationResult(
+            estimates, codes, candidates.scores, mixtures - mix(estimates), self._num_uncounted(mixture_codes)
+        )
+
+    def _num_uncounted(self, mixture_codes: Tensor) -> Tensor:
+        is_counted = getattr(self.likelihood, "is_counted", lambda code: True)
+        counts = [sum(not is_counted(code) for code in codes) for codes in mixture_codes.flatten(1).tolist()]
+        return torch.tensor(counts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is not weights: sampler, selection, refinement and λ, ready for JSON."""
+        parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
+        return {**parts, "likelihood_weight": self.likelihood_weight}
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write everything into a folder that `from_pretrained` can rebuild it from, and return it."""
+        folder = Path(folder)
+        self.codec.save_pretrained(folder / "codec")
+        shared = all(prior is self.priors[0] for prior in self.priors)
+        names = ["prior"] * len(self.priors) if shared else [f"prior_{i}" for i in range(len(self.priors))]
+        for name, prior in dict(zip(names, self.priors, strict=True)).items():
+            prior.save_pretrained(folder / name)
+        self.likelihood.save(folder / LIKELIHOOD_FILE)
+        write_json(folder / CONFIG_FILE, {"format": FORMAT, "priors": names, **self.settings})
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Separator:
+        """Rebuild a separator from its folder, on the CPU.
+
+        Raises:
+            LassError: if something is missing or damaged, or the parts do not belong together.
+        """
+        folder = Path(folder)
+        facts = read_json(folder / CONFIG_FILE, "separator")
+        try:
+            priors = {name: load_artifact(folder / name, "prior") for name in facts["priors"]}
+            parts = {name: build(facts[name], folder / CONFIG_FILE) for name in ("sampler", "selection", "refinement")}
+            return cls(
+                codec=load_artifact(folder / "codec", "codec"),
+                priors=[priors[name] for name in facts["priors"]],
+                likelihood=SparseLikelihood.load(folder / LIKELIHOOD_FILE),
+                likelihood_weight=facts["likelihood_weight"],
+                **parts,
+            )
+        except KeyError as error:
+            raise LassError(f"{folder / CONFIG_FILE} lacks {error}: save the separator again with this version.") from error

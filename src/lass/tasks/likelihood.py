@@ -1,0 +1,136 @@
+"""Stage 3: count which pairs of source codes mix into which mixture code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lass.artifacts import fingerprint
+from lass.codecs import load_codec
+from lass.data.mixing import mix
+from lass.data.sources import SourcePairs
+from lass.likelihood import SparseCounts
+
+COUNTS_FILE = "counts.safetensors"
+
+
+class CheckpointEachEpoch(ModelCheckpoint):
+    """Saves `last.ckpt` after every epoch; the base class would not, as no optimizer makes a step."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
+
+
+class LikelihoodCounting(LightningModule):
+    """Fills SparseCounts from pairs of sources and leaves `<default_root_dir>/counts.safetensors` after every epoch.
+
+    There is no optimizer: an epoch of `fit` is one pass over freshly drawn pairs, and more epochs see more pairs.
+
+    Args:
+        codec: folder of the codec.
+        weights: of the sources in a mixture; null for their mean.
+        symmetric: count both orders of a pair; false when the sources differ in kind or weight.
+
+    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
+    """
+
+    def __init__(self, codec: str, weights: list[float] | None = None, symmetric: bool = True) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.codec = load_codec(codec).requires_grad_(False)
+        self.weights, self.symmetric = weights, symmetric
+        self.counts = self._no_counts()  # of all ranks together
+        self._fresh = self._no_counts()  # of this rank, since the last merge
+        self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
+
+    def configure_optimizers(self) -> None:
+        """None: counting has no gradient."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        return [CheckpointEachEpoch(folder)]
+
+    def on_fit_start(self) -> None:
+        """Count on the device that computes."""
+        self.counts, self._fresh = self.counts.to(self.device), self._no_counts()
+
+    def training_step(self, batch: SourcePairs) -> None:
+        """Encode both sources and their mixture, and count the triple at every position."""
+        self._fresh.add(*self._encode(batch))
+
+    def on_validation_epoch_start(self) -> None:
+        """Held-out pairs are looked up in what all ranks counted."""
+        self._merge_fresh_counts()
+        self._likelihood = self.counts.likelihood() if self.counts.num_triples else None
+
+    def validation_step(self, batch: SourcePairs) -> None:
+        """How many of the triples of held-out mixtures were counted before, and how likely these are."""
+        if self._likelihood is None:  # the sanity check before the first epoch
+            return
+        log_likelihood = self._likelihood.log_likelihood(*self._encode(batch)).flatten(1)
+        seen = log_likelihood.isfinite()
+        self.coverage.update(seen.float())
+        self.full_coverage.update(seen.all(1).float())
+        self.log_likelihood.update(log_likelihood[seen])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log coverage, which says whether more epochs would still help."""
+        if self._likelihood is None:
+            return
+        scores = {
+            "val/coverage": self.coverage,
+            "val/mixtures_fully_covered": self.full_coverage,
+            "val/log_likelihood_per_code": self.log_likelihood,
+        }
+        self.log_dict({name: metric.compute() for name, metric in scores.items()}, prog_bar=True)
+        for metric in scores.values():
+            metric.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Save, and log what Table 1 of the paper gives."""
+        self._merge_fresh_counts()
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
+        facts = {
+            "density_percent": 100 * self.counts.density,
+            "num_nonzero": self.counts.num_nonzero,
+            "num_pairs_seen": self.counts.num_pairs_seen,
+            "num_triples": self.counts.num_triples,
+        }
+        self.log_dict({f"likelihood/{name}": float(value) for name, value in facts.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the counts with the trainer's progress."""
+        checkpoint["counts"] = self.counts.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the kept counts."""
+        self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
+
+    def _encode(self, batch: SourcePairs) -> tuple[Tensor, Tensor, Tensor]:
+        first, second = batch.signals.unbind(1)
+        mixture = mix(batch.signals, self.weights)
+        return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
+
+    def _no_counts(self) -> SparseCounts:
+        facts = {"weights": self.weights, "codec_fingerprint": fingerprint(self.codec)}
+        return SparseCounts(self.codec.num_codes, self.symmetric, self.device, **facts)
+
+    def _merge_fresh_counts(self) -> None:
+        fresh = [self._fresh]
+        if dist.is_available() and dist.is_initialized():
+            fresh = [None] * dist.get_world_size()
+            dist.all_gather_object(fresh, self._fresh.to("cpu"))
+        for counts in fresh:
+            self.counts.merge(counts)
+        self._fresh = self._no_counts()

@@ -1,0 +1,181 @@
+"""Stage 4: separate mixtures with known sources, and score the estimates."""
+
+from __future__ import annotations
+
+import zlib
+from itertools import islice
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from lass.artifacts import fingerprint
+from lass.codecs import load_codec
+from lass.data.mixing import mix
+from lass.data.sources import SourcePairs
+from lass.errors import LassError
+from lass.likelihood import SparseCounts
+from lass.metrics import MeanAndDeviation, best_permutation, psnr
+from lass.priors import load_prior
+from lass.report.figures import save_figure, separation_figure
+from lass.report.results import ResultsFolder, Row
+from lass.report.summary import describe_summary
+from lass.samplers import Sampler
+from lass.separation import Refinement, Selection, Separator
+
+NUM_PICTURED = 10  # mixtures in the figure
+
+#: Scores of a mixture: the estimates; the mixture itself as both estimates; the codec's reconstruction of the sources.
+SCORES = ("psnr_db", "average_psnr_db", "codec_psnr_db")
+
+
+class Separation(LightningModule):
+    """Separates the mixtures of a data module with `lass predict` and leaves a results folder in `default_root_dir`.
+
+    A run that was stopped goes on at the first mixture that is missing.
+
+    Args:
+        codec: folder of the codec.
+        priors: folder of the prior that all sources share, or one folder per source.
+        likelihood: file of the counts.
+        sampler: how codes are chosen; null for TopK(512, 32).
+        selection: how a candidate is chosen; null for ClosestToMixture.
+        refinement: how it is improved; null for LatentDescent, NoRefinement to leave it.
+        likelihood_weight: λ of Algorithm 1.
+        conditional: give the classes of the sources to class-conditional priors (weakly supervised separation).
+        seed: of the sampler.
+        overwrite: replace results in the folder that were made with other settings.
+
+    Source: LASS (arXiv:2301.08562), Algorithm 1; PSNR protocol of Table 2.
+    """
+
+    def __init__(
+        self,
+        codec: str,
+        priors: str | list[str],
+        likelihood: str,
+        sampler: Sampler | None = None,
+        selection: Selection | None = None,
+        refinement: Refinement | None = None,
+        likelihood_weight: float = 1.0,
+        conditional: bool = False,
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__()
+        folders = [priors] if isinstance(priors, str) else priors
+        loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
+        self.separator = Separator(
+            load_codec(codec),
+            [loaded[folder] for folder in folders],
+            SparseCounts.load(likelihood).likelihood(),
+            sampler,
+            selection,
+            refinement,
+            likelihood_weight,
+        )
+        self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
+        shared = len(loaded) == 1
+        self.any_order = shared and not conditional  # only then nothing says which estimate is which source
+        self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
+
+    def on_predict_start(self) -> None:
+        """Move the models to the device, and see whether there is something to go on with."""
+        self.separator.to(self.device)
+        self.results = ResultsFolder(self.trainer.default_root_dir)
+        parts = {"codec": self.separator.codec, "likelihood": self.separator.likelihood.state_dict()}
+        parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
+        fingerprints = {name: fingerprint(part) for name, part in parts.items()}
+        settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
+        if self.trainer.is_global_zero:
+            self.results.start({**settings, **fingerprints}, self.overwrite)
+            self.separator.save_pretrained(self.results.root / "separator")
+        self.trainer.strategy.barrier()
+
+    def predict_step(self, batch: SourcePairs) -> list[int]:
+        """Separate what is not done yet, store it, and add the scores of all; returns the numbers of the mixtures."""
+        missing = [row for row, index in enumerate(batch.indices.tolist()) if not self.results.has(index)]
+        if missing:
+            self._separate(SourcePairs(*(field[missing] for field in batch)))
+        for index, sources in zip(batch.indices.tolist(), batch.signals, strict=True):
+            _, row = self.results.read(index)
+            if row["checksum"] != checksum(sources):
+                raise LassError(
+                    f"{self.results.root} holds results for other mixtures: choose another folder with "
+                    "--trainer.default_root_dir, or replace them with --model.overwrite=true."
+                )
+            for name, score in self.scores.items():
+                score.update(torch.tensor(row[name]))
+        return batch.indices.tolist()
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the table and the picture; log both and the mean scores."""
+        summary = {
+            name: {key: value.item() for key, value in score.compute().items()} for name, score in self.scores.items()
+        }
+        self.trainer.strategy.barrier()
+        self._report(summary)
+
+    def _separate(self, batch: SourcePairs) -> None:
+        sources, indices = batch.signals, batch.indices.tolist()
+        mixtures = mix(sources)
+        conditions = batch.labels if self.conditional else None
+        result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
+        estimates, codes = result.estimates, result.codes
+        if self.any_order:
+            order = best_permutation(_pairwise_psnr(estimates, sources))
+            rows = torch.arange(len(order), device=order.device)[:, None]
+            estimates, codes = estimates[rows, order], codes[rows, order]
+        codec = self.separator.codec
+        rebuilt = codec.decode(codec.encode(sources.flatten(0, 1))).view_as(sources)
+        averages = mixtures[:, None].expand_as(sources)
+        by_source = {
+            name: psnr(given.flatten(0, 1), sources.flatten(0, 1)).view(len(sources), -1)
+            for name, given in zip(SCORES, (estimates, averages, rebuilt), strict=True)
+        }
+        for i, index in enumerate(indices):
+            row: Row = {"mixture": index}
+            row |= {name: by_source[name][i].mean().item() for name in SCORES}
+            row |= {f"psnr_{s + 1}_db": value.item() for s, value in enumerate(by_source["psnr_db"][i])}
+            row |= {"residual_rms": result.residual[i].square().mean().sqrt().item()}
+            row |= {"best_log_posterior": result.scores[i, 0].item(), "num_uncounted": int(result.num_uncounted[i])}
+            row |= {"checksum": checksum(sources[i])}
+            self.results.write(index, {"estimates": estimates[i], "codes": codes[i]}, row)
+
+    @rank_zero_only
+    def _report(self, summary: dict[str, dict[str, float]]) -> None:
+        dataset = self.trainer.predict_dataloaders.dataset
+        rows = [self.results.read(index)[1] for index in range(len(dataset))]
+        self.results.write_table(rows, summary)
+        figure = self._picture(dataset.__getitems__(list(range(min(NUM_PICTURED, len(dataset))))), rows)
+        save_figure(figure, self.results.figure)
+        metrics = {f"separation/{name}/{key}": v for name, values in summary.items() for key, v in values.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics)
+            if isinstance(logger, WandbLogger):
+                logger.log_image("separation/examples", [str(self.results.figure)])
+                logger.log_table("separation/mixtures", list(rows[0]), [list(row.values()) for row in rows])
+        print(describe_summary(self.results.root, summary))
+
+    def _picture(self, batch: SourcePairs, rows: list[Row]):
+        estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in batch.indices.tolist()])
+        mixtures = mix(batch.signals)
+        labels = [f"#{row['mixture']}\n{row['psnr_db']:.1f} dB" for row in islice(rows, len(mixtures))]
+        residuals = mixtures - mix(estimates)
+        title = f"{type(self.separator.sampler).__name__}, the first {len(mixtures)} mixtures"
+        return separation_figure(mixtures, estimates, batch.signals, residuals, labels, title)
+
+
+def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:
+    """PSNR of every estimate with every source, (batch, estimates, sources)."""
+    num = estimates.shape[1]
+    every_estimate = estimates[:, :, None].expand(-1, -1, num, *estimates.shape[2:])
+    every_source = sources[:, None].expand_as(every_estimate)
+    return psnr(every_estimate.flatten(0, 2), every_source.flatten(0, 2)).view(-1, num, num)
+
+
+def checksum(signals: Tensor) -> int:
+    """Tells the sources of one mixture from those of another."""
+    return zlib.crc32(signals.detach().cpu().contiguous().numpy().tobytes())
