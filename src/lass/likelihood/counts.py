@@ -53,7 +53,7 @@ class SparseCounts:
         self.codec_fingerprint = codec_fingerprint
         self._runs: list[tuple[Tensor, Tensor]] = []  # (sorted distinct keys, counts), longest first
 
-    def add(self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]) -> None:
+    def add(self, first: Int[Tensor, "..."], second: Int[Tensor, "..."], mixture: Int[Tensor, "..."]) -> None:
         """Count triples; one that occurs several times counts several times.
 
         Args:

@@ -29,6 +29,7 @@ class Choice(NamedTuple):
     scores: Tensor  # (M, N) float: its log posterior so far, unnormalised
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """The posterior of one position, for all mixtures and candidates; how it is stored is nobody's business.
 

@@ -35,7 +35,7 @@ def separate_codes(
     likelihood: Likelihood,
     sampler: Sampler,
     *,
-    conditions: Int[Tensor, "M S"] | None = None,
+    conditions: Int[Tensor, "..."] | None = None,
     likelihood_weight: float = 1.0,
     mixture_latents: Float[Tensor, "M dim T"] | None = None,
     seed: int = 0,
@@ -48,7 +48,7 @@ def separate_codes(
         priors: one per source; naming one object twice means a shared prior, which is then evaluated in one pass.
         likelihood: which pairs of source codes give a mixture code, and how likely.
         sampler: how pairs are chosen from the posterior.
-        conditions: classes of the sources, for class-conditional priors.
+        conditions: (M, S) classes of the sources, for class-conditional priors.
         likelihood_weight: λ; above 1 trusts the likelihood more.
         mixture_latents: unquantised latents of the mixtures, for likelihoods that look at them.
         seed: of all randomness, together with `indices`.

@@ -1,0 +1,29 @@
+"""One thread per test process (pytest-xdist runs several), and no network for Weights & Biases."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_MODE"] = "offline"
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent))
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def doctest_names(doctest_namespace):
+    """What examples in docstrings may use without importing it."""
+    doctest_namespace["torch"] = torch
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The folder with experiments/ and the Makefile."""
+    return REPOSITORY

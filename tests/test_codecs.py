@@ -1,0 +1,139 @@
+"""Quantizer and image VQ-VAE."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lass import LassError
+from lass.artifacts import fingerprint, load_artifact
+from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, load_codec
+
+
+@pytest.fixture
+def codec():
+    torch.manual_seed(0)
+    return ImageVQVAE(image_shape=(3, 12, 8), num_codes=10, width=8, latent_dim=5).eval()
+
+
+def test_lookup_finds_the_nearest_vector():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(20, 4)
+    latents = torch.randn(3, 4, 5, 6)
+    codes = quantizer.lookup(latents)
+    for b, i, j in [(0, 0, 0), (2, 4, 5), (1, 3, 2)]:
+        distances = [(latents[b, :, i, j] - vector).norm() for vector in quantizer.codebook]
+        assert codes[b, i, j] == torch.stack(distances).argmin()
+    assert torch.equal(quantizer.embed(codes)[1, :, 3, 2], quantizer.codebook[codes[1, 3, 2]])
+
+
+@pytest.mark.parametrize("space", [(7,), (3, 4), (2, 3, 2)])
+def test_any_grid_works(space):
+    quantizer = VectorQuantizer(6, 4).eval()
+    output = quantizer(torch.randn(2, 4, *space))
+    assert output.codes.shape == (2, *space)
+    assert output.quantized.shape == (2, 4, *space)
+
+
+def test_gradient_passes_straight_through():
+    quantizer = VectorQuantizer(6, 4).eval()
+    latents = torch.randn(2, 4, 3, requires_grad=True)
+    quantized = quantizer(latents).quantized
+    torch.testing.assert_close(quantized, quantizer.embed(quantizer.lookup(latents)))
+    weights = torch.randn_like(quantized)
+    (quantized * weights).sum().backward()
+    torch.testing.assert_close(latents.grad, weights)
+
+
+def test_commitment_loss_pulls_the_encoder_only():
+    quantizer = VectorQuantizer(6, 4).eval()
+    latents = torch.randn(2, 4, 3, requires_grad=True)
+    output = quantizer(latents)
+    output.commitment_loss.backward()
+    expected = 2 * (latents - quantizer.embed(output.codes)) / latents.numel()
+    torch.testing.assert_close(latents.grad, expected.detach())
+
+
+def test_codebook_moves_to_the_mean_of_its_latents():
+    """Four well-separated clusters: the moving averages end at their means, and no code stays dead."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    centres = torch.tensor([[10.0, 0], [0, 10], [-10, 0], [0, -10]])
+    quantizer = VectorQuantizer(4, 2, decay=0.8).train()
+    for _ in range(300):
+        cluster = torch.randint(4, (256,), generator=generator)
+        quantizer((centres[cluster] + 0.1 * torch.randn(256, 2, generator=generator))[..., None])
+    nearest = torch.cdist(centres, quantizer.codebook).min(1)
+    assert nearest.values.max() < 0.1
+    assert sorted(nearest.indices.tolist()) == [0, 1, 2, 3]
+
+
+def test_evaluation_changes_nothing(codec):
+    before = fingerprint(codec)
+    codec(torch.rand(2, 3, 12, 8))
+    assert fingerprint(codec) == before
+    codec.train()(torch.rand(2, 3, 12, 8))
+    assert fingerprint(codec) != before
+
+
+def test_codec_keeps_its_contract(codec):
+    images = torch.rand(4, 3, 12, 8)
+    codes = codec.encode(images)
+    assert isinstance(codec, Codec)
+    assert codes.shape == (4, *codec.grid) == (4, 3, 2)
+    assert codes.dtype == torch.long
+    assert codec.embed(codes).shape == (4, 5, 3, 2)
+    decoded = codec.decode(codes)
+    assert decoded.shape == images.shape
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    assert torch.equal(decoded, codec.decode_latents(codec.embed(codes)))
+    torch.testing.assert_close(codec(images).reconstruction, decoded)
+
+
+def test_a_code_depends_on_its_own_image_only(codec):
+    images = torch.rand(5, 3, 12, 8)
+    assert torch.equal(codec.encode(images)[3:4], codec.encode(images[3:4]))
+
+
+def test_saved_codec_is_the_same(codec, tmp_path):
+    again = load_codec(codec.save_pretrained(tmp_path))
+    images = torch.rand(2, 3, 12, 8)
+    assert torch.equal(again.encode(images), codec.encode(images))
+    assert fingerprint(again) == fingerprint(codec)
+    assert again.config == codec.config
+
+
+def test_wrong_sizes_are_refused(codec):
+    with pytest.raises(LassError, match="3×12×8, but got 3×8×8"):
+        codec.encode(torch.rand(1, 3, 8, 8))
+    with pytest.raises(LassError, match="multiples of 4"):
+        ImageVQVAE(image_shape=(1, 28, 30))
+
+
+def test_damaged_and_foreign_folders_are_refused(codec, tmp_path):
+    folder = tmp_path / "runs" / "mnist" / "vqvae" / "codec"
+    with pytest.raises(LassError, match=r"There is no codec at .*make train-vqvae DATASET=mnist"):
+        load_codec(folder)
+    codec.save_pretrained(folder)
+    with pytest.raises(LassError, match="holds a codec, not a prior"):
+        load_artifact(folder, "prior")
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LassError, match="damaged"):
+        load_codec(folder)
+    weights.write_bytes(whole)
+    text = config.read_text()
+    config.write_text(text.replace('"num_codes": 10', '"num_codes": 11'))
+    with pytest.raises(LassError, match="do not belong together"):
+        load_codec(folder)
+    config.write_text(text.replace("ImageVQVAE", "SomebodysVQVAE"))
+    with pytest.raises(LassError, match="'SomebodysVQVAE', which is not among the known"):
+        load_codec(folder)
+    config.write_text(text.replace('"width": 8', '"breadth": 8'))
+    with pytest.raises(LassError, match="does not describe"):
+        load_codec(folder)
+    config.write_text("{")
+    with pytest.raises(LassError, match="damaged"):
+        load_codec(folder)

@@ -1,0 +1,199 @@
+"""Counting against a Python dictionary, and the likelihood against its definition."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lass import LassError, SparseCounts, SparseLikelihood
+from lass.likelihood import Likelihood
+
+K = 5
+TRIPLES = st.lists(st.tuples(*[st.integers(0, K - 1)] * 3), max_size=60)
+
+
+def count(triples, symmetric=True, chunks=1) -> SparseCounts:
+    counts = SparseCounts(K, symmetric)
+    for chunk in range(chunks):
+        part = torch.tensor(triples[chunk::chunks], dtype=torch.long).reshape(-1, 3)
+        counts.add(*part.T)
+    return counts
+
+
+def reference_tensor(triples, symmetric=True) -> Counter:
+    """F of the paper, one increment at a time."""
+    tensor = Counter()
+    for first, second, mixture in triples:
+        tensor[first, second, mixture] += 1
+        if symmetric:
+            tensor[second, first, mixture] += 1
+    return tensor
+
+
+def as_counter(counts: SparseCounts) -> Counter:
+    *coordinates, values = (tensor.tolist() for tensor in counts.triples())
+    return Counter(dict(zip(zip(*coordinates, strict=True), values, strict=True)))
+
+
+@given(TRIPLES, st.booleans(), st.integers(1, 7))
+@settings(max_examples=100, deadline=None)
+def test_counting_matches_a_dictionary(triples, symmetric, chunks):
+    counts = count(triples, symmetric, chunks)
+    expected = reference_tensor(triples, symmetric)
+    assert as_counter(counts) == expected
+    assert counts.num_nonzero == len(expected)
+    assert counts.density == len(expected) / K**3
+    assert counts.num_pairs_seen == len({(first, second) for first, second, _ in expected})
+    assert counts.num_triples == len(triples)
+
+
+def test_repeated_triples_all_count():
+    counts = SparseCounts(K, symmetric=False)
+    counts.add(*torch.tensor([[1, 2, 3]] * 7 + [[2, 1, 3]]).T)
+    assert as_counter(counts) == {(1, 2, 3): 7, (2, 1, 3): 1}
+
+
+def test_any_shape_is_counted():
+    codes = torch.randint(K, (3, 4, 2, 6), generator=torch.Generator().manual_seed(0))
+    counts = SparseCounts(K)
+    counts.add(*codes)
+    assert as_counter(counts) == reference_tensor(codes.flatten(1).T.tolist())
+
+
+@given(TRIPLES, TRIPLES, TRIPLES, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_merging_is_exact_and_order_does_not_matter(a, b, c, symmetric):
+    left = count(a, symmetric)
+    left.merge(count(b, symmetric))
+    left.merge(count(c, symmetric))
+    inner = count(c, symmetric)
+    inner.merge(count(b, symmetric))
+    inner.merge(count(a, symmetric))
+    assert as_counter(left) == as_counter(inner) == reference_tensor(a + b + c, symmetric)
+
+
+@given(TRIPLES.filter(bool), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_likelihood_is_the_normalised_count(triples, symmetric):
+    tensor = reference_tensor(triples, symmetric)
+    likelihood = count(triples, symmetric).likelihood()
+    assert isinstance(likelihood, Likelihood)
+    counted = {mixture for _, _, mixture in tensor}
+    for mixture in range(K):
+        pairs = likelihood.pairs(mixture)
+        found = dict(zip(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), pairs.log_likelihood.exp(), strict=True))
+        if mixture not in counted:
+            assert found == {(mixture, mixture): 1.0}
+            continue
+        for (first, second), value in found.items():
+            total = sum(tensor[first, second, m] for m in range(K))
+            assert value.item() == pytest.approx(tensor[first, second, mixture] / total, rel=1e-5)
+        assert set(found) == {(f, s) for f, s, m in tensor if m == mixture}
+
+
+@given(TRIPLES.filter(bool))
+@settings(max_examples=60, deadline=None)
+def test_look_up_agrees_with_the_pairs(triples):
+    likelihood = count(triples).likelihood()
+    first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
+    looked_up = likelihood.log_likelihood(first, second, mixture)
+    expected = torch.full((K, K, K), -torch.inf)
+    for code in range(K):
+        pairs = likelihood.pairs(code)
+        expected[pairs.first, pairs.second, code] = pairs.log_likelihood
+    assert torch.equal(looked_up, expected.flatten())
+
+
+def test_likelihood_sums_to_one_over_the_mixture_codes():
+    generator = torch.Generator().manual_seed(0)
+    counts = SparseCounts(K)
+    counts.add(*torch.randint(K, (3, 4000), generator=generator))
+    first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
+    total = counts.likelihood().log_likelihood(first, second, mixture).exp().view(K * K, K).sum(1)
+    torch.testing.assert_close(total, torch.ones(K * K))
+
+
+def test_pairs_are_views():
+    likelihood = count([(0, 1, 2), (1, 1, 2), (3, 3, 3)]).likelihood()
+    again = likelihood.pairs(2), likelihood.pairs(2)
+    assert again[0].first.data_ptr() == again[1].first.data_ptr()
+    assert again[0].log_likelihood.data_ptr() == again[1].log_likelihood.data_ptr()
+
+
+def test_large_codebooks_do_not_overflow():
+    num_codes = 2**21 - 1
+    highest = num_codes - 1
+    counts = SparseCounts(num_codes, symmetric=False)
+    counts.add(torch.tensor([highest, 0]), torch.tensor([highest - 1, 0]), torch.tensor([highest, 0]))
+    assert as_counter(counts) == {(highest, highest - 1, highest): 1, (0, 0, 0): 1}
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_counts_survive_saving_and_do_not_depend_on_how_they_came_together(tmp_path, symmetric):
+    triples = torch.randint(K, (200, 3), generator=torch.Generator().manual_seed(1)).tolist()
+    one, other = count(triples, symmetric), count(triples[::-1], symmetric, chunks=9)
+    one.save(tmp_path / "one.safetensors")
+    other.save(tmp_path / "other.safetensors")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+    loaded = SparseCounts.load(tmp_path / "one.safetensors")
+    assert as_counter(loaded) == reference_tensor(triples, symmetric)
+    assert (loaded.symmetric, loaded.num_codes) == (symmetric, K)
+    likelihood = loaded.likelihood()
+    likelihood.save(tmp_path / "likelihood.safetensors")
+    again = SparseLikelihood.load(tmp_path / "likelihood.safetensors")
+    for code in range(K):
+        for mine, theirs in zip(likelihood.pairs(code), again.pairs(code), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_bad_input_is_refused_and_nothing_is_counted():
+    counts = SparseCounts(K)
+    zeros = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"codes must be in 0…4, got 0…5"):
+        counts.add(zeros, zeros, torch.tensor([1, 5]))
+    with pytest.raises(ValueError, match=r"codes must be in 0…4, got -1…0"):
+        counts.add(zeros - 1, zeros, zeros)
+    with pytest.raises(ValueError, match="one shape"):
+        counts.add(zeros, zeros, zeros[:1])
+    assert counts.num_triples == 0
+    with pytest.raises(LassError, match="Nothing was counted"):
+        counts.likelihood()
+    with pytest.raises(LassError, match="Mixture codes must be in"):
+        count([(0, 0, 0)]).likelihood().pairs(K)
+    with pytest.raises(ValueError, match="fits into 63 bits"):
+        SparseCounts(2**21)
+    with pytest.raises(ValueError, match="do not commute"):
+        SparseCounts(K, symmetric=True, weights=[0.3, 0.7])
+
+
+def test_counts_of_other_things_are_not_merged():
+    counts = SparseCounts(K, codec_fingerprint="a")
+    for other, name in [
+        (SparseCounts(K + 1, codec_fingerprint="a"), "num_codes"),
+        (SparseCounts(K, symmetric=False, codec_fingerprint="a"), "symmetric"),
+        (SparseCounts(K, codec_fingerprint="b"), "codec_fingerprint"),
+        (SparseCounts(K, weights=[0.5, 0.5], codec_fingerprint="a"), "weights"),
+    ]:
+        with pytest.raises(LassError, match=name):
+            counts.merge(other)
+
+
+def test_damaged_and_foreign_files_are_told_apart(tmp_path):
+    path = tmp_path / "runs" / "mnist" / "likelihood" / "counts.safetensors"
+    with pytest.raises(LassError, match="make count DATASET=mnist"):
+        SparseCounts.load(path)
+    count([(0, 1, 2)] * 3).save(path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(LassError, match="damaged"):
+        SparseCounts.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(LassError, match="damaged"):
+        SparseCounts.load(path)
+    count([(0, 1, 2)]).likelihood().save(path)
+    with pytest.raises(LassError, match="holds no counts"):
+        SparseCounts.load(path)

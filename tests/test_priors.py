@@ -1,0 +1,125 @@
+"""The transformer's cache against its full pass, and what a prior promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lass import LassError
+from lass.priors import Prior, TransformerPrior, load_prior
+
+K, T = 7, 6
+
+
+@pytest.fixture
+def prior():
+    torch.manual_seed(0)
+    model = TransformerPrior(num_codes=K, num_positions=T, dim=16, num_layers=2, num_heads=4).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # far from the initial near-uniform predictions
+    return model
+
+
+@pytest.fixture
+def conditional():
+    torch.manual_seed(1)
+    model = TransformerPrior(num_codes=K, num_positions=T, dim=16, num_layers=2, num_classes=3).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def cached_log_prior(prior, codes, condition=None):
+    state = prior.start(len(codes), condition)
+    steps = [prior.step(state, codes[:, s - 1] if s else None) for s in range(codes.shape[1])]
+    return torch.stack(steps, 1)
+
+
+@torch.no_grad()
+def test_cached_steps_equal_the_full_pass(prior, conditional):
+    codes = torch.randint(K, (5, T), generator=torch.Generator().manual_seed(0))
+    full = prior(codes).log_softmax(-1)
+    torch.testing.assert_close(cached_log_prior(prior, codes), full, atol=1e-5, rtol=1e-5)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    full = conditional(codes, labels).log_softmax(-1)
+    torch.testing.assert_close(cached_log_prior(conditional, codes, labels), full, atol=1e-5, rtol=1e-5)
+    other = conditional(codes, (labels + 1) % 3).log_softmax(-1)
+    assert (full - other).abs().max() > 0.1  # the class matters
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parents", [[3, 3, 0, 1], [2], [0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3]], ids=str)
+def test_cache_follows_its_parents(prior, parents):
+    codes = torch.randint(K, (4, T), generator=torch.Generator().manual_seed(2))
+    state = prior.start(4)
+    for s in range(3):
+        prior.step(state, codes[:, s - 1] if s else None)
+    state = prior.select(state, torch.tensor(parents))
+    continued = codes[parents]
+    continued[:, 2:] = torch.randint(K, (len(parents), T - 2), generator=torch.Generator().manual_seed(3))
+    full = prior(continued).log_softmax(-1)
+    for s in range(3, T):
+        torch.testing.assert_close(prior.step(state, continued[:, s - 1]), full[:, s], atol=1e-5, rtol=1e-5)
+
+
+def test_no_position_sees_its_own_code_or_later_ones(prior):
+    codes = torch.randint(K, (1, T), generator=torch.Generator().manual_seed(0))
+    for position in range(T):
+        changed = codes.clone()
+        changed[:, position:] = (changed[:, position:] + 1) % K
+        same = prior(codes)[:, : position + 1], prior(changed)[:, : position + 1]
+        torch.testing.assert_close(*same)
+        if position < T - 1:
+            assert not torch.allclose(prior(codes)[:, position + 1 :], prior(changed)[:, position + 1 :])
+
+
+@torch.no_grad()
+def test_predictions_are_normalised(prior):
+    state = prior.start(3)
+    assert isinstance(prior, Prior)
+    for codes in (None, torch.tensor([1, 2, 3])):
+        torch.testing.assert_close(prior.step(state, codes).exp().sum(1), torch.ones(3))
+
+
+@torch.no_grad()
+def test_a_sequence_has_an_end(prior):
+    state = prior.start(1)
+    for s in range(T):
+        prior.step(state, torch.tensor([0]) if s else None)
+    with pytest.raises(LassError, match=f"sequences of {T} codes"):
+        prior.step(state, torch.tensor([0]))
+
+
+def test_conditions_are_checked(prior, conditional):
+    with pytest.raises(LassError, match="no condition; got one"):
+        prior.start(2, torch.tensor([0, 1]))
+    with pytest.raises(LassError, match=r"a class in 0…2 for each sequence; got none"):
+        conditional.start(2)
+    with pytest.raises(LassError, match=r"0…2; got 0…3"):
+        conditional.start(2, torch.tensor([0, 3]))
+    with pytest.raises(LassError, match="multiple of num_heads"):
+        TransformerPrior(dim=10, num_heads=4)
+
+
+@torch.no_grad()
+def test_saved_prior_predicts_the_same(conditional, tmp_path):
+    conditional.codec_fingerprint = "0123456789abcdef"
+    again = load_prior(conditional.save_pretrained(tmp_path))
+    codes, labels = torch.randint(K, (2, T)), torch.tensor([2, 0])
+    assert torch.equal(again(codes, labels), conditional(codes, labels))
+    assert (again.codec_fingerprint, again.config) == ("0123456789abcdef", conditional.config)
+
+
+def test_it_can_learn_a_rule():
+    """Sequences that count upwards from a random start: the first code is free, all others follow."""
+    torch.manual_seed(0)
+    codes = (torch.arange(K)[:, None] + torch.arange(T)) % K
+    prior = TransformerPrior(num_codes=K, num_positions=T, dim=32, num_layers=1, dropout=0.0)
+    optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(prior(codes).flatten(0, 1), codes.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    free = torch.log(torch.tensor(float(K))) / T
+    assert loss.item() == pytest.approx(free.item(), abs=0.02)

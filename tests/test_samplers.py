@@ -1,0 +1,186 @@
+"""Every sampler against enumerated worlds: one contract for all, then what is special to each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from toy_worlds import as_sequences, random_world
+
+from lass import LassError, separate_codes
+from lass.samplers import Ancestral, BeamSearch, Greedy, MixtureGenerators, Sampler, TopK
+from lass.samplers.drawing import invert_cumulative
+
+ALL = [Greedy(), Ancestral(40), Ancestral(40, temperature=0.5), TopK(40, k=2), TopK(40, k=100), BeamSearch(40)]
+WORLDS = {
+    "two priors": {},
+    "shared prior": {"shared": True},
+    "impossible steps": {"zeros": True},
+    "four codes": {"num_codes": 4, "zeros": True},
+}
+MIXTURE = [1, 0, 2]
+
+
+def total_variation(observed: Counter, expected: dict) -> float:
+    num = sum(observed.values())
+    keys = set(observed) | set(expected)
+    return 0.5 * sum(abs(observed[key] / num - expected.get(key, 0.0)) for key in keys)
+
+
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+@pytest.mark.parametrize("kind", WORLDS)
+@pytest.mark.parametrize("weight", [1.0, 0.5, 3.0])
+def test_contract(sampler, kind, weight):
+    """Scores are the log posterior of what is returned, best first; weights sum to one; impossible means −inf."""
+    for seed in range(4):
+        world = random_world(seed, **WORLDS[kind])
+        result = separate_codes(
+            torch.tensor([MIXTURE, MIXTURE[::-1]]), world.priors, world.likelihood, sampler, likelihood_weight=weight
+        )
+        num = sampler.num_candidates
+        assert isinstance(sampler, Sampler)
+        assert result.codes.shape == (2, num, 2, 3)
+        assert result.scores.shape == result.weights.shape == (2, num)
+        assert (result.scores.diff(dim=1) <= 0).logical_or(result.scores[:, 1:] == -torch.inf).all()
+        torch.testing.assert_close(result.weights.sum(1), torch.ones(2))
+        for mixture, codes, scores in zip([MIXTURE, MIXTURE[::-1]], result.codes, result.scores, strict=True):
+            for candidate, score in zip(codes, scores.tolist(), strict=True):
+                if score > -math.inf:
+                    expected = world.log_posterior(as_sequences(candidate), mixture, weight)
+                    assert score == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_result_depends_on_seed_and_index_only(sampler):
+    world = random_world(0, zeros=True)
+    mixtures = torch.tensor([[1, 0, 2], [2, 2, 0], [0, 1, 1], [1, 0, 2]])
+    together = separate_codes(mixtures, world.priors, world.likelihood, sampler, seed=3, indices=[5, 6, 7, 8])
+    for row in (3, 0, 2, 1):
+        alone = separate_codes(
+            mixtures[row : row + 1], world.priors, world.likelihood, sampler, seed=3, indices=[5 + row]
+        )
+        assert torch.equal(alone.codes[0], together.codes[row])
+        torch.testing.assert_close(alone.scores[0], together.scores[row])
+
+
+def test_other_seeds_and_indices_give_other_draws():
+    world = random_world(0)
+    mixtures = torch.tensor([[1, 0, 2], [1, 0, 2]])
+    one = separate_codes(mixtures, world.priors, world.likelihood, Ancestral(50), seed=1)
+    other = separate_codes(mixtures, world.priors, world.likelihood, Ancestral(50), seed=2)
+    assert not torch.equal(one.codes, other.codes)
+    assert not torch.equal(one.codes[0], one.codes[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", WORLDS)
+def test_wide_beam_search_is_exact(kind, seed):
+    """With as many beams as sequences, the candidates are all possible sequences in the right order."""
+    world = random_world(seed, **WORLDS[kind])
+    mixture = MIXTURE[: 2 if world.num_codes == 4 else 3]
+    exact = world.all_posteriors(mixture)
+    num_sequences = world.num_codes ** (2 * len(mixture))
+    result = separate_codes(torch.tensor([mixture]), world.priors, world.likelihood, BeamSearch(num_sequences))
+    possible = result.scores[0].isfinite()
+    found = [as_sequences(codes) for codes in result.codes[0][possible]]
+    assert sorted(found) == sorted(exact)
+    best_first = torch.tensor(sorted(exact.values(), reverse=True))
+    torch.testing.assert_close(result.scores[0][possible], best_first, atol=1e-4, rtol=0)
+
+
+def test_narrow_beam_search_matches_a_literal_one():
+    for seed in range(5):
+        world = random_world(seed, zeros=True)
+        beams = {((), ()): 0.0}
+        for m in MIXTURE:
+            longer = {
+                ((*z1, a), (*z2, b)): score + world.log_step((z1, z2), a, b, m, 1.0)
+                for (z1, z2), score in beams.items()
+                for a in range(3)
+                for b in range(3)
+            }
+            beams = dict(sorted(longer.items(), key=lambda item: -item[1])[:4])
+        result = separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, BeamSearch(4))
+        expected = {beam: score for beam, score in beams.items() if score > -math.inf}
+        found = [as_sequences(codes) for codes, s in zip(result.codes[0], result.scores[0], strict=True) if s > -math.inf]
+        assert found == list(expected)
+
+
+def test_greedy_takes_the_best_pair_of_every_step():
+    for seed in range(10):
+        world = random_world(seed)
+        z1: tuple[int, ...] = ()
+        z2: tuple[int, ...] = ()
+        for m in MIXTURE:
+            pairs = [(a, b) for a in range(3) for b in range(3)]
+            a, b = max(pairs, key=lambda pair: world.log_step((z1, z2), *pair, m, 1.0))  # noqa: B023 (used at once)
+            z1, z2 = (*z1, a), (*z2, b)
+        result = separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, Greedy())
+        assert as_sequences(result.codes[0, 0]) == (z1, z2)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "reference"),
+    [
+        (Ancestral(40_000), {}),
+        (Ancestral(40_000, temperature=0.5), {"temperature": 0.5}),
+        (TopK(40_000, k=2), {"keep": 2}),
+        (TopK(40_000, k=3, temperature=2.0), {"keep": 3, "temperature": 2.0}),
+        (TopK(40_000, k=1), {"keep": 1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["two priors", "shared prior"])
+def test_draws_follow_the_stepwise_distribution(sampler, reference, kind):
+    """40,000 draws over at most 729 outcomes: the expected total variation is below 0.05."""
+    world = random_world(7, **WORLDS[kind])
+    expected = world.stepwise_distribution(MIXTURE, **reference)
+    result = separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, sampler)
+    observed = Counter(as_sequences(codes) for codes in result.codes[0])
+    tolerance = 1.5 * sum(math.sqrt(p / (2 * math.pi * 40_000)) for p in expected.values())
+    assert total_variation(observed, expected) < tolerance + 1e-6
+    assert set(observed) <= set(expected)
+
+
+def test_tempered_draws_are_told_apart():
+    """The test above can fail: the distributions at other settings lie further away than its tolerance."""
+    world = random_world(7)
+    plain, cold = world.stepwise_distribution(MIXTURE), world.stepwise_distribution(MIXTURE, temperature=0.5)
+    assert 0.5 * sum(abs(plain[key] - cold[key]) for key in plain) > 0.2
+
+
+def test_top_k_keeps_exactly_k_of_equal_pairs():
+    weights = torch.zeros(1, 1, 5)
+    uniforms = torch.linspace(0, 0.999, 1000)[None, None]
+    assert invert_cumulative(weights[..., :2], uniforms).unique().tolist() == [0, 1]
+
+
+def test_inversion_never_takes_what_has_no_probability():
+    log_weights = torch.tensor([[-torch.inf, 0.0, -torch.inf, -200.0, -torch.inf]])
+    uniforms = torch.cat([torch.rand(10_000), torch.tensor([0.0, 1 - 2**-24])])[None]
+    assert set(invert_cumulative(log_weights, uniforms).flatten().tolist()) <= {1, 3}
+
+
+def test_generators_are_uniform_and_independent_of_each_other():
+    numbers = MixtureGenerators(0, range(200)).uniform(500)
+    assert 0 <= numbers.min()
+    assert numbers.max() < 1
+    assert numbers.mean().item() == pytest.approx(0.5, abs=0.005)  # standard error 0.0009
+    correlation = torch.corrcoef(numbers)
+    assert (correlation - torch.eye(200)).abs().max() < 0.25  # standard error 0.045
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ancestral(0), "at least one candidate"),
+        (lambda: BeamSearch(-1), "at least one candidate"),
+        (lambda: Ancestral(1, temperature=0.0), "temperature must be positive"),
+        (lambda: TopK(1, k=0), "at least one pair"),
+    ],
+)
+def test_senseless_settings_are_refused(make, message):
+    with pytest.raises(LassError, match=message):
+        make()

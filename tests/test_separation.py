@@ -1,0 +1,285 @@
+"""Algorithm 1, the posterior of one step, selection, refinement, and the Separator around them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from toy_worlds import TablePrior, as_sequences, random_world
+
+from lass import LassError, Separator, SparseCounts, separate_codes
+from lass.artifacts import fingerprint
+from lass.codecs import ImageVQVAE
+from lass.data.mixing import mix
+from lass.likelihood import Pairs
+from lass.priors import TransformerPrior
+from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
+from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement
+from lass.separation.joint_prior import JointPrior
+from lass.separation.posterior import StepPosterior
+
+# ---- the posterior of one position
+
+
+@pytest.fixture
+def step():
+    """Priors (2 mixtures, 3 candidates, 6 codes) and pairs of different number, with the dense log posterior."""
+    generator = torch.Generator().manual_seed(0)
+    log_priors = [torch.randn(2, 3, 6, generator=generator).log_softmax(-1) for _ in range(2)]
+    pairs, dense = [], torch.full((2, 3, 6, 6), -torch.inf)
+    for mixture, num_pairs in enumerate((17, 4)):
+        chosen = torch.randperm(36, generator=generator)[:num_pairs].sort().values
+        first, second = chosen // 6, chosen % 6
+        log_likelihood = torch.rand(num_pairs, generator=generator).log()
+        pairs.append(Pairs(first, second, log_likelihood))
+        for a, b, value in zip(first, second, log_likelihood, strict=True):
+            dense[mixture, :, a, b] = log_priors[0][mixture, :, a] + log_priors[1][mixture, :, b] + 2.0 * value
+    return log_priors, pairs, dense.flatten(2)
+
+
+@pytest.mark.parametrize("memory_budget", [1, 500, 2**28], ids="budget {}".format)
+def test_posterior_matches_the_dense_one_in_any_grouping(step, memory_budget):
+    log_priors, pairs, dense = step
+    posterior = StepPosterior(log_priors, pairs, likelihood_weight=2.0, memory_budget=memory_budget)
+    torch.testing.assert_close(posterior.log_normalizer(), dense.logsumexp(-1))
+    probabilities = dense.softmax(-1)
+    torch.testing.assert_close(posterior.entropy(), torch.special.entr(probabilities).sum(-1))
+    for k in (1, 3, 20):
+        best = posterior.best(k)
+        expected = dense.topk(k, -1)
+        torch.testing.assert_close(best.log_posterior, expected.values)
+        real = expected.values.isfinite()
+        assert torch.equal((best.first * 6 + best.second)[real], expected.indices[real])
+
+
+def test_draws_do_not_depend_on_the_grouping(step):
+    log_priors, pairs, _ = step
+    uniforms = torch.rand(2, 3, 50, generator=torch.Generator().manual_seed(1))
+    whole = StepPosterior(log_priors, pairs).draw(uniforms)
+    for budget in (1, 700):
+        for mine, theirs in zip(StepPosterior(log_priors, pairs, memory_budget=budget).draw(uniforms), whole, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_drawn_pairs_have_the_frequencies_of_the_posterior(step):
+    log_priors, pairs, dense = step
+    uniforms = torch.rand(2, 3, 50_000, generator=torch.Generator().manual_seed(2))
+    drawn = StepPosterior(log_priors, pairs, likelihood_weight=2.0).draw(uniforms)
+    for mixture, candidate in itertools.product(range(2), range(3)):
+        keys = drawn.first[mixture, candidate] * 6 + drawn.second[mixture, candidate]
+        frequencies = torch.bincount(keys, minlength=36) / 50_000
+        expected = dense[mixture, candidate].softmax(-1)
+        assert (frequencies - expected).abs().max() < 0.01  # five standard errors of a proportion
+
+
+# ---- Algorithm 1
+
+
+def test_shared_prior_in_one_pass_equals_two_equal_priors():
+    world = random_world(3, shared=True)
+    twin = TablePrior(world.priors[0].initial, world.priors[0].transition)
+    mixtures = torch.tensor([[1, 0, 2], [2, 2, 1]])
+    shared = separate_codes(mixtures, world.priors, world.likelihood, Ancestral(30), seed=1)
+    apart = separate_codes(mixtures, [world.priors[0], twin], world.likelihood, Ancestral(30), seed=1)
+    assert torch.equal(shared.codes, apart.codes)
+    assert len(JointPrior(world.priors, 2, None)._states) == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_conditions_reach_the_prior_of_their_source(shared):
+    world = random_world(5, shared=shared, num_classes=3)
+    mixtures = torch.tensor([[1, 0], [1, 0], [2, 2]])
+    conditions = torch.tensor([[0, 2], [1, 1], [2, 0]])
+    result = separate_codes(mixtures, world.priors, world.likelihood, BeamSearch(81), conditions=conditions)
+    for row, labels in enumerate(conditions.tolist()):
+        exact = world.all_posteriors(mixtures[row].tolist(), labels=labels)
+        best = max(exact, key=exact.get)
+        assert as_sequences(result.codes[row, 0]) == best
+        assert result.scores[row, 0].item() == pytest.approx(exact[best], abs=1e-4)
+
+
+def test_a_mixture_code_that_was_never_counted_is_its_own_pair():
+    world = random_world(0)
+    counts = SparseCounts(3)
+    counts.add(*torch.tensor([[0, 1, 1], [0, 0, 0], [1, 0, 0]]).T)  # mixture code 2 never occurs
+    for sampler in (Greedy(), Ancestral(5), TopK(5), BeamSearch(5)):
+        result = separate_codes(torch.tensor([[0, 2, 1]]), world.priors, counts.likelihood(), sampler)
+        finite = result.codes[0][result.scores[0].isfinite()]
+        assert len(finite)
+        assert (finite[:, :, 1] == 2).all()
+
+
+def test_impossible_candidates_have_no_weight():
+    world = random_world(0)
+    result = separate_codes(torch.tensor([[1]]), world.priors, world.likelihood, BeamSearch(12))
+    assert result.scores[0].isfinite().sum() == 9  # a world of nine pairs
+    assert torch.equal(result.weights[0] > 0, result.scores[0].isfinite())
+    assert result.weights.sum().item() == pytest.approx(1.0)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    world = random_world(0)
+    good = {"mixture_codes": torch.tensor([[0, 1]]), "priors": world.priors, "likelihood": world.likelihood, "sampler": Greedy()}
+    for changed, message in [
+        ({"priors": world.priors[:1]}, "two priors"),
+        ({"priors": random_world(0, num_codes=4).priors}, "knows 4 codes and the likelihood 3"),
+        ({"mixture_codes": torch.tensor([[0, 3]])}, r"must be in 0…2, got 0…3"),
+        ({"mixture_codes": torch.zeros(1, 0, dtype=torch.long)}, "no codes"),
+        ({"conditions": torch.zeros(2, 2, dtype=torch.long)}, "conditions of shape"),
+        ({"indices": [1, 2]}, "one index for each of 1 mixtures"),
+    ]:
+        with pytest.raises(LassError, match=message):
+            separate_codes(**{**good, **changed})
+
+
+# ---- selection and refinement, on a small untrained codec
+
+
+@pytest.fixture
+def codec():
+    torch.manual_seed(0)
+    return ImageVQVAE(image_shape=(1, 8, 8), num_codes=6, width=8, latent_dim=4).eval()
+
+
+def candidates(codes: torch.Tensor, scores: torch.Tensor) -> Candidates:
+    return Candidates(codes, scores, torch.full_like(scores, 1 / scores.shape[1]))
+
+
+def test_selection_finds_the_candidate_that_mixes_into_the_mixture(codec):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(6, (3, 20, 2, 4), generator=generator)
+    truth = [7, 0, 19]
+    sources = torch.stack([codec.decode(codes[m, n].view(2, 2, 2)) for m, n in enumerate(truth)])
+    chosen = ClosestToMixture(batch_size=3).select(candidates(codes, torch.zeros(3, 20)), mix(sources), codec, (2, 2))
+    assert chosen.tolist() == truth
+
+
+def test_selection_leaves_impossible_candidates_alone(codec):
+    codes = torch.randint(6, (1, 5, 2, 4), generator=torch.Generator().manual_seed(0))
+    scores = torch.tensor([[0.0, -1.0, -torch.inf, -torch.inf, -torch.inf]])
+    mixture = mix(codec.decode(codes[0, 3].view(2, 2, 2))[None])
+    assert ClosestToMixture().select(candidates(codes, scores), mixture, codec, (2, 2)).item() in (0, 1)
+    assert HighestScore().select(candidates(codes, scores), mixture, codec, (2, 2)).item() == 0
+
+
+def test_refinement_descends_and_treats_mixtures_alone(codec):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(6, (3, 2, 2, 2), generator=generator)
+    mixtures = torch.rand(3, 1, 8, 8, generator=generator)
+    decoded = NoRefinement().refine(codes, mixtures, codec)
+    torch.testing.assert_close(decoded[1, 0], codec.decode(codes[1, :1])[0])
+    refined = LatentDescent(steps=60).refine(codes, mixtures, codec)
+    before, after = ((mix(x) - mixtures).square().flatten(1).mean(1) for x in (decoded, refined))
+    assert (after < before).all()
+    assert not refined.requires_grad
+    alone = LatentDescent(steps=60).refine(codes[2:], mixtures[2:], codec)
+    torch.testing.assert_close(alone[0], refined[2], atol=1e-4, rtol=1e-4)
+    with torch.inference_mode():  # as in Trainer.predict
+        inside = LatentDescent(steps=60).refine(codes, mixtures, codec)
+    torch.testing.assert_close(inside, refined, atol=1e-5, rtol=1e-5)
+
+
+def test_refinement_follows_its_formula(codec):
+    """Two Adam steps by hand, with the gradient from finite differences of the loss as it is written."""
+    codes = torch.zeros(1, 2, 2, 2, dtype=torch.long)
+    mixture = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    codec = codec.double()
+    start = codec.embed(codes[0])
+
+    def loss(latents):
+        misfit = ((codec.decode_latents(latents).mean(0) - mixture[0].double()) ** 2).mean()
+        return misfit + 0.5 * ((latents - start) ** 2).flatten(1).mean(1).sum()
+
+    latents, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for step in (1, 2):
+        gradient = torch.zeros_like(latents)
+        for position in itertools.product(*map(range, latents.shape)):
+            nudge = torch.zeros_like(latents)
+            nudge[position] = 1e-6
+            gradient[position] = (loss(latents + nudge) - loss(latents - nudge)) / 2e-6
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 0.1 if step == 1 else 0.05
+        latents = latents - rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    refined = LatentDescent(steps=2, learning_rate=0.1, halve_every=1, proximal_weight=0.5).refine(
+        codes, mixture.double(), codec
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(refined[0], codec.decode_latents(latents), atol=1e-6, rtol=0)
+
+
+# ---- Separator
+
+
+@pytest.fixture
+def separator(codec):
+    torch.manual_seed(1)
+    prior = TransformerPrior(num_codes=6, num_positions=4, dim=8, num_layers=1).eval()
+    prior.codec_fingerprint = fingerprint(codec)
+    counts = SparseCounts(6, codec_fingerprint=fingerprint(codec))
+    counts.add(*torch.randint(6, (3, 400), generator=torch.Generator().manual_seed(0)))
+    return Separator(codec, prior, counts.likelihood(), TopK(16, k=4), refinement=LatentDescent(steps=3))
+
+
+def test_separator_returns_what_it_promises(separator):
+    mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = separator.separate(mixture)
+    assert result.estimates.shape == (2, 1, 8, 8)
+    assert result.codes.shape == (2, 2, 2)
+    assert result.scores.shape == (16,)
+    torch.testing.assert_close(result.residual, mixture - result.estimates.mean(0))
+    again = separator.separate_batch(torch.stack([mixture, mixture.flip(1)]))
+    torch.testing.assert_close(again.estimates[0], result.estimates, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_saved_separator_gives_the_same_result(separator, tmp_path, shared):
+    if not shared:
+        other = TransformerPrior(num_codes=6, num_positions=4, dim=8, num_layers=2).eval()
+        separator = Separator(separator.codec, [separator.priors[0], other], separator.likelihood, TopK(16, k=4), HighestScore(), NoRefinement(), 2.0)
+    mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = Separator.from_pretrained(separator.save_pretrained(tmp_path / "separator"))
+    assert again.settings == separator.settings
+    assert (again.priors[0] is again.priors[1]) == shared
+    mine, theirs = separator.separate(mixture, seed=4), again.separate(mixture, seed=4)
+    assert torch.equal(mine.codes, theirs.codes)
+    torch.testing.assert_close(mine.estimates, theirs.estimates)
+
+
+def test_separator_refuses_what_it_cannot_separate(separator):
+    with pytest.raises(LassError, match="NaN or infinite"):
+        separator.separate(torch.full((1, 8, 8), math.nan))
+    with pytest.raises(LassError, match=r"images of 1×8×8, but got 1×12×8: resize"):
+        separator.separate(torch.zeros(1, 12, 8))
+    with pytest.raises(LassError, match=r"1×8×8, but got 3×8×8"):
+        separator.separate(torch.zeros(3, 8, 8))
+
+
+def test_parts_made_for_another_codec_are_refused(separator):
+    torch.manual_seed(9)
+    other = ImageVQVAE(image_shape=(1, 8, 8), num_codes=6, width=8, latent_dim=4)
+    with pytest.raises(LassError, match="prior was made for the codec"):
+        Separator(other, separator.priors, separator.likelihood)
+    separator.priors[0].codec_fingerprint = None
+    with pytest.raises(LassError, match="likelihood was made for the codec"):
+        Separator(other, separator.priors, separator.likelihood)
+    bigger = ImageVQVAE(image_shape=(1, 8, 8), num_codes=7, width=8, latent_dim=4)
+    with pytest.raises(LassError, match="codec has 7 codes, but the prior was made for 6"):
+        Separator(bigger, separator.priors, separator.likelihood)
+
+
+def test_incomplete_separator_folders_are_refused(separator, tmp_path):
+    with pytest.raises(LassError, match="There is no separator"):
+        Separator.from_pretrained(tmp_path / "nothing")
+    folder = separator.save_pretrained(tmp_path / "separator")
+    (folder / "prior" / "config.json").unlink()
+    with pytest.raises(LassError, match="There is no prior"):
+        Separator.from_pretrained(folder)
+    separator.save_pretrained(folder)
+    (folder / "separator.json").write_text((folder / "separator.json").read_text().replace("TopK", "os.system"))
+    with pytest.raises(LassError, match="not among the known ones"):
+        Separator.from_pretrained(folder)
+    (folder / "separator.json").write_text("{}")
+    with pytest.raises(LassError, match="lacks 'priors'"):
+        Separator.from_pretrained(folder)

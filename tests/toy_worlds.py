@@ -1,0 +1,140 @@
+"""Worlds small enough to enumerate: the exact answers that samplers and Algorithm 1 are held against.
+
+Everything here is written as literally as the formulas, one sequence at a time, and shares no code with `lass` but the
+container of the likelihood.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lass.likelihood import SparseLikelihood
+
+Sequences = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class TablePrior:
+    """First-order Markov chain given as tables; one set of tables per class."""
+
+    def __init__(self, initial: Tensor, transition: Tensor) -> None:
+        self.initial, self.transition = initial, transition  # (classes, K), (classes, K, K)
+        self.num_codes = initial.shape[1]
+
+    def start(self, num_sequences: int, condition: Tensor | None = None):
+        classes = torch.zeros(num_sequences, dtype=torch.long) if condition is None else condition
+        return {"classes": classes}
+
+    def step(self, state, codes: Tensor | None) -> Tensor:
+        if codes is None:
+            return self.initial[state["classes"]].log()
+        return self.transition[state["classes"], codes].log()
+
+    def select(self, state, parents: Tensor):
+        return {"classes": state["classes"][parents]}
+
+    def log_probability(self, codes: tuple[int, ...], label: int = 0) -> float:
+        probability = self.initial[label, codes[0]].item()
+        for before, after in itertools.pairwise(codes):
+            probability *= self.transition[label, before, after].item()
+        return math.log(probability) if probability > 0 else -math.inf
+
+
+def random_prior(generator: torch.Generator, num_codes: int, zeros: bool, num_classes: int = 1) -> TablePrior:
+    def table(*shape: int) -> Tensor:
+        weights = torch.rand(*shape, generator=generator) ** 2 + 0.01
+        if zeros:
+            weights = weights * (torch.rand(*shape, generator=generator) > 0.3)
+            weights[..., 0] += 0.05  # never a row of zeros
+        return weights / weights.sum(-1, keepdim=True)
+
+    return TablePrior(table(num_classes, num_codes), table(num_classes, num_codes, num_codes))
+
+
+@dataclass
+class World:
+    """Two priors and a dense likelihood P[first, second, mixture]."""
+
+    priors: list[TablePrior]
+    dense: Tensor  # (K, K, K)
+
+    @property
+    def num_codes(self) -> int:
+        return self.dense.shape[0]
+
+    @property
+    def likelihood(self) -> SparseLikelihood:
+        mixture, first, second = self.dense.permute(2, 0, 1).nonzero().T
+        return SparseLikelihood(self.num_codes, first, second, mixture, self.dense[first, second, mixture].log())
+
+    def log_step(self, past: Sequences, first: int, second: int, mixture: int, weight: float, labels=(0, 0)) -> float:
+        """log p(first | past) + log p(second | past) + λ log P[first, second, mixture], by the book."""
+        log_likelihood = self.dense[first, second, mixture].item()
+        if log_likelihood == 0:
+            return -math.inf
+        total = weight * math.log(log_likelihood)
+        for prior, codes, code, label in zip(self.priors, past, (first, second), labels, strict=True):
+            row = prior.initial[label] if not codes else prior.transition[label, codes[-1]]
+            total += math.log(row[code].item()) if row[code] > 0 else -math.inf
+        return total
+
+    def log_posterior(self, codes: Sequences, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> float:
+        """Unnormalised log posterior of whole sequences."""
+        total = sum(p.log_probability(z, c) for p, z, c in zip(self.priors, codes, labels, strict=True))
+        for a, b, m in zip(*codes, mixture, strict=True):
+            probability = self.dense[a, b, m].item()
+            total += weight * math.log(probability) if probability > 0 else -math.inf
+        return total
+
+    def all_posteriors(self, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> dict[Sequences, float]:
+        """Log posterior of every pair of sequences that is possible at all."""
+        sequences = list(itertools.product(range(self.num_codes), repeat=len(mixture)))
+        scores = {
+            pair: self.log_posterior(pair, mixture, weight, labels) for pair in itertools.product(sequences, repeat=2)
+        }
+        return {pair: score for pair, score in scores.items() if score > -math.inf}
+
+    def stepwise_distribution(
+        self, mixture: list[int], keep: int | None = None, temperature: float = 1.0, weight: float = 1.0
+    ) -> dict[Sequences, float]:
+        """What drawing position by position draws from: each step normalised by itself, over its `keep` best pairs."""
+        beginnings: dict[Sequences, float] = {((), ()): 1.0}
+        for m in mixture:
+            longer: dict[Sequences, float] = {}
+            for (z1, z2), probability in beginnings.items():
+                steps = {
+                    (a, b): self.log_step((z1, z2), a, b, m, weight)
+                    for a, b in itertools.product(range(self.num_codes), repeat=2)
+                }
+                best = sorted(steps.items(), key=lambda item: -item[1])[:keep]
+                weights = {pair: math.exp(score / temperature) for pair, score in best}
+                total = sum(weights.values())
+                if total == 0:
+                    continue  # a dead end
+                for (a, b), w in weights.items():
+                    if w > 0:
+                        longer[(*z1, a), (*z2, b)] = probability * w / total
+            beginnings = longer
+        return beginnings
+
+
+def random_world(seed: int, num_codes: int = 3, zeros: bool = False, shared: bool = False, num_classes: int = 1) -> World:
+    """Random priors and a random likelihood, with impossible steps if `zeros`."""
+    generator = torch.Generator().manual_seed(seed)
+    first = random_prior(generator, num_codes, zeros, num_classes)
+    second = first if shared else random_prior(generator, num_codes, zeros, num_classes)
+    dense = torch.rand(num_codes, num_codes, num_codes, generator=generator) + 0.02
+    if zeros:
+        dense = dense * (torch.rand(dense.shape, generator=generator) > 0.4)
+        dense[0, 0] += 0.02  # some pair is always left
+    dense = dense / dense.sum(-1, keepdim=True).clamp(min=1e-9)
+    return World([first, second], dense)
+
+
+def as_sequences(codes: Tensor) -> Sequences:
+    """(S, T) to nested tuples."""
+    return tuple(tuple(row) for row in codes.tolist())
