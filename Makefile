@@ -34,7 +34,7 @@ demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a f
 	@$(MAKE) --no-print-directory count DATASET=digits
 	@echo "4/4 Separating 100 mixtures of held-out digits"
 	@$(MAKE) --no-print-directory separate DATASET=digits ARGS=--model.overwrite=true
-	@$(BIN)/python -m lass.report.demo $(DEMO)
+	@$(BIN)/python -m lass.report.summary $(DEMO)/separate
 
 test: lint ## Check the style and run all tests
 	$(BIN)/python -m pytest -n auto

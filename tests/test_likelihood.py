@@ -86,7 +86,13 @@ def test_likelihood_is_the_normalised_count(triples, symmetric):
     counted = {mixture for _, _, mixture in tensor}
     for mixture in range(K):
         pairs = likelihood.pairs(mixture)
-        found = dict(zip(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), pairs.log_likelihood.exp(), strict=True))
+        found = dict(
+            zip(
+                zip(pairs.first.tolist(), pairs.second.tolist(), strict=True),
+                pairs.log_likelihood.exp(),
+                strict=True,
+            )
+        )
         if mixture not in counted:
             assert found == {(mixture, mixture): 1.0}
             continue

@@ -59,7 +59,9 @@ def test_draws_do_not_depend_on_the_grouping(step):
     uniforms = torch.rand(2, 3, 50, generator=torch.Generator().manual_seed(1))
     whole = StepPosterior(log_priors, pairs).draw(uniforms)
     for budget in (1, 700):
-        for mine, theirs in zip(StepPosterior(log_priors, pairs, memory_budget=budget).draw(uniforms), whole, strict=True):
+        for mine, theirs in zip(
+            StepPosterior(log_priors, pairs, memory_budget=budget).draw(uniforms), whole, strict=True
+        ):
             assert torch.equal(mine, theirs)
 
 
@@ -121,7 +123,12 @@ def test_impossible_candidates_have_no_weight():
 
 def test_parts_that_do_not_fit_are_refused():
     world = random_world(0)
-    good = {"mixture_codes": torch.tensor([[0, 1]]), "priors": world.priors, "likelihood": world.likelihood, "sampler": Greedy()}
+    good = {
+        "mixture_codes": torch.tensor([[0, 1]]),
+        "priors": world.priors,
+        "likelihood": world.likelihood,
+        "sampler": Greedy(),
+    }
     for changed, message in [
         ({"priors": world.priors[:1]}, "two priors"),
         ({"priors": random_world(0, num_codes=4).priors}, "knows 4 codes and the likelihood 3"),
@@ -237,7 +244,15 @@ def test_separator_returns_what_it_promises(separator):
 def test_saved_separator_gives_the_same_result(separator, tmp_path, shared):
     if not shared:
         other = TransformerPrior(num_codes=6, num_positions=4, dim=8, num_layers=2).eval()
-        separator = Separator(separator.codec, [separator.priors[0], other], separator.likelihood, TopK(16, k=4), HighestScore(), NoRefinement(), 2.0)
+        separator = Separator(
+            separator.codec,
+            [separator.priors[0], other],
+            separator.likelihood,
+            TopK(16, k=4),
+            HighestScore(),
+            NoRefinement(),
+            2.0,
+        )
     mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     again = Separator.from_pretrained(separator.save_pretrained(tmp_path / "separator"))
     assert again.settings == separator.settings

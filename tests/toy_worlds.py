@@ -122,7 +122,9 @@ class World:
         return beginnings
 
 
-def random_world(seed: int, num_codes: int = 3, zeros: bool = False, shared: bool = False, num_classes: int = 1) -> World:
+def random_world(
+    seed: int, num_codes: int = 3, zeros: bool = False, shared: bool = False, num_classes: int = 1
+) -> World:
     """Random priors and a random likelihood, with impossible steps if `zeros`."""
     generator = torch.Generator().manual_seed(seed)
     first = random_prior(generator, num_codes, zeros, num_classes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -26,7 +27,12 @@ FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 #: The directory of a stage (`runs/<dataset>/<stage>`) and the make target that fills it.
-STAGE_TARGETS = {"vqvae": "train-vqvae", "prior": "train-prior", "likelihood": "count", "separate": "separate"}
+STAGE_TARGETS = {
+    "vqvae": "train-vqvae",
+    "prior": "train-prior",
+    "likelihood": "count",
+    "separate": "separate",
+}
 
 _REGISTRY: dict[str, type] = {}
 C = TypeVar("C", bound=type)
@@ -74,8 +80,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.touch()
+    mode = (
+        temporary.stat().st_mode
+    )  # what the umask allows; safetensors would leave a file that only its owner can read
     try:
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -89,7 +100,7 @@ def missing(path: Path, what: str) -> LassError:
 
 def _target(path: Path) -> str | None:
     parts = path.parts
-    for dataset, stage in zip(parts, parts[1:], strict=False):
+    for dataset, stage in itertools.pairwise(parts):
         if stage in STAGE_TARGETS:
             return f"{STAGE_TARGETS[stage]} DATASET={dataset}"
     return None
@@ -165,7 +176,11 @@ class Artifact(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `config.json` and `model.safetensors` into `folder` and return it."""
         folder = Path(folder)
-        facts = {"class": type(self).__name__, "config": self.config, "codec_fingerprint": self.codec_fingerprint}
+        facts = {
+            "class": type(self).__name__,
+            "config": self.config,
+            "codec_fingerprint": self.codec_fingerprint,
+        }
         save_tensors(folder / WEIGHTS_FILE, dict(self.state_dict()), {"fingerprint": fingerprint(self)})
         write_json(folder / CONFIG_FILE, {"format": FORMAT, "kind": self.kind, **facts})
         return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -47,7 +48,23 @@ class LassCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: a mistake of the user's is one sentence and status 1, not a traceback."""
+    # Lightning advertises other products at every start; nothing else it says is dropped.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
     try:
         LassCLI(args)
-    except LassError as error:
-        sys.exit(f"lass: {error}")
+    except ValueError as error:
+        mistake = _mistake_behind(error)
+        if mistake is None:
+            raise
+        sys.exit(f"lass: {' '.join(str(mistake).split())}")
+
+
+def _mistake_behind(error: BaseException | None) -> LassError | None:
+    """The LassError that an exception is or was raised for: jsonargparse wraps those of constructors in its own."""
+    while error is not None and not isinstance(error, LassError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+if __name__ == "__main__":
+    main()

@@ -64,10 +64,13 @@ class ImageDataModule(LightningDataModule):
         images, labels = (everything := self.read("train")).images, everything.labels
         if not 0 < self.num_validation < len(images):
             raise LassError(
-                f"num_validation must leave images for training: expected 1…{len(images) - 1}, got {self.num_validation}."
+                f"num_validation must be 1…{len(images) - 1}, so that images are left to train on, not {self.num_validation}."
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
-        held_out, kept = order[: self.num_validation].sort().values, order[self.num_validation :].sort().values
+        held_out, kept = (
+            order[: self.num_validation].sort().values,
+            order[self.num_validation :].sort().values,
+        )
         self._parts["validation"] = ImageSources(images[held_out], labels[held_out])
         self._parts["train"] = ImageSources(images[kept], labels[kept])
 
@@ -97,7 +100,9 @@ class ImageDataModule(LightningDataModule):
         else:
             pairs = draw_pairs(len(sources), self.num_mixtures or len(sources) // 2, self.split_seed)
         if self.num_mixtures is not None and not 0 < self.num_mixtures <= len(pairs):
-            raise LassError(f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}.")
+            raise LassError(
+                f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}."
+            )
         return self._loader(FixedPairs(sources, pairs[: self.num_mixtures]))
 
     def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:

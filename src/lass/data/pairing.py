@@ -40,7 +40,9 @@ def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "n
 def write_pairs(path: str | Path, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
     """Store pairs as CSV."""
     with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADER, *([i, *pair] for i, pair in enumerate(pairs.tolist()))])
+        csv.writer(file, lineterminator="\n").writerows(
+            [HEADER, *([i, *pair] for i, pair in enumerate(pairs.tolist()))]
+        )
 
 
 def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 2"]:
@@ -51,7 +53,9 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
     """
     path = Path(path)
     if not path.is_file():
-        raise LassError(f"There is no list of test mixtures at {path}: name another with --data.mixtures, or null to draw one.")
+        raise LassError(
+            f"There is no list of test mixtures at {path}: name another with --data.mixtures, or null to draw one."
+        )
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
     try:

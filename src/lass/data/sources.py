@@ -98,5 +98,3 @@ def _pairs(sources: Dataset, first: list[int], second: list[int], indices: Int[T
 def as_is(batch):
     """Collate function for datasets that already give out batches."""
     return batch
-
-

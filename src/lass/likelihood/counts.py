@@ -47,13 +47,15 @@ class SparseCounts:
         if not 0 < num_codes < 2**21:
             raise ValueError(f"num_codes must be in 1…{2**21 - 1} so that a triple fits into 63 bits, got {num_codes}")
         if symmetric and weights is not None and len(set(weights)) > 1:
-            raise ValueError(f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False")
+            raise ValueError(
+                f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False"
+            )
         self.num_codes, self.symmetric, self.device = num_codes, symmetric, torch.device(device)
         self.weights = None if weights is None else list(weights)
         self.codec_fingerprint = codec_fingerprint
         self._runs: list[tuple[Tensor, Tensor]] = []  # (sorted distinct keys, counts), longest first
 
-    def add(self, first: Int[Tensor, "..."], second: Int[Tensor, "..."], mixture: Int[Tensor, "..."]) -> None:
+    def add(self, first: Int[Tensor, ...], second: Int[Tensor, ...], mixture: Int[Tensor, ...]) -> None:
         """Count triples; one that occurs several times counts several times.
 
         Args:

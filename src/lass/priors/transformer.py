@@ -160,9 +160,9 @@ class TransformerPrior(Artifact):
 
     def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
         """Reorder, drop or multiply sequences; only filled positions are copied. See Prior."""
-        if len(parents) == state.keys.shape[1]:
-            if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
-                return state
+        same = torch.arange(state.keys.shape[1], device=parents.device)
+        if torch.equal(parents, same):
+            return state
         filled = slice(None, state.length)
 
         def chosen(cache: Tensor) -> Tensor:
@@ -180,5 +180,7 @@ class TransformerPrior(Artifact):
         if condition is None:
             return self.start_embedding.weight.expand(num_sequences, -1)
         if condition.numel() and not 0 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
-            raise LassError(f"Classes must be in 0…{self.num_classes - 1}; got {int(condition.min())}…{int(condition.max())}.")
+            raise LassError(
+                f"Classes must be in 0…{self.num_classes - 1}; got {int(condition.min())}…{int(condition.max())}."
+            )
         return self.start_embedding(condition)

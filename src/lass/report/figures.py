@@ -37,8 +37,8 @@ def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Se
     for column, (name, images) in enumerate(columns.items()):
         for row, label in enumerate(row_labels):
             cell = axes[row, column]
-            image = images[row].detach().cpu().float().clamp(0, 1).movedim(0, -1)
-            cell.imshow(image.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+            image = images[row].detach().cpu().float().clamp(0, 1).movedim(0, -1).squeeze(-1)
+            cell.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
             cell.set(xticks=[], yticks=[])
             if row == 0:
                 cell.set_title(name, fontsize=9)

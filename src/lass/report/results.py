@@ -1,11 +1,11 @@
 """The results folder of a separation run: written while it goes on, read back to resume it and to report on it.
 
-    config.yaml             the resolved configuration
-    settings.json           what a resumed run must agree with
-    mixtures/NNNNNN.safetensors   the estimates of one mixture, and its row of the table
-    results.csv             one row per mixture
-    summary.json            mean, standard deviation and number for every score
-    separations.png         mixture | estimates | sources | residual
+config.yaml             the resolved configuration
+settings.json           what a resumed run must agree with
+mixtures/NNNNNN.safetensors   the estimates of one mixture, and its row of the table
+results.csv             one row per mixture
+summary.json            mean, standard deviation and number for every score
+separations.png         mixture | estimates | sources | residual
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from lass.artifacts import load_tensors, read_json, save_tensors, write_json, written_whole
 from lass.errors import LassError
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 
 
 class ResultsFolder:
@@ -44,8 +44,8 @@ class ResultsFolder:
         if path.exists() and not overwrite and (there := read_json(path, "run's settings")) != settings:
             changed = [name for name in settings if there.get(name) != settings[name]]
             raise LassError(
-                f"{self.root} holds results made with other settings ({', '.join(changed)}): choose another folder with "
-                "--trainer.default_root_dir, or replace them with --model.overwrite=true."
+                f"{self.root} holds results made with other settings ({', '.join(changed)}): choose another folder "
+                "with --trainer.default_root_dir, or replace them with --model.overwrite=true."
             )
         if overwrite:
             for file in self.root.glob("mixtures/*.safetensors"):

@@ -29,7 +29,9 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the summary of a finished run."""
-    parser = argparse.ArgumentParser(description="Say what a separation run came to.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lass.report.summary", description="Say what a separation run came to."
+    )
     parser.add_argument("folder", type=Path, help="results folder, e.g. runs/mnist/separate")
     folder = parser.parse_args(arguments).folder
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import netrc
 import os
+from pathlib import Path
 from urllib.parse import urlparse
 
+import wandb
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
+from pytorch_lightning.utilities import rank_zero_info
 
 
 def is_logged_in() -> bool:
@@ -45,6 +48,9 @@ class WandbLogger(LightningWandbLogger):
         tags: list[str] | None = None,
     ) -> None:
         mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+        if mode == "offline":
+            latest = Path(save_dir) / "wandb" / "latest-run"
+            rank_zero_info(f"Weights & Biases: offline; `wandb sync {latest}` uploads this run later.")
         super().__init__(
             name=name or f"{group}-{job_type}",
             save_dir=save_dir,
@@ -53,4 +59,5 @@ class WandbLogger(LightningWandbLogger):
             job_type=job_type,
             tags=tags or [group, job_type],
             mode=mode,
+            settings=wandb.Settings(silent=mode == "offline"),  # its hints are replaced by the one line above
         )

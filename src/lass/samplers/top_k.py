@@ -41,4 +41,3 @@ class TopK:
         best = posterior.best(self.k)
         chosen = invert_cumulative(best.log_posterior / self.temperature, uniforms)
         return own_continuations(Drawn(*(field.gather(-1, chosen) for field in best)), scores)
-

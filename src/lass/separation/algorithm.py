@@ -35,7 +35,7 @@ def separate_codes(
     likelihood: Likelihood,
     sampler: Sampler,
     *,
-    conditions: Int[Tensor, "..."] | None = None,
+    conditions: Int[Tensor, ...] | None = None,
     likelihood_weight: float = 1.0,
     mixture_latents: Float[Tensor, "M dim T"] | None = None,
     seed: int = 0,

@@ -28,7 +28,10 @@ class JointPrior:
             (prior, [source for source, other in enumerate(priors) if other is prior]) for prior in distinct.values()
         ]
         self._states: list[Any] = [
-            prior.start(len(sources) * num_mixtures, None if conditions is None else conditions[:, sources].T.flatten())
+            prior.start(
+                len(sources) * num_mixtures,
+                None if conditions is None else conditions[:, sources].T.flatten(),
+            )
             for prior, sources in self._groups
         ]
 

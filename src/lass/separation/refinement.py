@@ -59,7 +59,9 @@ class LatentDescent:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.learning_rate <= 0:
-            raise LassError(f"Refinement needs steps ≥ 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}.")
+            raise LassError(
+                f"Refinement needs steps ≥ 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}."
+            )
 
     def refine(self, codes: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement. Mixtures do not influence each other."""

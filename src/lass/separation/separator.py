@@ -206,4 +206,6 @@ class Separator:
                 **parts,
             )
         except KeyError as error:
-            raise LassError(f"{folder / CONFIG_FILE} lacks {error}: save the separator again with this version.") from error
+            raise LassError(
+                f"{folder / CONFIG_FILE} lacks {error}: save the separator again with this version."
+            ) from error

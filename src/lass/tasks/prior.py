@@ -24,7 +24,11 @@ class PriorTraining(TrainingTask):
     """
 
     def __init__(
-        self, prior: Artifact, learning_rate: float = 1e-3, warmup_steps: int = 200, weight_decay: float = 0.01
+        self,
+        prior: Artifact,
+        learning_rate: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.01,
     ) -> None:
         super().__init__(prior, "val/nats_per_code", "min", learning_rate, warmup_steps, weight_decay)
 

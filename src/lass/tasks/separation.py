@@ -140,16 +140,20 @@ class Separation(LightningModule):
             row |= {name: by_source[name][i].mean().item() for name in SCORES}
             row |= {f"psnr_{s + 1}_db": value.item() for s, value in enumerate(by_source["psnr_db"][i])}
             row |= {"residual_rms": result.residual[i].square().mean().sqrt().item()}
-            row |= {"best_log_posterior": result.scores[i, 0].item(), "num_uncounted": int(result.num_uncounted[i])}
+            row |= {
+                "best_log_posterior": result.scores[i, 0].item(),
+                "num_uncounted": int(result.num_uncounted[i]),
+            }
             row |= {"checksum": checksum(sources[i])}
             self.results.write(index, {"estimates": estimates[i], "codes": codes[i]}, row)
 
     @rank_zero_only
     def _report(self, summary: dict[str, dict[str, float]]) -> None:
         dataset = self.trainer.predict_dataloaders.dataset
-        rows = [self.results.read(index)[1] for index in range(len(dataset))]
+        done = [index for index in range(len(dataset)) if self.results.has(index)]  # fewer with limit_predict_batches
+        rows = [self.results.read(index)[1] for index in done]
         self.results.write_table(rows, summary)
-        figure = self._picture(dataset.__getitems__(list(range(min(NUM_PICTURED, len(dataset))))), rows)
+        figure = self._picture(dataset.__getitems__(done[:NUM_PICTURED]), rows)
         save_figure(figure, self.results.figure)
         metrics = {f"separation/{name}/{key}": v for name, values in summary.items() for key, v in values.items()}
         for logger in self.trainer.loggers:

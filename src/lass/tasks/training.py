@@ -78,7 +78,9 @@ class TrainingTask(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Checkpoints (`--ckpt_path=last` resumes) and the best artefact."""
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
-        checkpoint = ModelCheckpoint(folder, "best", monitor=self.monitor, mode=self.mode, save_last=True)
+        checkpoint = ModelCheckpoint(
+            folder, "best", self.monitor, mode=self.mode, save_last=True, enable_version_counter=False
+        )
         return [checkpoint, ExportBest(self.monitor, self.mode)]
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -90,7 +92,9 @@ class TrainingTask(LightningModule):
 
         def factor(step: int) -> float:
             progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
-            return (step + 1) / self.warmup_steps if step < self.warmup_steps else 0.5 * (1 + math.cos(math.pi * progress))
+            return (
+                (step + 1) / self.warmup_steps if step < self.warmup_steps else 0.5 * (1 + math.cos(math.pi * progress))
+            )
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

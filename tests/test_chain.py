@@ -1,0 +1,327 @@
+"""The whole chain at reduced size, through the command line as a user would run it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import wandb
+from wandb_reader import read_offline_run
+
+from lass import Separator, SparseCounts
+from lass.cli import LassCLI, main
+from lass.codecs import load_codec
+from lass.data.digits import Digits
+from lass.data.mixing import mix
+from lass.metrics import psnr
+from lass.priors import load_prior
+from lass.report.results import ResultsFolder
+from lass.report.summary import main as print_summary
+
+SMALL = {
+    "vqvae": [
+        "--trainer.max_epochs=6",
+        "--trainer.check_val_every_n_epoch=3",
+        "--model.codec.init_args.width=16",
+        "--model.codec.init_args.num_codes=16",
+    ],
+    "prior": [
+        "--trainer.max_epochs=4",
+        "--model.prior.init_args.dim=16",
+        "--model.prior.init_args.num_layers=1",
+        "--model.prior.init_args.num_codes=16",
+    ],
+    "likelihood": ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1"],
+    "separate": [
+        "--data.num_mixtures=6",
+        "--data.batch_size=4",
+        "--model.sampler.init_args.num_candidates=16",
+        "--model.refinement=lass.separation.LatentDescent",
+        "--model.refinement.init_args.steps=5",
+    ],
+}
+
+
+def lass(repository, stage, *options):
+    """`lass` in this process, with the digits' own config."""
+    command = "predict" if stage == "separate" else "fit"
+    config = str(repository / "experiments" / "digits" / f"{stage}.yaml")
+    stored = [f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"] if stage == "separate" else []
+    try:
+        main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *SMALL[stage], *options])
+    finally:
+        wandb.finish()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder in which all four stages have run; the working folder of the tests that use it."""
+    from conftest import REPOSITORY
+
+    folder = tmp_path_factory.mktemp("chain")
+    before = os.getcwd()
+    os.chdir(folder)
+    os.environ["WANDB_MODE"] = "offline"
+    for stage in SMALL:
+        lass(REPOSITORY, stage)
+    yield folder
+    os.chdir(before)
+
+
+def test_every_stage_leaves_what_the_next_one_needs(chain):
+    codec = load_codec("runs/digits/vqvae/codec")
+    prior = load_prior("runs/digits/prior/prior")
+    counts = SparseCounts.load("runs/digits/likelihood/counts.safetensors")
+    assert codec.num_codes == prior.num_codes == counts.num_codes == 16
+    assert counts.num_triples == 3 * 600 * 16  # epochs, pairs, positions
+    assert 0 < counts.density < 1
+    for stage in SMALL:
+        assert (chain / "runs" / "digits" / stage / "config.yaml").exists()
+
+
+def test_counts_are_those_of_a_slow_recount(chain, repository):
+    """One epoch counted by the module equals the same triples counted one by one."""
+    from collections import Counter
+
+    from pytorch_lightning import Trainer, seed_everything
+
+    from lass.tasks import LikelihoodCounting
+
+    seen = []
+
+    class Recording(LikelihoodCounting):
+        def training_step(self, batch):
+            seen.append(batch.signals)
+            super().training_step(batch)
+
+    seed_everything(1)
+    task = Recording("runs/digits/vqvae/codec")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=1, default_root_dir=chain / "recount", num_sanity_val_steps=0, **quiet)
+    trainer.fit(task, Digits(batch_size=300, num_validation=200, pairs=True))
+    codec, expected = load_codec("runs/digits/vqvae/codec"), Counter()
+    for signals in seen:
+        first, second, mixture = (codec.encode(x).flatten() for x in (signals[:, 0], signals[:, 1], signals.mean(1)))
+        for a, b, m in zip(first.tolist(), second.tolist(), mixture.tolist(), strict=True):
+            expected[a, b, m] += 1
+            expected[b, a, m] += 1
+    *coordinates, values = (tensor.tolist() for tensor in task.counts.triples())
+    assert dict(zip(zip(*coordinates, strict=True), values, strict=True)) == expected
+
+
+def test_scores_are_those_of_the_stored_estimates(chain):
+    results = ResultsFolder("runs/digits/separate")
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    with open(results.root / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["mixture"]) for row in rows] == list(range(6))
+    for i, row in enumerate(rows):
+        estimates, sources = results.read(i)[0]["estimates"], batch.signals[i]
+        straight, swapped = psnr(estimates, sources).mean().item(), psnr(estimates.flip(0), sources).mean().item()
+        assert float(row["psnr_db"]) == pytest.approx(straight, abs=1e-3)
+        assert straight >= swapped
+        average = psnr(mix(batch.signals)[i].expand(2, -1, -1, -1), sources).mean().item()
+        assert float(row["average_psnr_db"]) == pytest.approx(average, abs=1e-3)
+    summary = json.loads((results.root / "summary.json").read_text())
+    scores = torch.tensor([float(row["psnr_db"]) for row in rows])
+    assert summary["psnr_db"] == pytest.approx({"mean": scores.mean().item(), "std": scores.std().item(), "num": 6})
+    assert results.figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_saved_separator_repeats_a_mixture_of_the_run(chain):
+    separator = Separator.from_pretrained("runs/digits/separate/separator")
+    batch = next(iter(Digits(batch_size=1, num_validation=200, num_mixtures=6).predict_dataloader()))
+    result = separator.separate(mix(batch.signals)[0])
+    stored = ResultsFolder("runs/digits/separate").read(0)[0]["estimates"]
+    both_orders = torch.stack([stored, stored.flip(0)])
+    assert (both_orders - result.estimates).abs().flatten(1).max(1).values.min() < 1e-3
+
+
+def test_a_killed_run_goes_on_where_it_stopped(chain, repository):
+    results = ResultsFolder("runs/digits/separate")
+    files = sorted(results.root.glob("mixtures/*.safetensors"))
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    with open(results.root / "results.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    codes = results.read(4)[0]["codes"]
+    files[4].unlink()
+    lass(repository, "separate")
+    tensors, row = results.read(4)
+    assert torch.equal(tensors["codes"], codes)  # alone now, in a batch of four before
+    for file in files[:4] + files[5:]:
+        assert (file.stat().st_mtime_ns, file.read_bytes()) == before[file]
+    with open(results.root / "results.csv", newline="") as file:
+        again = list(csv.DictReader(file))
+    assert [r["psnr_db"] for i, r in enumerate(again) if i != 4] == [
+        r["psnr_db"] for i, r in enumerate(table) if i != 4
+    ]
+    assert row["psnr_db"] == pytest.approx(float(table[4]["psnr_db"]), abs=1e-2)
+
+
+def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
+    with pytest.raises(SystemExit) as error:
+        lass(repository, "separate", "--model.seed=1")
+    assert "other settings (seed)" in str(error.value)
+    assert "--model.overwrite=true" in str(error.value)
+    lass(repository, "separate", "--model.seed=1", "--trainer.default_root_dir=runs/digits/other")
+    assert ResultsFolder("runs/digits/other").has(5)
+    with pytest.raises(SystemExit, match="results for other mixtures"):
+        lass(repository, "separate", "--data.separate=validation")
+
+
+def test_a_wrong_codec_is_refused_by_name(chain, repository):
+    torch.manual_seed(5)
+    from lass.codecs import ImageVQVAE
+
+    ImageVQVAE((1, 16, 16), num_codes=16, width=16, latent_dim=32).save_pretrained("runs/other/vqvae/codec")
+    with pytest.raises(SystemExit, match="prior was made for the codec"):
+        lass(repository, "separate", "--model.codec=runs/other/vqvae/codec", "--model.overwrite=true")
+    ImageVQVAE((1, 16, 16), num_codes=20, width=16).save_pretrained("runs/bigger/vqvae/codec")
+    with pytest.raises(SystemExit, match=r"prior has num_codes = 16.*--model.prior.init_args.num_codes=20"):
+        lass(repository, "prior", "--data.codec=runs/bigger/vqvae/codec", "--trainer.default_root_dir=runs/x/prior")
+
+
+@pytest.mark.parametrize(
+    ("stage", "option", "hint"),
+    [
+        ("prior", "--data.codec=runs/mnist/vqvae/codec", "make train-vqvae DATASET=mnist"),
+        ("likelihood", "--model.codec=runs/nothing/vqvae/codec", "make train-vqvae DATASET=nothing"),
+        ("separate", "--model.priors=runs/mnist/prior/prior", "make train-prior DATASET=mnist"),
+        ("separate", "--model.likelihood=runs/mnist/likelihood/counts.safetensors", "make count DATASET=mnist"),
+    ],
+)
+def test_a_missing_artefact_names_the_command_that_makes_it(chain, repository, stage, option, hint):
+    with pytest.raises(SystemExit) as error:
+        lass(repository, stage, option)
+    assert hint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_training_resumes_from_its_checkpoint(chain, repository):
+    weights_before = load_prior("runs/digits/prior/prior").state_dict()
+    lass(repository, "prior", "--ckpt_path=last", "--trainer.max_epochs=8")
+    checkpoint = torch.load("runs/digits/prior/checkpoints/last.ckpt", weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (7, 8 * 19)
+    weights = load_prior("runs/digits/prior/prior").state_dict()
+    assert any(not torch.equal(weights[name], tensor) for name, tensor in weights_before.items())
+    before = SparseCounts.load("runs/digits/likelihood/counts.safetensors").num_triples
+    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5")
+    assert SparseCounts.load("runs/digits/likelihood/counts.safetensors").num_triples == before // 3 * 5
+
+
+def test_offline_runs_hold_metrics_config_images_and_the_table(chain):
+    expected = {
+        "vqvae": ["train/loss", "val/psnr_sources_db", "val/psnr_mixtures_db", "codebook/perplexity", "codebook/used"],
+        "prior": ["train/nats_per_code", "val/nats_per_code"],
+        "likelihood": [
+            "likelihood/density_percent",
+            "likelihood/num_pairs_seen",
+            "val/coverage",
+            "val/log_likelihood_per_code",
+        ],
+        "separate": ["separation/psnr_db/mean", "separation/psnr_db/std", "separation/average_psnr_db/mean"],
+    }
+    for stage, keys in expected.items():
+        run = read_offline_run(chain / "runs" / "digits" / stage)
+        assert (run.group, run.job_type, run.tags) == ("digits", stage, ["digits", stage])
+        assert set(keys) <= set(run.history), stage
+        assert all(isinstance(run.history[key][-1], float | int) for key in keys)
+        assert run.config["model"]["class_path"].startswith("lass.tasks.")
+    for stage, key in [("vqvae", "val/reconstructions"), ("separate", "separation/examples")]:
+        run = read_offline_run(chain / "runs" / "digits" / stage)
+        for name in run.history[f"{key}/filenames"][-1]:
+            assert (run.folder / "files" / name).read_bytes().startswith(b"\x89PNG")
+    assert run.history["separation/mixtures/nrows"] == [6]
+    table = json.loads((run.folder / "files" / run.history["separation/mixtures/path"][0]).read_text())
+    assert {"mixture", "psnr_db", "num_uncounted"} <= set(table["columns"])
+
+
+def test_summary_is_printed_again(chain, capsys):
+    print_summary(["runs/digits/separate"])
+    printed = capsys.readouterr().out
+    assert "Separated 6 mixtures" in printed
+    assert "separations.png" in printed
+    with pytest.raises(SystemExit, match="make separate DATASET=nothing"):
+        print_summary(["runs/nothing/separate"])
+
+
+# ---- configs and commands
+
+
+def configs():
+    from conftest import REPOSITORY
+
+    return sorted(REPOSITORY.glob("experiments/*/*.yaml"))
+
+
+class ParseOnly(LassCLI):
+    """Reads the command line as `lass` does and stops there."""
+
+    def instantiate_classes(self):
+        pass
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_config_is_parsed_whole(path):
+    command = "predict" if path.stem == "separate" else "fit"
+    config = ParseOnly([command, "-c", str(path)]).config[command]
+    assert config.trainer.default_root_dir == f"runs/{path.parent.name}/{path.stem}"
+    logger = config.trainer.logger.init_args
+    assert (logger.group, logger.job_type) == (path.parent.name, path.stem)
+    assert logger.save_dir == config.trainer.default_root_dir
+
+
+@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
+    """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
+    from test_data import write_tiny_mnist
+
+    from lass.artifacts import fingerprint
+    from lass.codecs import ImageVQVAE
+    from lass.priors import TransformerPrior
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    write_tiny_mnist(tmp_path)
+    stages = {
+        stage: ParseOnly(["fit", "-c", str(path.with_name(f"{stage}.yaml"))]).config.fit for stage in ("vqvae", "prior")
+    }
+    codec = ImageVQVAE(**stages["vqvae"].model.init_args.codec.init_args)
+    codec.save_pretrained(f"runs/{path.parent.name}/vqvae/codec")
+    prior = TransformerPrior(**stages["prior"].model.init_args.prior.init_args)
+    prior.codec_fingerprint = fingerprint(codec)
+    prior.save_pretrained(f"runs/{path.parent.name}/prior/prior")
+    counts = SparseCounts(codec.num_codes, codec_fingerprint=fingerprint(codec))
+    counts.add(*torch.randint(codec.num_codes, (3, 5000), generator=torch.Generator().manual_seed(0)))
+    counts.save(f"runs/{path.parent.name}/likelihood/counts.safetensors")
+
+    sources = "data.sources.init_args" if path.stem == "prior" else "data"
+    options = [f"--{sources}.num_validation=10", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
+    if path.stem == "separate":
+        options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
+        options += ["--model.refinement=lass.separation.NoRefinement"]
+    main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
+    assert fingerprint(load_codec(f"runs/{path.parent.name}/vqvae/codec")) == fingerprint(codec)  # nothing replaced
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "-c", "experiments/nothing/prior.yaml"], "experiments/nothing/prior.yaml"),
+        (["train", "-c", "x.yaml"], "invalid choice"),
+        (["fit", "--model=lass.tasks.Nothing"], "lass.tasks.Nothing"),
+    ],
+)
+def test_a_mistyped_command_fails_with_its_reason(arguments, words):
+    run = subprocess.run([sys.executable, "-m", "lass.cli", *arguments], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr

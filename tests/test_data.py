@@ -1,0 +1,160 @@
+"""Splits, pairs, mixing, code shards, and MNIST read from files written by the test."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from lass import LassError
+from lass.data.codes import CodeSequences, CodeShard, write_codes
+from lass.data.digits import Digits
+from lass.data.mixing import mix
+from lass.data.mnist import MNIST
+from lass.data.pairing import draw_pairs, read_pairs, write_pairs
+
+
+def test_mix_is_the_mean_unless_told_otherwise():
+    sources = torch.rand(3, 2, 1, 4, 4)
+    torch.testing.assert_close(mix(sources), (sources[:, 0] + sources[:, 1]) / 2)
+    torch.testing.assert_close(mix(sources, [0.2, 0.8]), 0.2 * sources[:, 0] + 0.8 * sources[:, 1])
+    torch.testing.assert_close(mix(sources.movedim(1, 0), dim=0), mix(sources))
+    with pytest.raises(ValueError, match="one weight for each of 2 sources, got 3"):
+        mix(sources, [0.1, 0.2, 0.7])
+
+
+@pytest.mark.parametrize(("num_sources", "num_mixtures"), [(100, 50), (10, 6), (10_000, 6_000), (3, 20), (2, 9)])
+def test_pairs_use_every_source_before_any_again(num_sources, num_mixtures):
+    for seed in range(5):
+        pairs = draw_pairs(num_sources, num_mixtures, seed)
+        assert pairs.shape == (num_mixtures, 2)
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        assert torch.equal(pairs, draw_pairs(num_sources, num_mixtures, seed))
+        if 2 * num_mixtures <= num_sources:
+            assert max(Counter(pairs.flatten().tolist()).values()) == 1
+        elif num_sources == 10_000:
+            assert set(Counter(pairs.flatten().tolist()).values()) == {1, 2}
+    assert not torch.equal(draw_pairs(100, 50, 0), draw_pairs(100, 50, 1))
+
+
+def test_pairs_survive_their_file(tmp_path):
+    pairs = draw_pairs(20, 8, 0)
+    write_pairs(tmp_path / "pairs.csv", pairs)
+    assert torch.equal(read_pairs(tmp_path / "pairs.csv", 20), pairs)
+    with pytest.raises(LassError, match=r"outside 0…9"):
+        read_pairs(tmp_path / "pairs.csv", 10)
+    with pytest.raises(LassError, match="no list of test mixtures"):
+        read_pairs(tmp_path / "other.csv", 10)
+    (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(LassError, match="no list of mixtures with the columns"):
+        read_pairs(tmp_path / "pairs.csv", 10)
+
+
+@pytest.mark.parametrize(("dataset", "num_sources", "num_mixtures"), [("mnist", 10_000, 6_000), ("digits", 397, 198)])
+def test_stored_test_mixtures_are_the_seeded_ones(repository, dataset, num_sources, num_mixtures):
+    stored = read_pairs(repository / "experiments" / dataset / "test_mixtures.csv", num_sources)
+    assert torch.equal(stored, draw_pairs(num_sources, num_mixtures, seed=0))
+
+
+def test_digits_are_split_without_overlap():
+    data = Digits(num_validation=200)
+    parts = {name: data.part(name) for name in ("train", "validation", "test")}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1200, "validation": 200, "test": 397}
+    images = torch.cat([part.images for part in parts.values()]).flatten(1)
+    assert parts["train"].images.shape[1:] == (1, 16, 16)
+    from sklearn.datasets import load_digits
+
+    assert len(images.unique(dim=0)) == len(np.unique(load_digits().images.reshape(1797, -1), axis=0))
+    signals = parts["train"].__getitems__([0, 5]).signals
+    assert signals.min() >= 0
+    assert 0.9 < signals.max() <= 1
+
+
+def test_counting_pairs_are_fresh_every_epoch_and_use_every_source_once():
+    data = Digits(batch_size=16, num_validation=200, pairs=True)
+    epochs = [torch.cat([batch.signals for batch in data.train_dataloader()]) for _ in range(2)]
+    for pairs in epochs:
+        assert pairs.shape == (600, 2, 1, 16, 16)
+        once = pairs.flatten(0, 1).flatten(1).sum(1).sort().values
+        torch.testing.assert_close(once, data.part("train").images.flatten(1).float().div(255).sum(1).sort().values)
+    assert not torch.equal(epochs[0][:, 0].sort(0).values, epochs[1][:, 0].sort(0).values)
+
+
+def test_validation_and_test_mixtures_are_fixed():
+    data = Digits(batch_size=7, num_validation=200, pairs=True, num_mixtures=20)
+    for loader in (data.val_dataloader, data.predict_dataloader):
+        first, second = (torch.cat([batch.signals for batch in loader()]) for _ in range(2))
+        assert torch.equal(first, second)
+    batches = list(data.predict_dataloader())
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(20))
+    assert data.predict_dataloader().dataset.sources is data.part("test")
+    validation = Digits(num_validation=200, separate="validation")
+    assert validation.predict_dataloader().dataset.sources is validation.part("validation")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"num_validation": 1400}, "num_validation"), ({"num_validation": 0}, "num_validation")]
+)
+def test_senseless_splits_are_refused(settings, message):
+    with pytest.raises(LassError, match=message):
+        Digits(**settings).part("train")
+
+
+def test_more_mixtures_than_there_are_is_refused(repository):
+    stored = str(repository / "experiments/digits/test_mixtures.csv")
+    with pytest.raises(LassError, match=r"There are 198 mixtures, so num_mixtures must be 1…198, not 199"):
+        Digits(mixtures=stored, num_mixtures=199, num_validation=200).predict_dataloader()
+
+
+def write_idx(folder, name, array):
+    header = (0x800 + array.ndim).to_bytes(4, "big") + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    (folder / name).write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def write_tiny_mnist(root, num_train=40, num_test=12):
+    """Random images in MNIST's own file format."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for prefix, num in (("train", num_train), ("t10k", num_test)):
+        write_idx(folder, f"{prefix}-images-idx3-ubyte", generator.integers(0, 256, (num, 28, 28)))
+        write_idx(folder, f"{prefix}-labels-idx1-ubyte", generator.integers(0, 10, num))
+
+
+def test_mnist_is_read_from_its_official_files(tmp_path, monkeypatch):
+    write_tiny_mnist(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    data = MNIST(num_validation=10)
+    data.prepare_data()  # downloads nothing
+    assert [len(data.part(name)) for name in ("train", "validation", "test")] == [30, 10, 12]
+    raw = (tmp_path / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
+    expected = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(12, 1, 28, 28)
+    assert torch.equal(data.part("test").images, expected)
+    torch.testing.assert_close(data.part("test")[3].signals, expected[3].float() / 255)
+
+
+def test_missing_and_truncated_mnist_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    with pytest.raises(LassError, match=r"MNIST is not in .*DATA_ROOT"):
+        MNIST().setup("fit")
+    write_tiny_mnist(tmp_path)
+    images = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises(LassError, match="MNIST is not in"):
+        MNIST().setup("fit")
+
+
+def test_code_shards_give_back_what_was_written(tmp_path):
+    codes, labels = torch.randint(300, (50, 9)), torch.randint(10, (50,))
+    batches = [CodeSequences(c, y) for c, y in zip(codes.split(7), labels.split(7), strict=True)]
+    write_codes(tmp_path / "codes.npy", batches)
+    shard = CodeShard(tmp_path / "codes.npy")
+    assert len(shard) == 50
+    batch = shard.__getitems__([3, 49, 0])
+    assert torch.equal(batch.codes, codes[[3, 49, 0]])
+    assert torch.equal(batch.labels, labels[[3, 49, 0]])
+    (tmp_path / "codes.npy").write_bytes((tmp_path / "codes.npy").read_bytes()[:100])
+    with pytest.raises(LassError, match="delete it, and it is made again"):
+        CodeShard(tmp_path / "codes.npy")

@@ -1,0 +1,70 @@
+"""Reads what an offline Weights & Biases run wrote: LevelDB's log format around protocol buffers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
+FULL, FIRST, LAST = 1, 2, 4
+
+
+@dataclass
+class OfflineRun:
+    """One run as it would be uploaded."""
+
+    folder: Path
+    group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+
+
+def _records(data: bytes):
+    position, collected = FILE_HEADER, b""
+    while position + RECORD_HEADER <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < RECORD_HEADER:  # the end of a block is padding
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        position += RECORD_HEADER
+        collected = (
+            data[position : position + length]
+            if kind in (FULL, FIRST)
+            else collected + data[position : position + length]
+        )
+        position += length
+        if kind in (FULL, LAST):
+            yield collected
+
+
+def read_offline_run(root: Path) -> OfflineRun:
+    """The first offline run below `root/wandb`."""
+    folder = min((root / "wandb").glob("offline-run-*"))
+    run = OfflineRun(folder)
+    (file,) = folder.glob("run-*.wandb")
+    for data in _records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.group, run.job_type, run.tags = record.run.run_group, record.run.job_type, list(record.run.tags)
+            items = record.run.config.update
+        elif kind == "config":
+            items = record.config.update
+        else:
+            items = []
+        for item in items:
+            run.config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        if kind == "history":
+            for item in record.history.item:
+                run.history["/".join(item.nested_key) or item.key].append(json.loads(item.value_json))
+    return run
