@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -41,7 +42,6 @@ SMALL = {
         "--data.num_mixtures=6",
         "--data.batch_size=4",
         "--model.sampler.init_args.num_candidates=16",
-        "--model.refinement=lass.separation.LatentDescent",
         "--model.refinement.init_args.steps=5",
     ],
 }
@@ -203,15 +203,30 @@ def test_a_missing_artefact_names_the_command_that_makes_it(chain, repository, s
 
 
 def test_training_resumes_from_its_checkpoint(chain, repository):
-    weights_before = load_prior("runs/digits/prior/prior").state_dict()
-    lass(repository, "prior", "--ckpt_path=last", "--trainer.max_epochs=8")
-    checkpoint = torch.load("runs/digits/prior/checkpoints/last.ckpt", weights_only=True)
-    assert (checkpoint["epoch"], checkpoint["global_step"]) == (7, 8 * 19)
-    weights = load_prior("runs/digits/prior/prior").state_dict()
-    assert any(not torch.equal(weights[name], tensor) for name, tensor in weights_before.items())
-    before = SparseCounts.load("runs/digits/likelihood/counts.safetensors").num_triples
-    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5")
-    assert SparseCounts.load("runs/digits/likelihood/counts.safetensors").num_triples == before // 3 * 5
+    """A resumed run makes only the epochs that are missing, on top of what was there."""
+    for stage in ("prior", "likelihood"):
+        shutil.copytree(f"runs/digits/{stage}", f"runs/resumed/{stage}")
+    before = torch.load("runs/resumed/prior/checkpoints/last.ckpt", weights_only=True)
+    assert (before["epoch"], before["global_step"]) == (3, 4 * 19)
+    places = ["--trainer.default_root_dir=runs/resumed/prior", "--trainer.logger.init_args.save_dir=runs/resumed/log"]
+    lass(repository, "prior", "--ckpt_path=last", "--trainer.max_epochs=8", *places)
+    after = torch.load("runs/resumed/prior/checkpoints/last.ckpt", weights_only=True)
+    assert (after["epoch"], after["global_step"]) == (7, 8 * 19)
+    logged = read_offline_run(chain / "runs/resumed/log").history
+    assert min(logged["trainer/global_step"]) >= 4 * 19  # a fresh start would have logged earlier steps
+
+    old = SparseCounts.load("runs/resumed/likelihood/counts.safetensors")
+    where = "--trainer.default_root_dir=runs/resumed/likelihood"
+    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5", "--seed_everything=9", where)
+    new = SparseCounts.load("runs/resumed/likelihood/counts.safetensors")
+    assert new.num_triples == old.num_triples // 3 * 5
+    *coordinates, counts = old.triples()
+    now = dict(zip(zip(*(c.tolist() for c in new.triples()[:3]), strict=True), new.triples()[3].tolist(), strict=True))
+    for key, count in zip(zip(*(c.tolist() for c in coordinates), strict=True), counts.tolist(), strict=True):
+        assert now[key] >= count
+
+    with pytest.raises(SystemExit, match="no checkpoint to go on from"):
+        lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
 
 
 def test_offline_runs_hold_metrics_config_images_and_the_table(chain):

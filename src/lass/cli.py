@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lass.artifacts import written_whole
 from lass.errors import LassError
+from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
 
 
 class KeepConfig(SaveConfigCallback):
@@ -44,6 +45,18 @@ class LassCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def before_fit(self) -> None:
+        """Let `--ckpt_path=last` mean the run's own last checkpoint.
+
+        Lightning looks for it before it asks the model for its callbacks, so it would find none and start afresh.
+        """
+        config = self.config_init["fit"]
+        if config["ckpt_path"] == "last":
+            path = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER / LAST_CHECKPOINT
+            if not path.is_file():
+                raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path=last.")
+            config["ckpt_path"] = str(path)
 
 
 def main(args: list[str] | None = None) -> None:

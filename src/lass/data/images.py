@@ -64,7 +64,7 @@ class ImageDataModule(LightningDataModule):
         images, labels = (everything := self.read("train")).images, everything.labels
         if not 0 < self.num_validation < len(images):
             raise LassError(
-                f"num_validation must be 1…{len(images) - 1}, so that images are left to train on, not {self.num_validation}."
+                f"num_validation must be 1…{len(images) - 1}, so that some images are left, not {self.num_validation}."
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
         held_out, kept = (

@@ -33,6 +33,7 @@ class Refinement(Protocol):
 class NoRefinement:
     """Only decodes."""
 
+    @torch.no_grad()
     def refine(self, codes: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement."""
         return codec.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
@@ -47,15 +48,17 @@ class LatentDescent:
         steps: T of the paper.
         learning_rate: α of the paper.
         halve_every: steps after which α is halved, as in the authors' code; 0 keeps it.
-        proximal_weight: weight of the mean squared distance to the start, as in the authors' code.
+        proximal_weight: weight of the mean squared distance to the start. It keeps the estimates near the prior: with
+            the authors' 1e-3 the mixture is met, but the sources drift away (experiments/README.md, "Refinement").
 
-    Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant.
+    Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term:
+    the authors' code.
     """
 
     steps: int = 500
     learning_rate: float = 0.1
     halve_every: int = 100
-    proximal_weight: float = 1e-3
+    proximal_weight: float = 1e-2
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.learning_rate <= 0:

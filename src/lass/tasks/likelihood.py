@@ -17,6 +17,7 @@ from lass.codecs import load_codec
 from lass.data.mixing import mix
 from lass.data.sources import SourcePairs
 from lass.likelihood import SparseCounts
+from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
 
 COUNTS_FILE = "counts.safetensors"
 
@@ -27,7 +28,7 @@ class CheckpointEachEpoch(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
+            trainer.save_checkpoint(Path(self.dirpath) / LAST_CHECKPOINT)
 
 
 class LikelihoodCounting(LightningModule):
@@ -57,7 +58,7 @@ class LikelihoodCounting(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
         return [CheckpointEachEpoch(folder)]
 
     def on_fit_start(self) -> None:

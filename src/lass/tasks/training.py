@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lass.artifacts import Artifact
 
+CHECKPOINT_FOLDER, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # in a run's folder
+
 
 class ExportBest(Callback):
     """After a validation that was the best so far, save the module's artefact into the run's folder.
@@ -77,7 +79,7 @@ class TrainingTask(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Checkpoints (`--ckpt_path=last` resumes) and the best artefact."""
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
         checkpoint = ModelCheckpoint(
             folder, "best", self.monitor, mode=self.mode, save_last=True, enable_version_counter=False
         )

@@ -1,0 +1,167 @@
+"""What surrounds the code: environments that agree, targets that exist, and a README that is true."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+STAGES = {"train-vqvae": "fit", "train-prior": "fit", "count": "fit", "separate": "predict"}
+
+
+@pytest.fixture
+def metadata(repository):
+    parser = configparser.ConfigParser()
+    parser.read(repository / "setup.cfg")
+    return parser
+
+
+def test_environment_and_setup_agree(repository, metadata):
+    environment = yaml.safe_load((repository / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    options = metadata["options"]["install_requires"] + metadata["options.extras_require"]["dev"]
+    assert [line for line in pip if not line.startswith("--editable")] == options.split()
+    (python,) = [entry for entry in environment["dependencies"] if str(entry).startswith("python>=")]
+    assert python.removeprefix("python") == metadata["options"]["python_requires"]
+
+
+def test_the_installed_command_works():
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="lass")
+    assert script.value == "lass.cli:main"
+
+
+def make(repository, *arguments, **environment):
+    """A dry run that pretends the environment is installed."""
+    command = ["make", "--dry-run", "--old-file=.venv/installed", *arguments]
+    return subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": "", **environment}
+    )
+
+
+@pytest.mark.parametrize("target", STAGES)
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_make_runs_the_stage_of_the_dataset(repository, target, dataset):
+    run = make(repository, target, f"DATASET={dataset}", "ARGS=--trainer.max_epochs=1 --x=y")
+    assert run.returncode == 0, run.stderr
+    (line,) = [line for line in run.stdout.splitlines() if "bin/lass" in line]
+    config = re.search(r"-c (\S+)", line)[1]
+    assert (repository / config).is_file()
+    assert f"lass {STAGES[target]} " in line
+    assert line.endswith("--trainer.max_epochs=1 --x=y")
+
+
+def test_make_evaluates_lints_tests_and_demonstrates(repository):
+    assert "lass predict -c experiments/mnist/separate.yaml" in make(repository, "eval-mnist").stdout
+    assert "ruff check" in make(repository, "lint").stdout
+    assert "pytest" in make(repository, "test").stdout
+    demo = make(repository, "demo").stdout
+    for config in ("vqvae", "prior", "likelihood", "separate"):
+        assert f"experiments/digits/{config}.yaml" in demo
+
+
+def test_an_unknown_dataset_is_named(repository):
+    run = subprocess.run(
+        ["make", "--old-file=.venv/installed", "train-prior", "DATASET=nothing"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": ""},
+    )
+    assert run.returncode != 0
+    assert "no experiment 'nothing': expected one of digits mnist" in run.stdout + run.stderr
+
+
+def test_help_lists_every_target(repository):
+    makefile = (repository / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment"}
+    helped = make(repository, "help").stdout
+    run = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 0, helped
+    for target in targets:
+        assert re.search(rf"^  make {target} ", run.stdout, re.MULTILINE), target
+
+
+def test_imports_point_one_way(repository):
+    """samplers, likelihood, priors and codecs know no Lightning and nothing above them; data knows none of them."""
+    rooms = ["codecs", "priors", "likelihood", "samplers", "separation", "tasks"]
+    models = {"codecs", "priors", "likelihood", "samplers"}
+    allowed = {
+        "data": set(),
+        "metrics": set(),
+        "codecs": {"codecs"},
+        "priors": {"priors"},
+        "likelihood": {"likelihood"},
+        "samplers": {"samplers"},
+        "separation": {*models, "separation", "data"},
+        "tasks": {*models, "separation", "data", "metrics", "report", "tasks"},
+    }
+    for room, others in allowed.items():
+        for path in (repository / "src" / "lass" / room).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                for name in names:
+                    if room in models or room == "separation":
+                        assert not name.startswith("pytorch_lightning"), f"{path} imports {name}"
+                    if (match := re.match(r"lass\.(\w+)", name)) and match[1] in rooms:
+                        assert match[1] in others, f"{path} imports {name}"
+
+
+def test_separating_needs_no_lightning(repository):
+    code = "import sys, lass; sys.exit(any(m.split('.')[0] in ('pytorch_lightning', 'wandb') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def readme_blocks(repository, language):
+    return re.findall(rf"```{language}\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_commands_exist(repository):
+    commands = [line.split("#")[0].strip() for block in readme_blocks(repository, "sh") for line in block.splitlines()]
+    assert len(commands) > 5
+    for command in filter(None, commands):
+        if "make " in command:
+            target = command.partition("make ")[2]
+            arguments = re.findall(r'(?:[^\s"]|"[^"]*")+', target)
+            run = make(repository, *(argument.replace('"', "") for argument in arguments))
+            assert run.returncode == 0, (command, run.stderr)
+            for option in re.findall(r"--[a-z_]+\.[\w.]+", command):
+                assert option.split(".")[0] in ("--trainer", "--model", "--data"), command
+
+
+def test_readme_python_runs(repository, tmp_path, monkeypatch):
+    """Every Python example, in order, as one program beside a small separator and dataset."""
+    import torch
+
+    from lass import Separator, SparseCounts
+    from lass.codecs import ImageVQVAE
+    from lass.priors import TransformerPrior
+    from lass.samplers import TopK
+    from lass.separation import LatentDescent
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    counts = SparseCounts(16)
+    counts.add(*torch.randint(16, (3, 2000)))
+    Separator(
+        ImageVQVAE((1, 16, 16), num_codes=16, width=8),
+        TransformerPrior(16, 16, dim=8, num_layers=1),
+        counts.likelihood(),
+        TopK(8, k=4),
+        refinement=LatentDescent(steps=2),
+    ).save_pretrained("runs/digits/separate/separator")
+    program = "\n".join(readme_blocks(repository, "python"))
+    assert "from_pretrained" in program
+    Path("example.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("example")
