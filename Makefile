@@ -43,16 +43,16 @@ lint: $(INSTALLED) ## Check the style of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-train-vqvae: $(INSTALLED) experiment ## Stage 1: train the codec of DATASET
+train-vqvae: experiment $(INSTALLED) ## Stage 1: train the codec of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)
 
-train-prior: $(INSTALLED) experiment ## Stage 2: train the prior of DATASET
+train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(ARGS)
 
-count: $(INSTALLED) experiment ## Stage 3: count the likelihood of DATASET
+count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)
 
-separate: $(INSTALLED) experiment ## Stage 4: separate the test mixtures of DATASET and score them
+separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET and score them
 	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(ARGS)
 
 eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist

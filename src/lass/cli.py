@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import yaml
@@ -41,7 +42,12 @@ class LassCLI(LightningCLI):
             save_config_callback=KeepConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
-            parser_kwargs={"description": "Latent Autoregressive Source Separation, stage by stage."},
+            # `main` reports errors: the parser itself would print a hundred lines of usage before the reason.
+            parser_kwargs={
+                "description": "Latent Autoregressive Source Separation, stage by stage.",
+                "exit_on_error": False,
+                **{command: {"exit_on_error": False} for command in self.subcommands()},
+            },
             args=args,
             run=run,
         )
@@ -65,18 +71,26 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
     try:
         LassCLI(args)
-    except ValueError as error:
+    except (ValueError, ArgumentError) as error:
         mistake = _mistake_behind(error)
+        if isinstance(mistake, ArgumentError):
+            sys.exit(f"lass: {mistake}\nSee `lass --help`, `lass fit --help` and `lass predict --help`.")
         if mistake is None:
             raise
         sys.exit(f"lass: {' '.join(str(mistake).split())}")
 
 
-def _mistake_behind(error: BaseException | None) -> LassError | None:
-    """The LassError that an exception is or was raised for: jsonargparse wraps those of constructors in its own."""
-    while error is not None and not isinstance(error, LassError):
+def _mistake_behind(error: BaseException | None) -> LassError | ArgumentError | None:
+    """The user's mistake behind an exception: jsonargparse wraps those of constructors in its own."""
+    chain = []
+    while error is not None:
+        chain.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    for kind in (LassError, ArgumentError):
+        for link in chain:
+            if isinstance(link, kind):
+                return link
+    return None
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class WandbLogger(LightningWandbLogger):
         tags: list[str] | None = None,
     ) -> None:
         mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
         if mode == "offline":
             latest = Path(save_dir) / "wandb" / "latest-run"
             rank_zero_info(f"Weights & Biases: offline; `wandb sync {latest}` uploads this run later.")
