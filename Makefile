@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-DATASETS := $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separate.yaml))))
+DATASETS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separate.yaml)))))
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
@@ -27,14 +27,13 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a few minutes on two cores
 	@echo "1/4 Training the codec (VQ-VAE) on 1,200 digits"
-	@$(MAKE) --no-print-directory train-vqvae DATASET=digits
+	@$(MAKE) --no-print-directory train-vqvae DATASET=digits ARGS=
 	@echo "2/4 Training the prior on their codes"
-	@$(MAKE) --no-print-directory train-prior DATASET=digits
+	@$(MAKE) --no-print-directory train-prior DATASET=digits ARGS=
 	@echo "3/4 Counting which codes mix into which"
-	@$(MAKE) --no-print-directory count DATASET=digits
+	@$(MAKE) --no-print-directory count DATASET=digits ARGS=
 	@echo "4/4 Separating 100 mixtures of held-out digits"
 	@$(MAKE) --no-print-directory separate DATASET=digits ARGS=--model.overwrite=true
-	@$(BIN)/python -m lass.report.summary $(DEMO)/separate
 
 test: lint ## Check the style and run all tests
 	$(BIN)/python -m pytest -n auto

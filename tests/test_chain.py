@@ -22,7 +22,6 @@ from lass.data.mixing import mix
 from lass.metrics import psnr
 from lass.priors import load_prior
 from lass.report.results import ResultsFolder
-from lass.report.summary import main as print_summary
 
 SMALL = {
     "vqvae": [
@@ -170,8 +169,11 @@ def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
     assert "--model.overwrite=true" in str(error.value)
     lass(repository, "separate", "--model.seed=1", "--trainer.default_root_dir=runs/digits/other")
     assert ResultsFolder("runs/digits/other").has(5)
-    with pytest.raises(SystemExit, match="results for other mixtures"):
+    assert "seed: 0" in (chain / "runs/digits/separate/config.yaml").read_text()
+    with pytest.raises(SystemExit, match=r"other settings \(mixtures_of\)"):
         lass(repository, "separate", "--data.separate=validation")
+    with pytest.raises(SystemExit, match="results for other mixtures"):
+        lass(repository, "separate", "--data.mixtures=null", "--data.split_seed=4")
 
 
 def test_a_wrong_codec_is_refused_by_name(chain, repository):
@@ -215,15 +217,13 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
     logged = read_offline_run(chain / "runs/resumed/log").history
     assert min(logged["trainer/global_step"]) >= 4 * 19  # a fresh start would have logged earlier steps
 
-    old = SparseCounts.load("runs/resumed/likelihood/counts.safetensors")
-    where = "--trainer.default_root_dir=runs/resumed/likelihood"
-    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5", "--seed_everything=9", where)
-    new = SparseCounts.load("runs/resumed/likelihood/counts.safetensors")
-    assert new.num_triples == old.num_triples // 3 * 5
-    *coordinates, counts = old.triples()
-    now = dict(zip(zip(*(c.tolist() for c in new.triples()[:3]), strict=True), new.triples()[3].tolist(), strict=True))
-    for key, count in zip(zip(*(c.tolist() for c in coordinates), strict=True), counts.tolist(), strict=True):
-        assert now[key] >= count
+    where = "--trainer.default_root_dir=runs/{}/likelihood"
+    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5", where.format("resumed"))
+    lass(repository, "likelihood", "--trainer.max_epochs=5", where.format("uninterrupted"))
+    resumed, uninterrupted = (
+        (chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("resumed", "uninterrupted")
+    )
+    assert resumed == uninterrupted
 
     with pytest.raises(SystemExit, match="no checkpoint to go on from"):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
@@ -256,13 +256,42 @@ def test_offline_runs_hold_metrics_config_images_and_the_table(chain):
     assert {"mixture", "psnr_db", "num_uncounted"} <= set(table["columns"])
 
 
-def test_summary_is_printed_again(chain, capsys):
-    print_summary(["runs/digits/separate"])
+def test_the_run_ends_with_its_scores(chain, repository, capsys):
+    lass(repository, "separate")
     printed = capsys.readouterr().out
     assert "Separated 6 mixtures" in printed
-    assert "separations.png" in printed
-    with pytest.raises(SystemExit, match="make separate DATASET=nothing"):
-        print_summary(["runs/nothing/separate"])
+    assert "estimates" in printed
+    assert "average baseline" in printed
+    assert "codec's reconstruction" in printed
+    assert "runs/digits/separate/separations.png" in printed
+
+
+def test_a_damaged_result_is_made_again(chain, repository):
+    path = chain / "runs/digits/separate/mixtures/000002.safetensors"
+    codes = ResultsFolder("runs/digits/separate").read(2)[0]["codes"].clone()  # not a view of the file
+    path.write_bytes(path.read_bytes()[:50])
+    lass(repository, "separate")
+    assert torch.equal(ResultsFolder("runs/digits/separate").read(2)[0]["codes"], codes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "words"),
+    [
+        ("likelihood", ["--data.pairs=false"], "set --data.pairs=true"),
+        ("prior", ["--ckpt_path=nowhere.ckpt"], "no checkpoint to go on from at nowhere.ckpt"),
+        ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt is damaged"),
+        ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be at least 1"),
+        ("separate", ["--data.num_mixtures=300"], "There are 198 mixtures"),
+        ("separate", ["--model.sampler.k=0"], "k=0"),
+        ("separate", ["--model.conditional=true"], "no condition; got one"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(chain, repository, stage, options, words):
+    (chain / "damaged.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(SystemExit) as error:
+        lass(repository, stage, *options, f"--trainer.default_root_dir=runs/mistake/{stage}")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # ---- configs and commands
@@ -324,6 +353,8 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
         options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
         options += ["--model.refinement=lass.separation.NoRefinement"]
     main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
+    if path.stem == "separate":
+        assert (tmp_path / f"runs/{path.parent.name}/separate/results.csv").read_text().count("\n") > 1
     assert fingerprint(load_codec(f"runs/{path.parent.name}/vqvae/codec")) == fingerprint(codec)  # nothing replaced
 
 

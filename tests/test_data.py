@@ -74,12 +74,20 @@ def test_digits_are_split_without_overlap():
 
 def test_counting_pairs_are_fresh_every_epoch_and_use_every_source_once():
     data = Digits(batch_size=16, num_validation=200, pairs=True)
-    epochs = [torch.cat([batch.signals for batch in data.train_dataloader()]) for _ in range(2)]
+    loader, epochs = data.train_dataloader(), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # as Lightning does
+        epochs.append(torch.cat([batch.signals for batch in loader]))
     for pairs in epochs:
         assert pairs.shape == (600, 2, 1, 16, 16)
         once = pairs.flatten(0, 1).flatten(1).sum(1).sort().values
         torch.testing.assert_close(once, data.part("train").images.flatten(1).float().div(255).sum(1).sort().values)
     assert not torch.equal(epochs[0][:, 0].sort(0).values, epochs[1][:, 0].sort(0).values)
+
+
+def test_a_lonely_last_source_makes_no_pair():
+    data = Digits(batch_size=300, num_validation=199, pairs=True)  # 1,201 sources: the last batch holds one
+    assert [len(batch.signals) for batch in data.train_dataloader()] == [300, 300, 0]
 
 
 def test_validation_and_test_mixtures_are_fixed():
@@ -137,12 +145,12 @@ def test_mnist_is_read_from_its_official_files(tmp_path, monkeypatch):
 
 def test_missing_and_truncated_mnist_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    with pytest.raises(LassError, match=r"MNIST is not in .*DATA_ROOT"):
+    with pytest.raises(LassError, match=r"MNIST could not be read from .*DATA_ROOT"):
         MNIST().setup("fit")
     write_tiny_mnist(tmp_path)
     images = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-100])
-    with pytest.raises(LassError, match="MNIST is not in"):
+    with pytest.raises(LassError, match="MNIST could not be read"):
         MNIST().setup("fit")
 
 

@@ -77,6 +77,15 @@ def test_merging_is_exact_and_order_does_not_matter(a, b, c, symmetric):
     assert as_counter(left) == as_counter(inner) == reference_tensor(a + b + c, symmetric)
 
 
+def test_merging_with_itself_doubles():
+    counts = SparseCounts(K, symmetric=False)
+    for size in (20, 8, 3):  # several runs of different length
+        counts.add(*torch.randint(K, (3, size), generator=torch.Generator().manual_seed(size)))
+    before = as_counter(counts)
+    counts.merge(counts)
+    assert as_counter(counts) == {key: 2 * value for key, value in before.items()}
+
+
 @given(TRIPLES.filter(bool), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_likelihood_is_the_normalised_count(triples, symmetric):
@@ -113,6 +122,10 @@ def test_look_up_agrees_with_the_pairs(triples):
         pairs = likelihood.pairs(code)
         expected[pairs.first, pairs.second, code] = pairs.log_likelihood
     assert torch.equal(looked_up, expected.flatten())
+    counted = reference_tensor(triples)
+    contained = likelihood.contains(first, second, mixture).tolist()
+    keys = zip(first.tolist(), second.tolist(), mixture.tolist(), strict=True)
+    assert contained == [key in counted for key in keys]
 
 
 def test_likelihood_sums_to_one_over_the_mixture_codes():

@@ -113,6 +113,18 @@ def test_a_mixture_code_that_was_never_counted_is_its_own_pair():
         assert (finite[:, :, 1] == 2).all()
 
 
+def test_a_prior_that_breaks_its_contract_is_named():
+    world = random_world(0)
+
+    class OneRow(TablePrior):
+        def step(self, state, codes):
+            return super().step(state, codes)[:1]
+
+    prior = OneRow(world.priors[0].initial, world.priors[0].transition)
+    with pytest.raises(LassError, match=r"OneRow.step must return .* = \(4, 3\), but returned \(1, 3\)"):
+        separate_codes(torch.tensor([[0], [1]]), [prior, prior], world.likelihood, Greedy())
+
+
 def test_impossible_candidates_have_no_weight():
     world = random_world(0)
     result = separate_codes(torch.tensor([[1]]), world.priors, world.likelihood, BeamSearch(12))
@@ -133,7 +145,8 @@ def test_parts_that_do_not_fit_are_refused():
         ({"priors": world.priors[:1]}, "two priors"),
         ({"priors": random_world(0, num_codes=4).priors}, "knows 4 codes and the likelihood 3"),
         ({"mixture_codes": torch.tensor([[0, 3]])}, r"must be in 0…2, got 0…3"),
-        ({"mixture_codes": torch.zeros(1, 0, dtype=torch.long)}, "no codes"),
+        ({"mixture_codes": torch.zeros(1, 0, dtype=torch.long)}, "got 1 mixtures of 0 codes"),
+        ({"mixture_codes": torch.zeros(0, 2, dtype=torch.long)}, "got 0 mixtures of 2 codes"),
         ({"conditions": torch.zeros(2, 2, dtype=torch.long)}, "conditions of shape"),
         ({"indices": [1, 2]}, "one index for each of 1 mixtures"),
     ]:
@@ -269,6 +282,42 @@ def test_separator_refuses_what_it_cannot_separate(separator):
         separator.separate(torch.zeros(1, 12, 8))
     with pytest.raises(LassError, match=r"1×8×8, but got 3×8×8"):
         separator.separate(torch.zeros(3, 8, 8))
+
+
+def test_separator_takes_any_floating_point_image(separator):
+    mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(separator.separate(mixture.double()).codes, separator.separate(mixture).codes)
+    with pytest.raises(LassError, match=r"torch.uint8: expected floating-point"):
+        separator.separate(torch.zeros(1, 8, 8, dtype=torch.uint8))
+
+
+def test_what_cannot_be_saved_says_why(separator, tmp_path):
+    class Unregistered:
+        num_candidates = 1
+
+    separator.sampler = Unregistered()
+    with pytest.raises(LassError, match=r"Unregistered cannot be saved.*@lass.artifacts.register"):
+        separator.save_pretrained(tmp_path)
+    separator.priors = [random_world(0, num_codes=6).priors[0]] * 2
+    with pytest.raises(LassError, match=r"This prior, a TablePrior, cannot be saved"):
+        separator.save_pretrained(tmp_path)
+
+
+def test_a_prior_of_another_length_is_refused(separator):
+    longer = TransformerPrior(num_codes=6, num_positions=9, dim=8, num_layers=1)
+    with pytest.raises(LassError, match="codec gives 4 codes for a signal, but the prior was made for 9"):
+        Separator(separator.codec, longer, separator.likelihood)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_codes(separator):
+    mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = separator.separate(mixture)
+    with torch.inference_mode():  # as in Trainer.predict, which moves the models there
+        result = separator.to("cuda").separate(mixture)
+    assert torch.equal(result.codes.cpu(), expected.codes)
+    torch.testing.assert_close(result.estimates.cpu(), expected.estimates, atol=1e-3, rtol=1e-3)
 
 
 def test_parts_made_for_another_codec_are_refused(separator):

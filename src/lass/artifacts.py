@@ -50,7 +50,16 @@ def register(cls: C) -> C:
 
 
 def describe(component: Any) -> dict[str, Any]:
-    """A registered dataclass as JSON-ready `{"class": name, **fields}`; `build` is the way back."""
+    """A registered dataclass as JSON-ready `{"class": name, **fields}`; `build` is the way back.
+
+    Raises:
+        LassError: if it is no registered dataclass.
+    """
+    if not dataclasses.is_dataclass(component) or _REGISTRY.get(type(component).__name__) is not type(component):
+        raise LassError(
+            f"A {type(component).__name__} cannot be saved: make it a dataclass and register it with "
+            "@lass.artifacts.register."
+        )
     fields = {field.name: getattr(component, field.name) for field in dataclasses.fields(component) if field.init}
     return {"class": type(component).__name__, **fields}
 

@@ -6,10 +6,12 @@ import logging
 import sys
 from argparse import ArgumentError
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
 from lass.artifacts import written_whole
@@ -19,6 +21,15 @@ from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
 
 class KeepConfig(SaveConfigCallback):
     """Writes the resolved config beside what the run makes, and into Weights & Biases."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save before training; before separating only once the results folder has accepted the run."""
+        if stage != "predict":
+            super().setup(trainer, pl_module, stage)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `setup`."""
+        super().setup(trainer, pl_module, "predict")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called once, on the first process."""
@@ -52,17 +63,26 @@ class LassCLI(LightningCLI):
             run=run,
         )
 
-    def before_fit(self) -> None:
-        """Let `--ckpt_path=last` mean the run's own last checkpoint.
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        """Let `--ckpt_path=last` mean the run's own last checkpoint, and refuse one that cannot be read.
 
-        Lightning looks for it before it asks the model for its callbacks, so it would find none and start afresh.
+        Lightning looks for `last` before it asks the model for its callbacks: it would find none and start afresh.
         """
-        config = self.config_init["fit"]
-        if config["ckpt_path"] == "last":
-            path = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER / LAST_CHECKPOINT
-            if not path.is_file():
-                raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path=last.")
-            config["ckpt_path"] = str(path)
+        super().parse_arguments(parser, args)
+        command = self.config.get("subcommand")
+        config = self.config[command] if command else {}
+        if not config.get("ckpt_path"):
+            return
+        path = Path(config["ckpt_path"])
+        if str(path) == "last":
+            path = Path(config["trainer"]["default_root_dir"] or ".") / CHECKPOINT_FOLDER / LAST_CHECKPOINT
+        if not path.is_file():
+            raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
+            raise LassError(f"The checkpoint {path} is damaged ({error}): start without --ckpt_path.") from error
+        config["ckpt_path"] = str(path)
 
 
 def main(args: list[str] | None = None) -> None:

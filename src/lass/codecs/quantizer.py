@@ -46,9 +46,11 @@ class VectorQuantizer(nn.Module):
 
     def lookup(self, latents: Float[Tensor, "batch dim *grid"]) -> Int[Tensor, "batch *grid"]:
         """Code of the nearest codebook vector at every position."""
-        vectors = rearrange(latents, "b d ... -> (b ...) d")
-        # |v - c|² without |v|², which is the same for all codes.
-        distances = self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
+        vectors = rearrange(latents, "b d ... -> (b ...) d").float()
+        # In full precision also under autocast, or training would use other codes than everything after it.
+        with torch.autocast(latents.device.type, enabled=False):
+            # |v - c|² without |v|², which is the same for all codes.
+            distances = self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
         return distances.argmin(1).view(latents.shape[0], *latents.shape[2:])
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lass.data.pairing import draw_pairs, read_pairs
 from lass.data.sources import FixedPairs, FreshPairs, ImageSources, as_is
@@ -95,21 +95,28 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """The mixtures to separate, in their stored order."""
         sources = self.part(self.separate)
+        if self.num_mixtures is not None and self.num_mixtures < 1:
+            raise LassError(f"num_mixtures must be at least 1, not {self.num_mixtures}.")
         if self.mixtures is not None and self.separate == "test":
             pairs = read_pairs(self.mixtures, len(sources))
         else:
             pairs = draw_pairs(len(sources), self.num_mixtures or len(sources) // 2, self.split_seed)
-        if self.num_mixtures is not None and not 0 < self.num_mixtures <= len(pairs):
+        if self.num_mixtures is not None and self.num_mixtures > len(pairs):
             raise LassError(
                 f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}."
             )
         return self._loader(FixedPairs(sources, pairs[: self.num_mixtures]))
 
+    def _shuffle(self, dataset: Dataset) -> DistributedSampler:
+        """An order that is a function of seed and epoch, so that a resumed run sees what it would have seen."""
+        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return DistributedSampler(dataset, *ranks, seed=torch.initial_seed() % 2**31)
+
     def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=batch_size or self.batch_size,
-            shuffle=shuffle,
+            sampler=self._shuffle(dataset) if shuffle else None,
             collate_fn=as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

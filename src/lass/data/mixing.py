@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lass.errors import LassError
+
 
 def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -> Tensor:
     """Weighted sum of sources, their mean unless told otherwise: y = (x¹ + x²) / 2.
@@ -19,7 +21,7 @@ def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -
         The mixture: the shape of `sources` without `dim`.
 
     Raises:
-        ValueError: if there is not one weight per source.
+        LassError: if there is not one weight per source.
 
     Example:
         >>> mix(torch.tensor([[1.0, 3.0]]))
@@ -31,5 +33,5 @@ def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -
     if weights is None:
         return sources.mean(dim)
     if len(weights) != num_sources:
-        raise ValueError(f"expected one weight for each of {num_sources} sources, got {len(weights)}")
+        raise LassError(f"expected one weight for each of {num_sources} sources, got {len(weights)}")
     return sum(weight * source for weight, source in zip(weights, sources.unbind(dim), strict=True))

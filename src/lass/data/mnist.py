@@ -44,7 +44,8 @@ class MNIST(ImageDataModule):
             dataset = datasets.MNIST(str(self.root), train=official_split == "train", download=False)
         except (RuntimeError, OSError, AssertionError, ValueError) as error:
             raise LassError(
-                f"MNIST is not in {self.root.resolve()}: expected MNIST/raw/train-images-idx3-ubyte and its three "
-                "siblings there; set DATA_ROOT to the folder that holds MNIST/, or unset it to download to `data`."
+                f"MNIST could not be read from {self.root.resolve()} ({error}): expected "
+                "MNIST/raw/train-images-idx3-ubyte and its three siblings there; set DATA_ROOT to the folder that "
+                "holds MNIST/, or unset it to download to `data`."
             ) from error
         return ImageSources(dataset.data[:, None], dataset.targets)

@@ -20,13 +20,13 @@ def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "n
     """Random pairs in which every source is used once before any is used again, and none is mixed with itself.
 
     Raises:
-        ValueError: if there are fewer than two sources.
+        LassError: if there are fewer than two sources.
 
     Source: LASS (arXiv:2301.08562), section "Quantitative Results": 6,000 mixtures of 12,000 test sources; MNIST has
     10,000, so the last 1,000 mixtures use some a second time.
     """
     if num_sources < 2:
-        raise ValueError(f"mixtures need at least two sources, got {num_sources}")
+        raise LassError(f"Mixtures need at least two sources, got {num_sources}.")
     generator = np.random.default_rng(seed)
     rounds = -(-2 * num_mixtures // num_sources)
     order = np.concatenate([generator.permutation(num_sources) for _ in range(rounds)])[: 2 * num_mixtures]

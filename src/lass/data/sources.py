@@ -46,7 +46,7 @@ class ImageSources(Dataset):
 
     def __getitems__(self, indices: list[int]) -> Sources:
         """A batch at once; torch's DataLoader calls this when it is there."""
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices, dtype=torch.long)
         return Sources(self.images[chosen].float() / 255, self.labels[chosen])
 
 

@@ -31,7 +31,7 @@ class SparseCounts:
         codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
 
     Raises:
-        ValueError: if K³ does not fit into an int64 key, or weights that differ are to be counted symmetrically.
+        LassError: if K³ does not fit into an int64 key, or weights that differ are to be counted symmetrically.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation".
     """
@@ -45,9 +45,9 @@ class SparseCounts:
         codec_fingerprint: str | None = None,
     ) -> None:
         if not 0 < num_codes < 2**21:
-            raise ValueError(f"num_codes must be in 1…{2**21 - 1} so that a triple fits into 63 bits, got {num_codes}")
+            raise LassError(f"num_codes must be in 1…{2**21 - 1} so that a triple fits into 63 bits, got {num_codes}")
         if symmetric and weights is not None and len(set(weights)) > 1:
-            raise ValueError(
+            raise LassError(
                 f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False"
             )
         self.num_codes, self.symmetric, self.device = num_codes, symmetric, torch.device(device)
@@ -64,10 +64,10 @@ class SparseCounts:
             mixture: codes of their mixture at the same positions.
 
         Raises:
-            ValueError: if the shapes differ or a code is outside 0…num_codes-1; nothing is counted then.
+            LassError: if the shapes differ or a code is outside 0…num_codes-1; nothing is counted then.
         """
         if not first.shape == second.shape == mixture.shape:
-            raise ValueError(
+            raise LassError(
                 f"expected three tensors of one shape, got {tuple(first.shape)}, {tuple(second.shape)} and "
                 f"{tuple(mixture.shape)}"
             )
@@ -76,7 +76,7 @@ class SparseCounts:
             return
         lowest, highest = (int(bound) for bound in codes.aminmax())
         if lowest < 0 or highest >= self.num_codes:
-            raise ValueError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
+            raise LassError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
         keys = self._keys(*codes).sort().values
         keys, counts = keys.unique_consecutive(return_counts=True)
         self._push(keys, counts)
@@ -91,7 +91,7 @@ class SparseCounts:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise LassError(f"These counts do not belong together: {name} is {mine} here and {theirs} there.")
-        for keys, counts in other._runs:
+        for keys, counts in list(other._runs):  # a copy: `other` may be this one
             self._push(keys.to(self.device), counts.to(self.device))
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lass.artifacts import load_tensors, save_tensors
@@ -106,6 +106,13 @@ class SparseLikelihood:
         """See Likelihood; the latents are not looked at."""
         return [self.pairs(code) for code in mixture_codes]
 
+    def contains(
+        self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
+    ) -> Bool[Tensor, "*shape"]:
+        """Whether each triple was ever counted."""
+        keys, position = self._look_up(first, second, mixture)
+        return self._keys[position] == keys
+
     def log_likelihood(
         self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
@@ -113,9 +120,13 @@ class SparseLikelihood:
 
         For a mixture code that was never counted at all: 0 for the pair that stands in, else −inf.
         """
-        keys = (mixture * self.num_codes + first) * self.num_codes + second
-        position = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        keys, position = self._look_up(first, second, mixture)
         found = torch.where(self._keys[position] == keys, self._log_likelihood[position], -torch.inf)
         starts = torch.tensor(self._starts, device=self.device)
         stands_in = (starts[mixture] == starts[mixture + 1]) & (first == mixture) & (second == mixture)
         return torch.where(stands_in, 0.0, found)
+
+    def _look_up(self, first: Tensor, second: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of the triples, and where they are or would be in the sorted table."""
+        keys = (mixture * self.num_codes + first) * self.num_codes + second
+        return keys, torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)

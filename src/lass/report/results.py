@@ -53,8 +53,12 @@ class ResultsFolder:
         write_json(path, settings)
 
     def has(self, index: int) -> bool:
-        """Whether a mixture is done."""
-        return self._path(index).exists()
+        """Whether a mixture is done; a file that cannot be read counts as missing."""
+        try:
+            self.read(index)
+        except LassError:
+            return False
+        return True
 
     def write(self, index: int, tensors: dict[str, Tensor], row: Row) -> None:
         """Store one mixture, whole or not at all."""

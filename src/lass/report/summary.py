@@ -1,14 +1,10 @@
-"""A few lines that say what a separation run came to. `python -m lass.report.summary FOLDER` says it again."""
+"""A few lines that say what a separation run came to."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from lass.artifacts import read_json
-from lass.errors import LassError
 from lass.report.results import ResultsFolder
 
 LABELS = {
@@ -25,20 +21,3 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     lines += [f"  {LABELS[name]:<40} {score['mean']:6.2f} ± {score['std']:.2f}" for name, score in summary.items()]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print the summary of a finished run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lass.report.summary", description="Say what a separation run came to."
-    )
-    parser.add_argument("folder", type=Path, help="results folder, e.g. runs/mnist/separate")
-    folder = parser.parse_args(arguments).folder
-    try:
-        print(describe_summary(folder, read_json(folder / "summary.json", "summary of a separation run")))
-    except LassError as error:
-        sys.exit(f"lass: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ def is_logged_in() -> bool:
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's WandbLogger that never asks for a login and never waits for a network.
+    """Lightning's WandbLogger that never asks for a login, and without one never looks for a network.
 
     WANDB_MODE (online, offline, disabled) decides where it is set; otherwise a run is online if there is a key and
     offline if not. `wandb sync` uploads offline runs later.

@@ -25,7 +25,7 @@ class Candidates:
 
     codes: Tensor  # (M, N, S, T) long
     scores: Tensor  # (M, N) log posterior of the whole sequences, unnormalised
-    weights: Tensor  # (M, N) sums to 1 per mixture
+    weights: Tensor  # (M, N) sums to 1 per mixture (to 0 where every candidate is impossible)
 
 
 @torch.no_grad()
@@ -99,15 +99,15 @@ def _check(
     num_mixtures, num_positions = mixture_codes.shape
     if len(priors) != 2:
         raise LassError(f"Two sources need two priors (or one prior named twice), got {len(priors)}.")
-    if num_positions == 0:
-        raise LassError("The mixtures have no codes.")
+    if num_mixtures == 0 or num_positions == 0:
+        raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:
         if prior.num_codes != likelihood.num_codes:
             raise LassError(
                 f"The prior knows {prior.num_codes} codes and the likelihood {likelihood.num_codes}: "
                 "they were made for different codecs."
             )
-    if mixture_codes.numel() and not 0 <= int(mixture_codes.min()) <= int(mixture_codes.max()) < likelihood.num_codes:
+    if not 0 <= int(mixture_codes.min()) <= int(mixture_codes.max()) < likelihood.num_codes:
         raise LassError(
             f"Mixture codes must be in 0…{likelihood.num_codes - 1}, got {int(mixture_codes.min())}…"
             f"{int(mixture_codes.max())}: they come from another codec."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lass.errors import LassError
 from lass.priors import Prior
 
 
@@ -41,7 +43,12 @@ class JointPrior:
         for (prior, sources), state in zip(self._groups, self._states, strict=True):
             latest = None if codes is None else codes[..., sources].movedim(-1, 0).flatten()
             log_prior = prior.step(state, latest)
-            shape = (len(sources), self.num_mixtures, self.num_candidates, -1)
+            shape = (len(sources), self.num_mixtures, self.num_candidates, prior.num_codes)
+            if log_prior.shape != (math.prod(shape[:3]), prior.num_codes):
+                raise LassError(
+                    f"{type(prior).__name__}.step must return (sequences, num_codes) = ({math.prod(shape[:3])}, "
+                    f"{prior.num_codes}), but returned {tuple(log_prior.shape)}."
+                )
             for source, part in zip(sources, log_prior.view(shape), strict=True):
                 log_priors[source] = part
         return log_priors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,9 @@ class Separator:
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
         self.likelihood_weight = likelihood_weight
-        self.device = torch.device("cpu")
         self._check_parts()
+        parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
+        self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
         for module in (codec, *self.priors):
             if isinstance(module, nn.Module):
                 module.eval()
@@ -90,6 +92,12 @@ class Separator:
                     f"The codec has {self.codec.num_codes} codes, but the {name} was made for {part.num_codes}: "
                     f"make the {name} again with this codec."
                 )
+            grid, num_positions = getattr(self.codec, "grid", None), getattr(part, "num_positions", None)
+            if grid and num_positions and num_positions != math.prod(grid):
+                raise LassError(
+                    f"The codec gives {math.prod(grid)} codes for a signal, but the {name} was made for "
+                    f"{num_positions}: make the {name} again with this codec."
+                )
             made_for = getattr(part, "codec_fingerprint", None)
             if made_for and codec_fingerprint and made_for != codec_fingerprint:
                 raise LassError(
@@ -98,12 +106,15 @@ class Separator:
                 )
 
     def to(self, device: torch.device | str) -> Separator:
-        """Move everything and return self."""
+        """Move everything that can be moved and return self."""
         self.device = torch.device(device)
-        self.likelihood = self.likelihood.to(device)
-        for module in (self.codec, *self.priors):
-            if isinstance(module, nn.Module):
-                module.to(device)
+        # Lightning predicts in inference mode: parameters that are moved there could not be part of a gradient.
+        with torch.inference_mode(False):
+            for module in (self.codec, *self.priors):
+                if isinstance(module, nn.Module):
+                    module.to(device)
+            if hasattr(self.likelihood, "to"):
+                self.likelihood = self.likelihood.to(device)
         return self
 
     def separate(self, mixture: Tensor, conditions: Tensor | None = None, seed: int = 0) -> SeparationResult:
@@ -140,7 +151,9 @@ class Separator:
         Raises:
             LassError: as `separate`.
         """
-        mixtures = mixtures.to(self.device)
+        if not mixtures.is_floating_point():
+            raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers, images in [0, 1].")
+        mixtures = mixtures.to(self.device, torch.float32)
         if not mixtures.isfinite().all():
             raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
         with torch.no_grad():
@@ -175,15 +188,27 @@ class Separator:
         return {**parts, "likelihood_weight": self.likelihood_weight}
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write everything into a folder that `from_pretrained` can rebuild it from, and return it."""
-        folder = Path(folder)
+        """Write everything into a folder that `from_pretrained` can rebuild it from, and return it.
+
+        Raises:
+            LassError: if a part cannot be saved: codec and priors need `save_pretrained` (as from
+                `lass.artifacts.Artifact`), the likelihood `save`, the others must be registered dataclasses.
+        """
+        for name, part, method in [
+            ("codec", self.codec, "save_pretrained"),
+            *(("prior", prior, "save_pretrained") for prior in self.priors),
+            ("likelihood", self.likelihood, "save"),
+        ]:
+            if not hasattr(part, method):
+                raise LassError(f"This {name}, a {type(part).__name__}, cannot be saved: it has no method {method}.")
+        settings, folder = self.settings, Path(folder)
         self.codec.save_pretrained(folder / "codec")
         shared = all(prior is self.priors[0] for prior in self.priors)
         names = ["prior"] * len(self.priors) if shared else [f"prior_{i}" for i in range(len(self.priors))]
         for name, prior in dict(zip(names, self.priors, strict=True)).items():
             prior.save_pretrained(folder / name)
         self.likelihood.save(folder / LIKELIHOOD_FILE)
-        write_json(folder / CONFIG_FILE, {"format": FORMAT, "priors": names, **self.settings})
+        write_json(folder / CONFIG_FILE, {"format": FORMAT, "priors": names, **settings})
         return folder
 
     @classmethod

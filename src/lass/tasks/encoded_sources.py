@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
+from lass.data.images import ImageDataModule
 from lass.data.sources import as_is
 
 
@@ -26,7 +27,7 @@ class EncodedSources(LightningDataModule):
         batch_size: sequences in a batch.
     """
 
-    def __init__(self, sources: LightningDataModule, codec: str, batch_size: int = 128) -> None:
+    def __init__(self, sources: ImageDataModule, codec: str, batch_size: int = 128) -> None:
         super().__init__()
         self.sources, self.codec_folder, self.batch_size = sources, codec, batch_size
         self.codec = load_codec(codec)
@@ -53,8 +54,11 @@ class EncodedSources(LightningDataModule):
 
     def _path(self, part: str) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
-        settings = {key: value for key, value in vars(self.sources).items() if isinstance(value, str | int | Path)}
-        data = hashlib.sha256(repr((type(self.sources).__name__, sorted(settings.items()))).encode()).hexdigest()[:8]
+        plain = str | int | float | list | tuple | Path | None
+        settings = {
+            key: value for key, value in vars(self.sources).items() if key[0] != "_" and isinstance(value, plain)
+        }
+        data = hashlib.sha256(repr((type(self.sources), sorted(settings.items()))).encode()).hexdigest()[:8]
         folder = Path(self.trainer.default_root_dir) / "codes"
         return folder / f"{part}-{data}-{self.codec_fingerprint}.npy"
 

@@ -15,9 +15,10 @@ from torchmetrics import MeanMetric
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.mixing import mix
-from lass.data.sources import SourcePairs
+from lass.data.sources import SourcePairs, Sources
+from lass.errors import LassError
 from lass.likelihood import SparseCounts
-from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
+from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT, check_same_codec
 
 COUNTS_FILE = "counts.safetensors"
 
@@ -38,17 +39,16 @@ class LikelihoodCounting(LightningModule):
 
     Args:
         codec: folder of the codec.
-        weights: of the sources in a mixture; null for their mean.
-        symmetric: count both orders of a pair; false when the sources differ in kind or weight.
+        symmetric: count both orders of a pair; false when the sources differ in kind.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
 
-    def __init__(self, codec: str, weights: list[float] | None = None, symmetric: bool = True) -> None:
+    def __init__(self, codec: str, symmetric: bool = True) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.codec = load_codec(codec).requires_grad_(False)
-        self.weights, self.symmetric = weights, symmetric
+        self.symmetric = symmetric
         self.counts = self._no_counts()  # of all ranks together
         self._fresh = self._no_counts()  # of this rank, since the last merge
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
@@ -65,7 +65,7 @@ class LikelihoodCounting(LightningModule):
         """Count on the device that computes."""
         self.counts, self._fresh = self.counts.to(self.device), self._no_counts()
 
-    def training_step(self, batch: SourcePairs) -> None:
+    def training_step(self, batch: SourcePairs | Sources) -> None:
         """Encode both sources and their mixture, and count the triple at every position."""
         self._fresh.add(*self._encode(batch))
 
@@ -74,12 +74,13 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         self._likelihood = self.counts.likelihood() if self.counts.num_triples else None
 
-    def validation_step(self, batch: SourcePairs) -> None:
+    def validation_step(self, batch: SourcePairs | Sources) -> None:
         """How many of the triples of held-out mixtures were counted before, and how likely these are."""
         if self._likelihood is None:  # the sanity check before the first epoch
             return
-        log_likelihood = self._likelihood.log_likelihood(*self._encode(batch)).flatten(1)
-        seen = log_likelihood.isfinite()
+        triples = self._encode(batch)
+        seen = self._likelihood.contains(*triples).flatten(1)
+        log_likelihood = self._likelihood.log_likelihood(*triples).flatten(1)
         self.coverage.update(seen.float())
         self.full_coverage.update(seen.all(1).float())
         self.log_likelihood.update(log_likelihood[seen])
@@ -113,19 +114,24 @@ class LikelihoodCounting(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts with the trainer's progress."""
         checkpoint["counts"] = self.counts.state_dict()
+        checkpoint["codec_fingerprint"] = fingerprint(self.codec)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the kept counts."""
+        """Go on from the kept counts, if they are of this codec's codes."""
+        check_same_codec(checkpoint, fingerprint(self.codec))
         self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
 
-    def _encode(self, batch: SourcePairs) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, batch: SourcePairs | Sources) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(batch, SourcePairs):
+            raise LassError("Counting needs pairs of sources, but the data gives single ones: set --data.pairs=true.")
         first, second = batch.signals.unbind(1)
-        mixture = mix(batch.signals, self.weights)
+        mixture = mix(batch.signals)
         return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
 
     def _no_counts(self) -> SparseCounts:
-        facts = {"weights": self.weights, "codec_fingerprint": fingerprint(self.codec)}
-        return SparseCounts(self.codec.num_codes, self.symmetric, self.device, **facts)
+        return SparseCounts(
+            self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=fingerprint(self.codec)
+        )
 
     def _merge_fresh_counts(self) -> None:
         fresh = [self._fresh]

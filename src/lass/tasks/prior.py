@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from lass.artifacts import Artifact
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
-from lass.tasks.training import TrainingTask
+from lass.tasks.encoded_sources import EncodedSources
+from lass.tasks.training import TrainingTask, check_same_codec
 
 
 class PriorTraining(TrainingTask):
@@ -39,6 +42,10 @@ class PriorTraining(TrainingTask):
             LassError: if the prior has another number of codes or positions than the codec.
         """
         data = self.trainer.datamodule
+        if not isinstance(data, EncodedSources):
+            raise LassError(
+                f"A prior is trained on codes: expected the data lass.tasks.EncodedSources, got {type(data).__name__}."
+            )
         num_positions = next(iter(data.val_dataloader())).codes.shape[1]
         for name, codec_value in {"num_codes": data.codec.num_codes, "num_positions": num_positions}.items():
             if (prior_value := getattr(self.artifact, name)) != codec_value:
@@ -47,6 +54,14 @@ class PriorTraining(TrainingTask):
                     f"set --model.prior.init_args.{name}={codec_value}."
                 )
         self.artifact.codec_fingerprint = data.codec_fingerprint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which codec's codes were learned."""
+        checkpoint["codec_fingerprint"] = self.artifact.codec_fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Do not go on with another codec's codes."""
+        check_same_codec(checkpoint, self.artifact.codec_fingerprint)
 
     def training_step(self, batch: CodeSequences) -> Tensor:
         """Mean negative log probability per code."""

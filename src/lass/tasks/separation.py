@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
+from torchmetrics import CatMetric
 
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
@@ -80,6 +81,7 @@ class Separation(LightningModule):
         shared = len(loaded) == 1
         self.any_order = shared and not conditional  # only then nothing says which estimate is which source
         self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
+        self.done = CatMetric()  # numbers of the mixtures, from all devices
 
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""
@@ -89,6 +91,7 @@ class Separation(LightningModule):
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
         fingerprints = {name: fingerprint(part) for name, part in parts.items()}
         settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
+        settings["mixtures_of"] = getattr(self.trainer.datamodule, "separate", None)
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
             self.separator.save_pretrained(self.results.root / "separator")
@@ -96,27 +99,37 @@ class Separation(LightningModule):
 
     def predict_step(self, batch: SourcePairs) -> list[int]:
         """Separate what is not done yet, store it, and add the scores of all; returns the numbers of the mixtures."""
-        missing = [row for row, index in enumerate(batch.indices.tolist()) if not self.results.has(index)]
-        if missing:
-            self._separate(SourcePairs(*(field[missing] for field in batch)))
-        for index, sources in zip(batch.indices.tolist(), batch.signals, strict=True):
-            _, row = self.results.read(index)
-            if row["checksum"] != checksum(sources):
+        indices = batch.indices.tolist()
+        missing = [i for i, index in enumerate(indices) if not self.results.has(index)]
+        for i, index in enumerate(indices):
+            if i not in missing and self.results.read(index)[1]["checksum"] != checksum(batch.signals[i]):
                 raise LassError(
                     f"{self.results.root} holds results for other mixtures: choose another folder with "
                     "--trainer.default_root_dir, or replace them with --model.overwrite=true."
                 )
+        if missing:
+            self._separate(SourcePairs(*(field[missing] for field in batch)))
+        for index in indices:
+            _, row = self.results.read(index)
             for name, score in self.scores.items():
                 score.update(torch.tensor(row[name]))
-        return batch.indices.tolist()
+        self.done.update(batch.indices.float())
+        return indices
 
     def on_predict_epoch_end(self) -> None:
         """Write the table and the picture; log both and the mean scores."""
         summary = {
             name: {key: value.item() for key, value in score.compute().items()} for name, score in self.scores.items()
         }
+        done = self.done.compute().long().unique().tolist()
         self.trainer.strategy.barrier()
-        self._report(summary)
+        self._report(summary, done)
+        self._summary = summary
+
+    @rank_zero_only
+    def on_predict_end(self) -> None:
+        """Say what it came to, after the progress bar has closed."""
+        print(describe_summary(self.results.root, self._summary))
 
     def _separate(self, batch: SourcePairs) -> None:
         sources, indices = batch.signals, batch.indices.tolist()
@@ -148,9 +161,8 @@ class Separation(LightningModule):
             self.results.write(index, {"estimates": estimates[i], "codes": codes[i]}, row)
 
     @rank_zero_only
-    def _report(self, summary: dict[str, dict[str, float]]) -> None:
+    def _report(self, summary: dict[str, dict[str, float]], done: list[int]) -> None:
         dataset = self.trainer.predict_dataloaders.dataset
-        done = [index for index in range(len(dataset)) if self.results.has(index)]  # fewer with limit_predict_batches
         rows = [self.results.read(index)[1] for index in done]
         self.results.write_table(rows, summary)
         figure = self._picture(dataset.__getitems__(done[:NUM_PICTURED]), rows)
@@ -161,7 +173,6 @@ class Separation(LightningModule):
             if isinstance(logger, WandbLogger):
                 logger.log_image("separation/examples", [str(self.results.figure)])
                 logger.log_table("separation/mixtures", list(rows[0]), [list(row.values()) for row in rows])
-        print(describe_summary(self.results.root, summary))
 
     def _picture(self, batch: SourcePairs, rows: list[Row]):
         estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in batch.indices.tolist()])

@@ -11,8 +11,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lass.artifacts import Artifact
+from lass.errors import LassError
 
 CHECKPOINT_FOLDER, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # in a run's folder
+
+
+def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str) -> None:
+    """Raise LassError if a checkpoint is of a run with another codec."""
+    if checkpoint.get("codec_fingerprint") != codec_fingerprint:
+        raise LassError(
+            f"The checkpoint is of a run with the codec {checkpoint.get('codec_fingerprint')}, but this codec is "
+            f"{codec_fingerprint}: start without --ckpt_path, or name the codec it was made with."
+        )
 
 
 class ExportBest(Callback):
