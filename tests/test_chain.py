@@ -83,6 +83,22 @@ def test_every_stage_leaves_what_the_next_one_needs(chain):
         assert (chain / "runs" / "digits" / stage / "config.yaml").exists()
 
 
+def test_weakly_supervised_separation_uses_the_classes(chain, repository):
+    """A class-conditional prior, one class per source: estimates come out in the order of the classes."""
+    conditional, where = "--model.prior.init_args.num_classes=10", "--trainer.default_root_dir=runs/weak/{}"
+    lass(repository, "prior", conditional, where.format("prior"))
+    assert load_prior("runs/weak/prior/prior").num_classes == 10
+    options = ["--model.priors=runs/weak/prior/prior", "--model.refinement=lass.separation.NoRefinement"]
+    lass(repository, "separate", "--model.conditional=true", *options, where.format("separate"))
+    separator = Separator.from_pretrained("runs/weak/separate/separator")
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    expected = separator.separate_batch(mix(batch.signals), batch.labels)
+    stored = torch.stack([ResultsFolder("runs/weak/separate").read(i)[0]["codes"] for i in range(6)])
+    assert (stored == expected.codes).float().mean() > 0.9  # batches of other sizes may round a near tie differently
+    swapped = separator.separate_batch(mix(batch.signals), batch.labels.flip(1))
+    assert not torch.equal(swapped.codes, expected.codes)  # the classes matter
+
+
 def test_counts_are_those_of_a_slow_recount(chain, repository):
     """One epoch counted by the module equals the same triples counted one by one."""
     from collections import Counter
