@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 import wandb
+from pytorch_lightning.cli import LightningCLI
 from wandb_reader import read_offline_run
 
 from lass import Separator, SparseCounts
@@ -320,7 +321,10 @@ def configs():
 
 
 class ParseOnly(LassCLI):
-    """Reads the command line as `lass` does and stops there."""
+    """Reads the command line as `lass` does and stops there; checkpoints need not exist."""
+
+    def parse_arguments(self, parser, args):
+        LightningCLI.parse_arguments(self, parser, args)
 
     def instantiate_classes(self):
         pass
