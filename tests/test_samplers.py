@@ -10,8 +10,8 @@ import torch
 from toy_worlds import TablePrior, World, as_sequences, random_world
 
 from lass import LassError, separate_codes
-from lass.samplers import Ancestral, BeamSearch, Greedy, MixtureGenerators, Sampler, TopK
-from lass.samplers.drawing import invert_cumulative
+from lass.samplers import Ancestral, BeamSearch, Greedy, MixtureGenerators, Sampler, SequentialMonteCarlo, TopK, TopP
+from lass.samplers.drawing import invert_log_weights
 
 ALL = [
     Greedy(),
@@ -19,7 +19,12 @@ ALL = [
     Ancestral(40, temperature=0.5),
     TopK(40, k=2),
     TopK(40, k=100),
+    TopP(40, p=0.5),
+    TopP(40, p=1.0),
+    TopP(40, p=0.7, temperature=2.0),
     BeamSearch(40),
+    SequentialMonteCarlo(40),
+    SequentialMonteCarlo(40, resample_below=1.0, temperature=0.7),
 ]
 WORLDS = {
     "two priors": {},
@@ -177,7 +182,7 @@ def test_top_k_keeps_exactly_k_of_equal_pairs():
 def test_inversion_never_takes_what_has_no_probability():
     log_weights = torch.tensor([[-torch.inf, 0.0, -torch.inf, -200.0, -torch.inf]])
     uniforms = torch.cat([torch.rand(10_000), torch.tensor([0.0, 1 - 2**-24])])[None]
-    assert set(invert_cumulative(log_weights, uniforms).flatten().tolist()) <= {1, 3}
+    assert set(invert_log_weights(log_weights, uniforms).flatten().tolist()) <= {1, 3}
 
 
 def test_generators_are_uniform_and_independent_of_each_other():

@@ -17,61 +17,87 @@ from lass.likelihood import Pairs
 from lass.priors import TransformerPrior
 from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
 from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement
-from lass.separation.joint_prior import JointPrior
+from lass.separation.joint_prior import JointPrior, LogPrior
 from lass.separation.posterior import StepPosterior
 
 # ---- the posterior of one position
 
 
-@pytest.fixture
-def step():
-    """Priors (2 mixtures, 3 candidates, 6 codes) and pairs of different number, with the dense log posterior."""
+NUM_CODES = 6
+
+
+def make_step(shift: float = 0.0):
+    """Priors of 2 mixtures × 3 candidates and pairs of different number, with the dense log posterior.
+
+    `shift` is added to the log prior of the codes 0…2, to which the pairs of the first mixture are limited.
+    """
     generator = torch.Generator().manual_seed(0)
-    log_priors = [torch.randn(2, 3, 6, generator=generator).log_softmax(-1) for _ in range(2)]
-    pairs, dense = [], torch.full((2, 3, 6, 6), -torch.inf)
-    for mixture, num_pairs in enumerate((17, 4)):
-        chosen = torch.randperm(36, generator=generator)[:num_pairs].sort().values
-        first, second = chosen // 6, chosen % 6
+    row_of = torch.tensor([[0, 1, 0], [2, 3, 4]]), torch.tensor([[3, 3, 3], [0, 0, 1]])  # candidates share rows
+    logits = [torch.randn(5, NUM_CODES, generator=generator) for _ in range(2)]
+    for rows in logits:
+        rows[:, :3] += shift
+    log_priors = [LogPrior(rows.log_softmax(-1), of) for rows, of in zip(logits, row_of, strict=True)]
+    pairs, dense = [], torch.full((2, 3, NUM_CODES, NUM_CODES), -torch.inf)
+    for mixture, (num_pairs, side) in enumerate([(7, 3), (17, NUM_CODES)]):
+        chosen = torch.randperm(side * side, generator=generator)[:num_pairs].sort().values
+        first, second = chosen // side, chosen % side
         log_likelihood = torch.rand(num_pairs, generator=generator).log()
         pairs.append(Pairs(first, second, log_likelihood))
-        for a, b, value in zip(first, second, log_likelihood, strict=True):
-            dense[mixture, :, a, b] = log_priors[0][mixture, :, a] + log_priors[1][mixture, :, b] + 2.0 * value
+        for candidate, (a, b, value) in itertools.product(range(3), zip(first, second, log_likelihood, strict=True)):
+            log_prior = sum(prior[of[mixture, candidate], z] for (prior, of), z in zip(log_priors, (a, b), strict=True))
+            dense[mixture, candidate, a, b] = log_prior + 2.0 * value
     return log_priors, pairs, dense.flatten(2)
 
 
-@pytest.mark.parametrize("memory_budget", [1, 500, 2**28], ids="budget {}".format)
-def test_posterior_matches_the_dense_one_in_any_grouping(step, memory_budget):
-    log_priors, pairs, dense = step
+BUDGETS = pytest.mark.parametrize("memory_budget", [1, 500, 2**28], ids=["pair by pair", "in groups", "by a product"])
+
+
+@BUDGETS
+@pytest.mark.parametrize("shift", [0.0, -100.0, -1000.0], ids="log prior {}".format)
+def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_budget):
+    """Also where the counted pairs are so improbable that products of probabilities would underflow."""
+    log_priors, pairs, dense = make_step(shift)
     posterior = StepPosterior(log_priors, pairs, likelihood_weight=2.0, memory_budget=memory_budget)
-    torch.testing.assert_close(posterior.log_normalizer(), dense.logsumexp(-1))
+    for temperature in (1.0, 0.3, 4.0):
+        torch.testing.assert_close(posterior.log_normalizer(temperature), (dense / temperature).logsumexp(-1))
     probabilities = dense.softmax(-1)
-    torch.testing.assert_close(posterior.entropy(), torch.special.entr(probabilities).sum(-1))
+    torch.testing.assert_close(posterior.entropy(), torch.special.entr(probabilities).sum(-1), atol=1e-4, rtol=1e-4)
+    assert posterior.num_pairs == 17
     for k in (1, 3, 20):
         best = posterior.best(k)
         expected = dense.topk(k, -1)
         torch.testing.assert_close(best.log_posterior, expected.values)
         real = expected.values.isfinite()
-        assert torch.equal((best.first * 6 + best.second)[real], expected.indices[real])
+        assert torch.equal((best.first * NUM_CODES + best.second)[real], expected.indices[real])
 
 
-def test_draws_do_not_depend_on_the_grouping(step):
-    log_priors, pairs, _ = step
-    uniforms = torch.rand(2, 3, 50, generator=torch.Generator().manual_seed(1))
-    whole = StepPosterior(log_priors, pairs).draw(uniforms)
-    for budget in (1, 700):
-        for mine, theirs in zip(
-            StepPosterior(log_priors, pairs, memory_budget=budget).draw(uniforms), whole, strict=True
-        ):
-            assert torch.equal(mine, theirs)
+def parents_of(num: int) -> torch.Tensor:
+    """Candidates 0, 1, 2 of both mixtures, `num` times each."""
+    return torch.arange(3).repeat_interleave(num).expand(2, -1)
 
 
-def test_drawn_pairs_have_the_frequencies_of_the_posterior(step):
-    log_priors, pairs, dense = step
-    uniforms = torch.rand(2, 3, 50_000, generator=torch.Generator().manual_seed(2))
-    drawn = StepPosterior(log_priors, pairs, likelihood_weight=2.0).draw(uniforms)
+@pytest.mark.parametrize("shift", [0.0, -100.0], ids="log prior {}".format)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_uniform_number_means_the_same_pair_however_it_is_drawn(shift, temperature):
+    log_priors, pairs, dense = make_step(shift)
+    uniforms = torch.rand(2, 600, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    running_sum = (dense.double() / temperature).softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(running_sum, uniforms.view(2, 3, 200), right=True).view(2, 600)
+    for budget in (1, 700, 2**28):
+        posterior = StepPosterior(log_priors, pairs, likelihood_weight=2.0, memory_budget=budget)
+        drawn = posterior.draw(parents_of(200), uniforms, temperature)
+        assert torch.equal(drawn.first * NUM_CODES + drawn.second, expected)
+        exact = dense.gather(2, expected.view(2, 3, 200)).view(2, 600)
+        torch.testing.assert_close(drawn.log_posterior, exact)
+
+
+def test_drawn_pairs_have_the_frequencies_of_the_posterior():
+    log_priors, pairs, dense = make_step()
+    uniforms = torch.rand(2, 150_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    drawn = StepPosterior(log_priors, pairs, likelihood_weight=2.0).draw(parents_of(50_000), uniforms)
+    keys = (drawn.first * NUM_CODES + drawn.second).view(2, 3, -1)
     for mixture, candidate in itertools.product(range(2), range(3)):
-        keys = drawn.first[mixture, candidate] * 6 + drawn.second[mixture, candidate]
-        frequencies = torch.bincount(keys, minlength=36) / 50_000
+        frequencies = torch.bincount(keys[mixture, candidate], minlength=NUM_CODES**2) / 50_000
         expected = dense[mixture, candidate].softmax(-1)
         assert (frequencies - expected).abs().max() < 0.01  # five standard errors of a proportion
 
@@ -86,7 +112,7 @@ def test_shared_prior_in_one_pass_equals_two_equal_priors():
     shared = separate_codes(mixtures, world.priors, world.likelihood, Ancestral(30), seed=1)
     apart = separate_codes(mixtures, [world.priors[0], twin], world.likelihood, Ancestral(30), seed=1)
     assert torch.equal(shared.codes, apart.codes)
-    assert len(JointPrior(world.priors, 2, None)._states) == 1
+    assert len(JointPrior(world.priors, 2, None)._shared) == 1
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -116,12 +142,12 @@ def test_a_mixture_code_that_was_never_counted_is_its_own_pair():
 def test_a_prior_that_breaks_its_contract_is_named():
     world = random_world(0)
 
-    class OneRow(TablePrior):
+    class NoRow(TablePrior):
         def step(self, state, codes):
-            return super().step(state, codes)[:1]
+            return super().step(state, codes)[:0]
 
-    prior = OneRow(world.priors[0].initial, world.priors[0].transition)
-    with pytest.raises(LassError, match=r"OneRow.step must return .* = \(4, 3\), but returned \(1, 3\)"):
+    prior = NoRow(world.priors[0].initial, world.priors[0].transition)
+    with pytest.raises(LassError, match=r"NoRow.step must return .* = \(1, 3\), but returned \(0, 3\)"):
         separate_codes(torch.tensor([[0], [1]]), [prior, prior], world.likelihood, Greedy())
 
 

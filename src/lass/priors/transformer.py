@@ -1,4 +1,4 @@
-"""A decoder-only transformer over codes, read top to bottom: attention, block, cache, prior."""
+"""A decoder-only transformer over codes, read top to bottom: block, prior."""
 
 # B sequences, T code positions, K num_codes, H heads, D dim per head
 
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from lass.artifacts import Artifact, register
 from lass.errors import LassError
+from lass.priors.cache import KeyValueCache
 
 
 @dataclass
 class TransformerState:
-    """Key/value cache, allocated once for all positions."""
+    """What the sequences so far have left behind."""
 
-    keys: Tensor  # (layers, B, H, T, D); positions from `length` on are not filled yet
-    values: Tensor  # (layers, B, H, T, D)
-    start: Tensor  # (B, dim): embedding of "nothing yet", or of the class
-    length: int = 0
+    cache: KeyValueCache
+    start: Tensor  # (B, dim): embedding of "nothing yet", or of the class; for the first position
 
 
 class Block(nn.Module):
@@ -44,13 +43,10 @@ class Block(nn.Module):
         )
         return self._finish(x, attended)
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-        """One position, (B, 1, dim); writes its key and value at `length` of this layer's cache (B, H, T, D)."""
+    def step(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """One position, (B, 1, dim), which attends to the past in the cache and joins it."""
         q, k, v = self._qkv(x)
-        keys[:, :, length : length + 1] = k
-        values[:, :, length : length + 1] = v
-        past = slice(None, length + 1)
-        return self._finish(x, F.scaled_dot_product_attention(q, keys[:, :, past], values[:, :, past]))
+        return self._finish(x, cache.attend(layer, q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None])
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.to_qkv(self.attention_norm(x))
@@ -138,8 +134,8 @@ class TransformerPrior(Artifact):
         """Allocate the cache of empty sequences; see Prior."""
         start = self._start_embedding(num_sequences, condition)
         head_dim = start.shape[1] // self.num_heads
-        shape = (len(self.blocks), num_sequences, self.num_heads, self.num_positions, head_dim)
-        return TransformerState(keys=start.new_empty(shape), values=start.new_empty(shape), start=start)
+        cache = KeyValueCache(len(self.blocks), self.num_heads, head_dim, self.num_positions, num_sequences, start)
+        return TransformerState(cache, start)
 
     def step(
         self, state: TransformerState, codes: Int[Tensor, " sequences"] | None
@@ -149,29 +145,22 @@ class TransformerPrior(Artifact):
         Raises:
             LassError: if the sequence is longer than the prior was made for.
         """
-        if state.length == self.num_positions:
+        length = state.cache.length
+        if length == self.num_positions:
             raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
         x = state.start if codes is None else self.code_embedding(codes)
-        x = (x + self.position_embedding[state.length])[:, None]
-        for block, keys, values in zip(self.blocks, state.keys, state.values, strict=True):
-            x = block.step(x, keys, values, state.length)
-        state.length += 1
+        x = (x + self.position_embedding[length])[:, None]
+        for layer, block in enumerate(self.blocks):
+            x = block.step(x, state.cache, layer)
+        state.cache.advance()
         return self.to_logits(self.norm(x[:, 0])).float().log_softmax(-1)
 
     def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
-        """Reorder, drop or multiply sequences; only filled positions are copied. See Prior."""
-        same = torch.arange(state.keys.shape[1], device=parents.device)
-        if torch.equal(parents, same):
-            return state
-        filled = slice(None, state.length)
-
-        def chosen(cache: Tensor) -> Tensor:
-            layers, _, *rest = cache.shape
-            new = cache.new_empty(layers, len(parents), *rest)
-            new[..., filled, :] = cache[:, parents, :, filled]
-            return new
-
-        return TransformerState(chosen(state.keys), chosen(state.values), state.start[parents], state.length)
+        """Reorder, drop or multiply sequences, in place; only what changes is copied. See Prior."""
+        if not state.cache.length:
+            state.start = state.start[parents]
+        state.cache.select(parents)
+        return state
 
     def _start_embedding(self, num_sequences: int, condition: Tensor | None) -> Tensor:
         if (condition is not None) != (self.num_classes > 0):

@@ -5,7 +5,9 @@ from lass.samplers.beam_search import BeamSearch
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.greedy import Greedy
 from lass.samplers.protocol import Choice, Drawn, Posterior, Sampler
+from lass.samplers.sequential_monte_carlo import SequentialMonteCarlo
 from lass.samplers.top_k import TopK
+from lass.samplers.top_p import TopP
 
 __all__ = [
     "Ancestral",
@@ -16,5 +18,7 @@ __all__ = [
     "MixtureGenerators",
     "Posterior",
     "Sampler",
+    "SequentialMonteCarlo",
     "TopK",
+    "TopP",
 ]

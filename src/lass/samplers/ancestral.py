@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.samplers.drawing import check_settings, own_continuations
+from lass.samplers.drawing import check_settings, own_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -22,7 +22,7 @@ class Ancestral:
         temperature: below 1 sharpens the posterior of each position, above 1 flattens it; scores are not tempered.
 
     Source: LASS (arXiv:2301.08562), Table 3, "Ancestral Sampl.". This is not a draw from the posterior of the whole
-    sequence, because every position is normalised by itself.
+    sequence, because every position is normalised by itself; see SequentialMonteCarlo.
     """
 
     num_candidates: int = 512
@@ -33,5 +33,6 @@ class Ancestral:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        uniforms = generator.uniform(self.num_candidates).unflatten(1, (posterior.num_candidates, -1))
-        return own_continuations(posterior.draw(uniforms, self.temperature), scores)
+        parents = own_parents(scores, self.num_candidates)
+        drawn = posterior.draw(parents, generator.uniform(self.num_candidates), self.temperature)
+        return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)

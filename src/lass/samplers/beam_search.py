@@ -19,14 +19,17 @@ class BeamSearch:
 
     Args:
         num_candidates: beams per mixture. While there are fewer sequences than that, the rest have score −inf.
+        temperature: taken like every sampler's, so that configs can swap them; the order of the beams is the same at
+            any temperature.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models" and Table 3, "Beam Search"; Reddy et al. 1977.
     """
 
     num_candidates: int = 100
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_settings(self.num_candidates)
+        check_settings(self.num_candidates, self.temperature)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""

@@ -10,7 +10,7 @@ from lass.errors import LassError
 from lass.samplers.protocol import Choice, Drawn
 
 
-def check_settings(num_candidates: int, temperature: float = 1.0) -> None:
+def check_settings(num_candidates: int, temperature: float) -> None:
     """Raise LassError for a number of candidates or a temperature that makes no sense."""
     if num_candidates < 1:
         raise LassError(f"A sampler needs at least one candidate, got num_candidates={num_candidates}.")
@@ -18,18 +18,10 @@ def check_settings(num_candidates: int, temperature: float = 1.0) -> None:
         raise LassError(f"temperature must be positive, got {temperature}; use the Greedy sampler for the limit 0.")
 
 
-def own_continuations(drawn: Drawn, scores: Float[Tensor, "M C"]) -> Choice:
-    """The choice in which every candidate is continued by each of the n pairs drawn for it."""
-    num_mixtures, num_candidates, n = drawn.first.shape
-    parents = torch.arange(num_candidates, device=scores.device).repeat_interleave(n).expand(num_mixtures, -1)
-    new_scores = scores[..., None] + drawn.log_posterior
-    return Choice(parents, drawn.first.flatten(1), drawn.second.flatten(1), new_scores.flatten(1))
-
-
-def invert_cumulative(
+def invert_log_weights(
     log_weights: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
 ) -> Int[Tensor, "*batch n"]:
-    """Draw indices with probability proportional to exp(log_weights), by inverting the running sum.
+    """Draw indices with probability proportional to exp(log_weights).
 
     Args:
         log_weights: −inf for options that cannot be drawn.
@@ -38,11 +30,45 @@ def invert_cumulative(
     Returns:
         An index per draw; some index where no option can be drawn.
     """
-    highest = log_weights.amax(-1, keepdim=True)
-    weights = (log_weights - highest.clamp(min=torch.finfo(log_weights.dtype).min)).exp()
-    running_sum = weights.cumsum(-1)
+    highest = log_weights.amax(-1, keepdim=True).clamp(min=torch.finfo(log_weights.dtype).min)
+    return invert_running_sum((log_weights - highest).exp_().cumsum(-1), uniforms)[0]
+
+
+def invert_running_sum(
+    running_sum: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
+) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    """Draw indices by inverting the running sum of their weights.
+
+    Args:
+        running_sum: of weights that are not negative.
+        uniforms: in [0, 1), one per draw.
+
+    Returns:
+        An index per draw, and where in its share of the sum the uniform number fell: uniform in [0, 1) again, and
+        independent of the index.
+    """
     total = running_sum[..., -1:]
+    targets = uniforms * total.double()  # double, so that enough is left of a number for a second draw
     # Rounding must not reach the total itself: no sum lies above it.
-    targets = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
-    chosen = torch.searchsorted(running_sum, targets.contiguous(), right=True)
-    return chosen.clamp_(max=log_weights.shape[-1] - 1)
+    rounded = torch.minimum(targets.to(total.dtype), total.nextafter(torch.zeros_like(total)))
+    chosen = torch.searchsorted(running_sum, rounded.contiguous(), right=True).clamp_(max=running_sum.shape[-1] - 1)
+    above = running_sum.gather(-1, chosen).double()
+    below = running_sum.gather(-1, (chosen - 1).clamp_(min=0)).double().masked_fill_(chosen == 0, 0.0)
+    return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - 2**-53)
+
+
+def own_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:
+    """Every candidate continues itself; at the first position all continue the only one there is."""
+    num_mixtures, num_before = scores.shape
+    parents = torch.arange(num_before, device=scores.device).repeat_interleave(num_candidates // num_before)
+    return parents.expand(num_mixtures, -1)
+
+
+def draw_among(
+    pairs: Drawn, log_weights: Float[Tensor, "M C k"], scores: Float[Tensor, "M C"], uniforms: Float[Tensor, "M N"]
+) -> Choice:
+    """Every candidate is continued by one of its k pairs, drawn in proportion to exp(log_weights)."""
+    parents = own_parents(scores, uniforms.shape[1])
+    chosen = invert_log_weights(log_weights, uniforms.view(*scores.shape, -1))
+    first, second, log_posterior = (field.gather(-1, chosen).flatten(1) for field in pairs)
+    return Choice(parents, first, second, scores.gather(1, parents) + log_posterior)

@@ -29,5 +29,6 @@ class MixtureGenerators:
         ]
 
     def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """`num` uniform numbers in [0, 1) for each mixture."""
-        return torch.stack([torch.rand(num, generator=generator) for generator in self._generators]).to(self.device)
+        """`num` uniform numbers in [0, 1) for each mixture, in double precision."""
+        numbers = [torch.rand(num, generator=generator, dtype=torch.float64) for generator in self._generators]
+        return torch.stack(numbers).to(self.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lass.artifacts import register
+from lass.samplers.drawing import check_settings
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -16,10 +17,18 @@ from lass.samplers.protocol import Choice, Posterior
 class Greedy:
     """Takes the most probable pair at every position; one candidate.
 
+    Args:
+        temperature: taken like every sampler's, so that configs can swap them; the most probable pair is the same at
+            any temperature.
+
     Source: LASS (arXiv:2301.08562), Table 3, "Greedy".
     """
 
+    temperature: float = 1.0
     num_candidates: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        check_settings(self.num_candidates, self.temperature)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.samplers.generators import MixtureGenerators
@@ -15,9 +15,9 @@ from lass.samplers.generators import MixtureGenerators
 class Drawn(NamedTuple):
     """Pairs of codes with their log posterior: log p(first) + log p(second) + λ log p(mixture | first, second)."""
 
-    first: Tensor  # (M, C, n) long
-    second: Tensor  # (M, C, n) long
-    log_posterior: Tensor  # (M, C, n) float, not normalised; −inf where there is no such pair
+    first: Tensor  # long, (M, N) where drawn, (M, C, k) where the best were asked for
+    second: Tensor  # the same
+    log_posterior: Tensor  # float, not normalised; −inf where there is no such pair
 
 
 class Choice(NamedTuple):
@@ -27,6 +27,7 @@ class Choice(NamedTuple):
     first: Tensor  # (M, N) long: its next code for the first source
     second: Tensor  # (M, N) long: and for the second
     scores: Tensor  # (M, N) float: its log posterior so far, unnormalised
+    log_weights: Tensor | None = None  # (M, N) float: what it counts for; the mean of exp estimates the evidence so far
 
 
 @runtime_checkable
@@ -38,15 +39,20 @@ class Posterior(Protocol):
 
     num_mixtures: int
     num_candidates: int  # C
+    num_pairs: int  # the most pairs that any mixture's code was counted with
+    log_weights: Tensor  # (M, C): as the sampler gave them at the position before; 0 where it gave none
 
-    def draw(self, uniforms: Float[Tensor, "M C n"], temperature: float = 1.0) -> Drawn:
-        """n pairs per candidate, from the posterior to the power 1 / temperature; exact, by inverting its sum."""
+    def draw(self, parents: Int[Tensor, "M N"], uniforms: Float[Tensor, "M N"], temperature: float = 1.0) -> Drawn:
+        """One pair for each of N new candidates, given its parent.
+
+        From the posterior to the power 1 / temperature; exact, by inverting its running sum at the uniform number.
+        """
 
     def best(self, k: int) -> Drawn:
         """The k most probable pairs of each candidate, best first; filled up with −inf where there are fewer."""
 
-    def log_normalizer(self) -> Float[Tensor, "M C"]:
-        """log Z_s: the log of the sum of the unnormalised posterior over all pairs."""
+    def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
+        """log Z_s: the log of the sum of the unnormalised posterior, to the power 1 / temperature, over all pairs."""
 
     def entropy(self) -> Float[Tensor, "M C"]:
         """Entropy of the normalised posterior, in nats."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lass.artifacts import register
 from lass.errors import LassError
-from lass.samplers.drawing import check_settings, invert_cumulative, own_continuations
+from lass.samplers.drawing import check_settings, draw_among
 from lass.samplers.generators import MixtureGenerators
-from lass.samplers.protocol import Choice, Drawn, Posterior
+from lass.samplers.protocol import Choice, Posterior
 
 
 @register
@@ -37,7 +37,5 @@ class TopK:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        uniforms = generator.uniform(self.num_candidates).unflatten(1, (posterior.num_candidates, -1))
         best = posterior.best(self.k)
-        chosen = invert_cumulative(best.log_posterior / self.temperature, uniforms)
-        return own_continuations(Drawn(*(field.gather(-1, chosen) for field in best)), scores)
+        return draw_among(best, best.log_posterior / self.temperature, scores, generator.uniform(self.num_candidates))

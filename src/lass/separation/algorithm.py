@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from lass.samplers import MixtureGenerators, Sampler
 from lass.separation.joint_prior import JointPrior
 from lass.separation.posterior import StepPosterior
 
+#: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
+SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**16}
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -26,6 +30,7 @@ class Candidates:
     codes: Tensor  # (M, N, S, T) long
     scores: Tensor  # (M, N) log posterior of the whole sequences, unnormalised
     weights: Tensor  # (M, N) sums to 1 per mixture (to 0 where every candidate is impossible)
+    log_evidence: Tensor | None = None  # (M,) from samplers that estimate it; its exponential is unbiased
 
 
 @torch.no_grad()
@@ -40,8 +45,12 @@ def separate_codes(
     mixture_latents: Float[Tensor, "M dim T"] | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    memory_budget: int = 2**30,
 ) -> Candidates:
     """Separate the codes of mixtures into the codes of two sources.
+
+    Mixtures are independent of each other: each has its own randomness and, on a CPU with 64 candidates or more, its
+    own passes through the priors, so that its result is the same to the last bit whatever else is in the batch.
 
     Args:
         mixture_codes: codes of the mixtures, in the order in which the priors read them.
@@ -53,40 +62,70 @@ def separate_codes(
         mixture_latents: unquantised latents of the mixtures, for likelihoods that look at them.
         seed: of all randomness, together with `indices`.
         indices: one number per mixture, so that its result does not depend on its batch; default 0…M-1.
+        memory_budget: bytes that the posterior of one position may take for temporaries; the priors' caches are apart.
 
     Returns:
-        The sampler's candidates, sorted by score. Each has the weight 1/N, impossible ones (score −inf) excepted.
+        The sampler's candidates, sorted by score. Each has the weight 1/N, impossible ones (score −inf) excepted,
+        unless the sampler weighs them.
 
     Raises:
         LassError: if the parts do not fit together.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1.
     """
+    num_mixtures, _ = mixture_codes.shape
+    indices = range(num_mixtures) if indices is None else indices
     _check(mixture_codes, priors, likelihood, conditions, indices)
-    num_mixtures, num_positions = mixture_codes.shape
-    device = mixture_codes.device
-    generator = MixtureGenerators(seed, range(num_mixtures) if indices is None else indices, device)
-    prior = JointPrior(priors, num_mixtures, conditions)
-    codes = mixture_codes.new_empty(num_mixtures, 1, len(priors), 0)
-    scores = torch.zeros(num_mixtures, 1, device=device)
+    sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
+    at_once = max(1, sequences_at_once // (sampler.num_candidates * len(priors)))
+    separated = []
+    for start in range(0, num_mixtures, at_once):
+        group = slice(start, start + at_once)
+        separated.append(
+            _separate_together(
+                mixture_codes[group],
+                JointPrior(priors, len(mixture_codes[group]), None if conditions is None else conditions[group]),
+                likelihood,
+                sampler,
+                likelihood_weight,
+                None if mixture_latents is None else mixture_latents[group],
+                MixtureGenerators(seed, indices[group], mixture_codes.device),
+                memory_budget,
+            )
+        )
+    return Candidates(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*separated, strict=True)))
+
+
+def _separate_together(
+    mixture_codes: Tensor,
+    prior: JointPrior,
+    likelihood: Likelihood,
+    sampler: Sampler,
+    likelihood_weight: float,
+    mixture_latents: Tensor | None,
+    generator: MixtureGenerators,
+    memory_budget: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Algorithm 1 for mixtures whose candidates go through the priors together: the fields of Candidates."""
+    num_mixtures, device = len(mixture_codes), mixture_codes.device
+    codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
+    scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
 
     for position, step_codes in enumerate(mixture_codes.T.tolist()):
-        latents = None if mixture_latents is None else mixture_latents[..., position]
-        posterior = StepPosterior(
-            log_priors=prior.step(codes[..., -1] if position else None),  # Line 5
-            pairs=likelihood.at(step_codes, latents),  # Line 6
-            likelihood_weight=likelihood_weight,  # Line 7
-        )
-        parents, first, second, scores = sampler.step(posterior, scores, generator)  # Line 8
-        kept = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
-        codes = torch.cat([kept, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
-        if position + 1 < num_positions:
-            prior.select(parents)
+        log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(device)  # Line 5
+        pairs = likelihood.at(step_codes, None if mixture_latents is None else mixture_latents[..., position])  # Line 6
+        posterior = StepPosterior(log_priors, pairs, likelihood_weight, log_weights, memory_budget)  # Line 7
+        parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
+        past = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
+        codes = torch.cat([past, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
 
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     codes = codes.gather(1, order[..., None, None].expand_as(codes))
-    possible = scores.isfinite().to(scores)
-    return Candidates(codes, scores, possible / possible.sum(1, keepdim=True).clamp(min=1))
+    if log_weights is None:
+        possible = scores.isfinite().to(scores)
+        return codes, scores, possible / possible.sum(1, keepdim=True).clamp(min=1), None
+    weights = log_weights.gather(1, order).softmax(1).nan_to_num(0.0)
+    return codes, scores, weights, log_weights.logsumexp(1) - math.log(log_weights.shape[1])
 
 
 def _check(

@@ -1,21 +1,32 @@
-"""The priors of all sources, walked through together."""
+"""The priors of all sources, walked through together; what has the same past is computed once."""
+
+# G sources that share a prior, M mixtures, C candidates before a step, N after it, K num_codes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lass.errors import LassError
 from lass.priors import Prior
 
 
+class LogPrior(NamedTuple):
+    """log p(next code | past) of one source: a row per distinct past, and which row is whose."""
+
+    rows: Tensor  # (rows, K) float
+    row_of: Tensor  # (M, C) long
+
+
 class JointPrior:
-    """Runs the prior of every source for M mixtures × C candidates; sources that share a prior share its passes.
+    """Runs the prior of every source for M mixtures × C candidates.
+
+    Sources that share a prior share its passes. Sequences with the same prior, condition and past share a row of them:
+    candidates that have the first source in common need it computed once, whatever their second source is.
 
     Args:
         priors: one per source.
@@ -24,40 +35,77 @@ class JointPrior:
     """
 
     def __init__(self, priors: Sequence[Prior], num_mixtures: int, conditions: Int[Tensor, "M S"] | None) -> None:
-        self.num_mixtures, self.num_candidates, self.num_sources = num_mixtures, 1, len(priors)
-        distinct = {id(prior): prior for prior in priors}
-        self._groups: list[tuple[Prior, list[int]]] = [
-            (prior, [source for source, other in enumerate(priors) if other is prior]) for prior in distinct.values()
+        distinct = {id(prior): prior for prior in priors}.values()
+        self._shared = [
+            _SharedPrior(prior, [source for source, other in enumerate(priors) if other is prior], conditions)
+            for prior in distinct
         ]
-        self._states: list[Any] = [
-            prior.start(
-                len(sources) * num_mixtures,
-                None if conditions is None else conditions[:, sources].T.flatten(),
+        self._num_mixtures, self._num_sources = num_mixtures, len(priors)
+
+    def start(self, device: torch.device) -> list[LogPrior]:
+        """log p(first code) of each source, for the one empty candidate of each mixture."""
+        return self._by_source(prior.start(self._num_mixtures, device) for prior in self._shared)
+
+    def step(self, parents: Int[Tensor, "M N"], codes: Int[Tensor, "M N S"]) -> list[LogPrior]:
+        """Candidate n of a mixture continues its candidate `parents[n]` with `codes[n]`: each source's next code."""
+        return self._by_source(prior.step(parents, codes) for prior in self._shared)
+
+    def _by_source(self, log_priors) -> list[LogPrior]:
+        by_source: list[LogPrior | None] = [None] * self._num_sources
+        for shared, (rows, row_of) in zip(self._shared, log_priors, strict=True):
+            for source, own in zip(shared.sources, row_of, strict=True):
+                by_source[source] = LogPrior(rows, own)
+        return by_source
+
+
+class _SharedPrior:
+    """One prior and the sources that share it."""
+
+    def __init__(self, prior: Prior, sources: list[int], conditions: Tensor | None) -> None:
+        self.prior, self.sources = prior, sources
+        self.conditions = None if conditions is None else conditions[:, sources].T  # (G, M)
+        self._state: Any = None
+        self._row_of: Tensor  # (G, M, C)
+
+    def start(self, num_mixtures: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows of log p(first code), one per condition, and (G, M, 1), which row is whose."""
+        if self.conditions is None:
+            distinct, row_of = None, torch.zeros(len(self.sources), num_mixtures, dtype=torch.long, device=device)
+        else:
+            distinct, row_of = self.conditions.unique(return_inverse=True)
+        num_rows = 1 if distinct is None else len(distinct)
+        self._state, self._row_of = self.prior.start(num_rows, distinct), row_of[..., None]
+        return self._rows(None, num_rows), self._row_of
+
+    def step(self, parents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of log p(next code | past), and (G, M, N), which row is whose."""
+        row_of = self._row_of.gather(2, parents.expand(len(self.sources), -1, -1))
+        continued = row_of * self.prior.num_codes + codes[..., self.sources].movedim(-1, 0)
+        continued, row_of = continued.unique(return_inverse=True)
+        rows = _stay_in_place(continued // self.prior.num_codes)
+        continued = torch.empty_like(continued).index_copy_(0, rows, continued)
+        self._row_of = rows[row_of]
+        self._state = self.prior.select(self._state, continued // self.prior.num_codes)
+        return self._rows(continued % self.prior.num_codes, len(continued)), self._row_of
+
+    def _rows(self, codes: Tensor | None, num_rows: int) -> Tensor:
+        rows = self.prior.step(self._state, codes)
+        if rows.shape != (num_rows, self.prior.num_codes):
+            raise LassError(
+                f"{type(self.prior).__name__}.step must return (sequences, num_codes) = ({num_rows}, "
+                f"{self.prior.num_codes}), but returned {tuple(rows.shape)}."
             )
-            for prior, sources in self._groups
-        ]
+        return rows
 
-    def step(self, codes: Int[Tensor, "M C S"] | None) -> list[Float[Tensor, "M C K"]]:
-        """Append the latest codes (none at the first position) and return each source's log p(next code | past)."""
-        log_priors: list[Tensor | None] = [None] * self.num_sources
-        for (prior, sources), state in zip(self._groups, self._states, strict=True):
-            latest = None if codes is None else codes[..., sources].movedim(-1, 0).flatten()
-            log_prior = prior.step(state, latest)
-            shape = (len(sources), self.num_mixtures, self.num_candidates, prior.num_codes)
-            if log_prior.shape != (math.prod(shape[:3]), prior.num_codes):
-                raise LassError(
-                    f"{type(prior).__name__}.step must return (sequences, num_codes) = ({math.prod(shape[:3])}, "
-                    f"{prior.num_codes}), but returned {tuple(log_prior.shape)}."
-                )
-            for source, part in zip(sources, log_prior.view(shape), strict=True):
-                log_priors[source] = part
-        return log_priors
 
-    def select(self, parents: Int[Tensor, "M N"]) -> None:
-        """Candidate n of a mixture continues from its candidate `parents[n]`."""
-        rows = torch.arange(self.num_mixtures, device=parents.device)[:, None] * self.num_candidates + parents
-        sequences_per_source = self.num_mixtures * self.num_candidates
-        for group, (prior, sources) in enumerate(self._groups):
-            offsets = torch.arange(len(sources), device=parents.device)[:, None] * sequences_per_source
-            self._states[group] = prior.select(self._states[group], (offsets + rows.flatten()).flatten())
-        self.num_candidates = parents.shape[1]
+def _stay_in_place(parents: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Where to put new rows, given the (ascending) old rows they continue, so that as many as possible need not move.
+
+    The first child of an old row takes its place; the others fill the places of rows that died.
+    """
+    num_rows = len(parents)
+    first_child = torch.ones_like(parents, dtype=torch.bool)
+    torch.ne(parents[1:], parents[:-1], out=first_child[1:])
+    stays = first_child & (parents < num_rows)
+    free = torch.ones_like(stays).index_fill_(0, parents[stays], False)
+    return parents.masked_scatter(~stays, free.nonzero()[:, 0])

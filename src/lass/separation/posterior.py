@@ -1,99 +1,221 @@
 """The posterior of one position, on the pairs that were counted and nowhere else."""
 
+# M mixtures, C candidates before the step, N after it, K num_codes
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.likelihood import Pairs
-from lass.samplers.drawing import invert_cumulative
+from lass.samplers.drawing import invert_log_weights, invert_running_sum
 from lass.samplers.protocol import Drawn
+from lass.separation.joint_prior import LogPrior
 
 BYTES_PER_ENTRY = 16  # a pair's log posterior, its exponential, the running sum, and one to spare
+CACHE_BYTES = 2**22  # temporaries of this size stay in a CPU's cache, larger ones do not
+PRODUCT_FROM_DENSITY = 1 / 128  # from this density on a matrix product is faster than going through the pairs
+SMALLEST_TOTAL = 1e-20  # of the products of probabilities, relative to their largest; below, rounding would show
 
 
 class StepPosterior:
     """Prior times likelihood at one position, for M mixtures × C candidates; implements `lass.samplers.Posterior`.
 
-    Only the pairs counted with a mixture's code are looked at, mixture by mixture and in groups of candidates, so that
-    no temporary exceeds the memory budget. The K×K matrix of the paper's Line 5 never exists.
+    Only the pairs counted with a mixture's code have a posterior. Candidates whose sources have the same pasts share
+    one. It is computed in one of two ways, mixture by mixture and in groups of candidates, so that no temporary exceeds
+    the memory budget:
+
+    - through the pairs: the log posterior of every candidate and pair is gathered; for best pairs, and where few pairs
+      were counted.
+    - as a product: with L[a, b] the likelihood, Σ_b p(a) p(b) L[a, b] is a matrix product of the priors of the second
+      source with L. Its rows give Z_s, and a draw of the first code; the second follows given the first. The cost does
+      not depend on the number of pairs, and no candidate's K×K posterior ever exists.
+
+    Both invert the same running sum, over pairs ordered by (first, second): a uniform number means the same pair.
 
     Args:
-        log_priors: for each of the two sources, (M, C, K): log p(next code | its past).
+        log_priors: of the two sources.
         pairs: one per mixture.
         likelihood_weight: the paper's λ.
+        log_weights: of the candidates, as their sampler weighed them; None for all alike.
         memory_budget: bytes for temporaries.
 
-    Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7.
+    Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7; the product is our own.
     """
 
     def __init__(
         self,
-        log_priors: Sequence[Float[Tensor, "M C K"]],
+        log_priors: Sequence[LogPrior],
         pairs: Sequence[Pairs],
-        likelihood_weight: float = 1.0,
-        memory_budget: int = 2**28,
+        likelihood_weight: float,
+        log_weights: Float[Tensor, "M C"] | None = None,
+        memory_budget: int = 2**30,
     ) -> None:
-        self._log_prior_first, self._log_prior_second = log_priors
-        self._pairs, self._likelihood_weight, self._memory_budget = pairs, likelihood_weight, memory_budget
-        self.num_mixtures, self.num_candidates, _ = self._log_prior_first.shape
+        self.num_mixtures, self.num_candidates = log_priors[0].row_of.shape
+        if log_weights is None:
+            log_weights = log_priors[0].rows.new_zeros(self.num_mixtures, self.num_candidates)
+        self.log_weights = log_weights
+        self.num_pairs = max(len(first) for first, _, _ in pairs)
+        self._mixtures = [
+            _MixturePosterior(
+                [LogPrior(rows, row_of[mixture]) for rows, row_of in log_priors],
+                pairs[mixture],
+                likelihood_weight,
+                memory_budget,
+            )
+            for mixture in range(self.num_mixtures)
+        ]
 
-    def draw(self, uniforms: Float[Tensor, "M C n"], temperature: float = 1.0) -> Drawn:
+    def draw(self, parents: Int[Tensor, "M N"], uniforms: Float[Tensor, "M N"], temperature: float = 1.0) -> Drawn:
         """See Posterior."""
-
-        def draw(log_posterior: Tensor, mixture: int, candidates: slice) -> Tensor:
-            return invert_cumulative(log_posterior / temperature, uniforms[mixture, candidates])
-
-        return self._choose(draw)
+        drawn = (
+            posterior.draw(*of_mixture, temperature)
+            for posterior, *of_mixture in zip(self._mixtures, parents, uniforms, strict=True)
+        )
+        return Drawn(*map(torch.stack, zip(*drawn, strict=True)))
 
     def best(self, k: int) -> Drawn:
         """See Posterior."""
+        best = (posterior.best(k) for posterior in self._mixtures)
+        return Drawn(*map(torch.stack, zip(*best, strict=True)))
 
-        def best(log_posterior: Tensor, mixture: int, candidates: slice) -> Tensor:
-            return log_posterior.topk(min(k, log_posterior.shape[1]), dim=1).indices
-
-        return self._choose(best, fill_up_to=k)
-
-    def log_normalizer(self) -> Float[Tensor, "M C"]:
+    def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """See Posterior."""
-        return self._reduce(lambda log_posterior: log_posterior.logsumexp(1))
+        return torch.stack([posterior.log_normalizer(temperature) for posterior in self._mixtures])
 
     def entropy(self) -> Float[Tensor, "M C"]:
         """See Posterior."""
-        return self._reduce(lambda log_posterior: torch.special.entr(log_posterior.softmax(1)).sum(1))
+        return torch.stack([posterior.entropy() for posterior in self._mixtures])
 
-    def _groups(self) -> Iterator[tuple[int, slice, Tensor]]:
-        """Mixture, group of its candidates, and their log posterior (candidates in the group, nonzeros)."""
-        for mixture, (first, second, log_likelihood) in enumerate(self._pairs):
-            weighted = self._likelihood_weight * log_likelihood
-            group_size = max(1, self._memory_budget // (BYTES_PER_ENTRY * len(first)))
-            for start in range(0, self.num_candidates, group_size):
-                group = slice(start, start + group_size)
-                log_posterior = self._log_prior_first[mixture, group].index_select(1, first)
-                log_posterior += self._log_prior_second[mixture, group].index_select(1, second)
-                log_posterior += weighted
-                yield mixture, group, log_posterior
 
-    def _choose(self, choose: Callable[[Tensor, int, slice], Tensor], fill_up_to: int = 0) -> Drawn:
-        """Collect, for every mixture and candidate, the pairs at the positions that `choose` returns."""
-        chosen = [[] for _ in self._pairs]
-        for mixture, group, log_posterior in self._groups():
-            first, second, _ = self._pairs[mixture]
-            position = choose(log_posterior, mixture, group)
-            drawn = (first[position], second[position], log_posterior.gather(1, position))
-            missing = fill_up_to - position.shape[1]
+class _MixturePosterior:
+    """The same for one mixture and its distinct candidates."""
+
+    def __init__(
+        self, log_priors: Sequence[LogPrior], pairs: Pairs, likelihood_weight: float, memory_budget: int
+    ) -> None:
+        (rows_1, row_1), (rows_2, row_2) = log_priors
+        distinct, self._which = (row_1 * len(rows_2) + row_2).unique(return_inverse=True)  # of the candidates
+        self._log_prior_1, self._log_prior_2 = rows_1[distinct // len(rows_2)], rows_2[distinct % len(rows_2)]
+        self._first, self._second, log_likelihood = pairs
+        self._log_likelihood = likelihood_weight * log_likelihood
+        self._memory_budget = memory_budget
+        self._products: dict[float, _Product] = {}
+
+    def draw(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
+        parents = self._which[parents]
+        product = self._product(temperature)
+        if product is None:
+            return self._draw_through_pairs(parents, uniforms, temperature)
+        drawn = product.draw(parents, uniforms)
+        imprecise = product.is_imprecise[parents]
+        if imprecise.any():
+            again = self._draw_through_pairs(parents[imprecise], uniforms[imprecise], temperature)
+            drawn = Drawn(*(field.masked_scatter(imprecise, new) for field, new in zip(drawn, again, strict=True)))
+        return drawn
+
+    def best(self, k: int) -> Drawn:
+        best = []
+        for log_posterior in self._through_pairs():
+            values, chosen = log_posterior.topk(min(k, log_posterior.shape[1]), dim=1)
+            found = (self._first[chosen], self._second[chosen], values)
+            missing = k - values.shape[1]
             if missing > 0:  # fewer pairs than asked for
                 fillers = (0, 0, -torch.inf)
-                drawn = (torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(drawn, fillers, strict=True))
-            chosen[mixture].append(Drawn(*drawn))
-        per_mixture = [[torch.cat(parts) for parts in zip(*groups, strict=True)] for groups in chosen]
-        return Drawn(*(torch.stack(parts) for parts in zip(*per_mixture, strict=True)))
+                found = (torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(found, fillers, strict=True))
+            best.append(found)
+        return Drawn(*(torch.cat(parts)[self._which] for parts in zip(*best, strict=True)))
 
-    def _reduce(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-        result = self._log_prior_first.new_empty(self.num_mixtures, self.num_candidates)
-        for mixture, group, log_posterior in self._groups():
-            result[mixture, group] = reduce(log_posterior)
-        return result
+    def log_normalizer(self, temperature: float) -> Tensor:
+        product = self._product(temperature)
+        if product is None:
+            return self._log_normalizer_through_pairs(temperature)[self._which]
+        result = product.log_normalizer
+        if product.is_imprecise.any():
+            candidates = product.is_imprecise.nonzero()[:, 0]
+            again = self._log_normalizer_through_pairs(temperature, candidates)
+            result = result.index_copy(0, candidates, again)
+        return result[self._which]
+
+    def entropy(self) -> Tensor:
+        entropies = [torch.special.entr(x.softmax(1)).sum(1) for x in self._through_pairs()]
+        return torch.cat(entropies)[self._which]
+
+    def _product(self, temperature: float) -> _Product | None:
+        """The product for this temperature, computed once; None where it does not pay."""
+        num_candidates, num_codes = self._log_prior_1.shape
+        num_bytes = 4 * num_codes * (3 * num_codes + 6 * num_candidates)
+        if len(self._first) < PRODUCT_FROM_DENSITY * num_codes**2 or num_bytes > self._memory_budget:
+            return None
+        if temperature not in self._products:
+            log_likelihood = self._log_prior_1.new_full((num_codes, num_codes), -torch.inf)
+            log_likelihood[self._first, self._second] = self._log_likelihood
+            self._products[temperature] = _Product(self._log_prior_1, self._log_prior_2, log_likelihood, temperature)
+        return self._products[temperature]
+
+    def _draw_through_pairs(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
+        if len(self._log_prior_1) == 1:  # all draw from one posterior, as at the first position
+            parents, uniforms = parents[:1], uniforms[None]
+        else:
+            uniforms = uniforms[:, None]
+        drawn, start = [], 0
+        for log_posterior in self._through_pairs(parents):
+            group = slice(start, start := start + len(log_posterior))
+            chosen = invert_log_weights(log_posterior / temperature, uniforms[group])
+            drawn.append((self._first[chosen], self._second[chosen], log_posterior.gather(1, chosen)))
+        return Drawn(*(torch.cat(parts).flatten() for parts in zip(*drawn, strict=True)))
+
+    def _log_normalizer_through_pairs(self, temperature: float, candidates: Tensor | None = None) -> Tensor:
+        return torch.cat([(x / temperature).logsumexp(1) for x in self._through_pairs(candidates)])
+
+    def _through_pairs(self, candidates: Tensor | None = None) -> Iterator[Tensor]:
+        """Log posterior of all pairs, (candidates in the group, pairs), for one group after the other."""
+        log_priors = (self._log_prior_1, self._log_prior_2)
+        if candidates is not None:
+            log_priors = (log_prior[candidates] for log_prior in log_priors)
+        num_bytes = min(self._memory_budget, CACHE_BYTES) if self._first.device.type == "cpu" else self._memory_budget
+        group_size = max(1, num_bytes // (BYTES_PER_ENTRY * len(self._first)))
+        for log_prior_1, log_prior_2 in zip(*(x.split(group_size) for x in log_priors), strict=True):
+            log_posterior = log_prior_1.index_select(1, self._first)
+            log_posterior += log_prior_2.index_select(1, self._second)
+            log_posterior += self._log_likelihood
+            yield log_posterior
+
+
+class _Product:
+    """The posterior of C candidates through the product of their priors with the likelihood.
+
+    Args:
+        log_prior_1, log_prior_2: (C, K).
+        log_likelihood: (K, K), weighted; −inf for pairs that were not counted.
+        temperature: the posterior is taken to the power 1 / temperature.
+    """
+
+    def __init__(self, log_prior_1: Tensor, log_prior_2: Tensor, log_likelihood: Tensor, temperature: float) -> None:
+        self._log_prior_1, self._log_prior_2, self._log_likelihood = log_prior_1, log_prior_2, log_likelihood
+        weights_1, highest_1 = _exponential(log_prior_1 / temperature)
+        self._weights_2, highest_2 = _exponential(log_prior_2 / temperature)
+        likelihood, highest = _exponential((log_likelihood / temperature).view(1, -1))
+        self._likelihood = likelihood.view_as(log_likelihood)
+        # Summed over the second code, and accumulated over the first.
+        self._running_sum = weights_1.mul_(self._weights_2 @ self._likelihood.T).cumsum(1)
+        total = self._running_sum[:, -1]
+        self.log_normalizer = total.log() + highest_1 + highest_2 + highest
+        self.is_imprecise = total < SMALLEST_TOTAL
+
+    def draw(self, parents: Tensor, uniforms: Tensor) -> Drawn:
+        first, rest = invert_running_sum(self._running_sum[parents], uniforms[:, None])
+        first = first[:, 0]
+        second, _ = invert_running_sum((self._weights_2[parents] * self._likelihood[first]).cumsum(1), rest)
+        second = second[:, 0]
+        log_posterior = self._log_prior_1[parents, first] + self._log_prior_2[parents, second]
+        return Drawn(first, second, log_posterior + self._log_likelihood[first, second])
+
+
+def _exponential(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """exp, relative to the highest of each row, and the highest."""
+    highest = log_weights.amax(1).clamp(min=torch.finfo(log_weights.dtype).min)
+    return (log_weights - highest[:, None]).exp_(), highest

@@ -1,0 +1,123 @@
+"""The keys and values of the past, for sequences that split, die, and share their beginnings."""
+
+# L layers, B sequences, H heads, T code positions, D dim per head
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+FIRST_ROOM = 64  # positions allocated at first; doubled when they are full
+SHARE_FROM = 16  # positions by which the common beginning must grow before it is stored apart: less does not pay
+
+
+class KeyValueCache:
+    """Key/value cache of a transformer whose sequences are selected again and again, as in beam search.
+
+    Every sequence has a row. What all rows have in common, from the first position up to where they first part, is
+    stored once, and attention to it is one matrix product; after the common beginning each row has its own entries.
+    `select` moves only the rows that change, and of these only the positions in which they differ from what lies there
+    already. Rows that stay where they are cost nothing.
+
+    Args:
+        num_layers, num_heads, head_dim: of the transformer.
+        num_positions: T, the most positions there can be.
+        num_sequences: empty sequences to begin with.
+        like: a tensor with the data type and device of keys and values.
+
+    Source: own design; beams share a long beginning because the search soon forgets all but one of the early ones.
+    """
+
+    def __init__(
+        self, num_layers: int, num_heads: int, head_dim: int, num_positions: int, num_sequences: int, like: Tensor
+    ) -> None:
+        self.num_positions, self.num_sequences = num_positions, num_sequences
+        self.length = 0  # positions filled, in every row
+        self.num_shared = 0  # of these, how many at the beginning are the same in all rows
+        self.num_moved = 0  # entries (one position of one row) that `select` has copied so far
+        self._base = 0  # position that the rows' first entry belongs to
+        self._shared = like.new_empty(2, num_layers, num_heads, num_positions, head_dim)
+        self._own = self._allocate(num_sequences, min(num_positions, FIRST_ROOM))
+        # Which sequence a row's entry was computed for: rows are equal up to where these numbers differ.
+        self._origins = torch.full((num_sequences, num_positions), -1, dtype=torch.int32, device=like.device)
+
+    def attend(
+        self, layer: int, q: Float[Tensor, "B H D"], k: Float[Tensor, "B H D"], v: Float[Tensor, "B H D"]
+    ) -> Float[Tensor, "B H D"]:
+        """Store one layer's key and value of the next position, and attend to the past and to itself."""
+        keys, values = self._own[:, layer, : self.num_sequences]
+        now = self.length - self._base
+        keys[:, :, now], values[:, :, now] = k, v
+        own = slice(self.num_shared - self._base, now + 1)
+        keys, values = keys[:, :, own].flatten(0, 1), values[:, :, own].flatten(0, 1)  # (B H) positions D, views
+        q = q * q.shape[-1] ** -0.5
+        scores = torch.bmm(q.flatten(0, 1)[:, None], keys.transpose(1, 2)).view(*q.shape[:2], -1)
+        if not self.num_shared:
+            return torch.bmm(scores.softmax(-1).flatten(0, 1)[:, None], values).view_as(q)
+        shared_keys, shared_values = self._shared[:, layer, :, : self.num_shared]  # (H, positions, D)
+        shared_scores = torch.bmm(q.transpose(0, 1), shared_keys.transpose(1, 2)).transpose(0, 1)
+        weights = torch.cat([shared_scores, scores], -1).softmax(-1)
+        shared_weights, weights = weights.split([self.num_shared, weights.shape[-1] - self.num_shared], -1)
+        attended = torch.bmm(weights.flatten(0, 1)[:, None], values).view_as(q)
+        return attended + torch.bmm(shared_weights.transpose(0, 1), shared_values).transpose(0, 1)
+
+    def advance(self) -> None:
+        """All layers have stored the position: go on to the next."""
+        rows = torch.arange(self.num_sequences, dtype=torch.int32, device=self._origins.device)
+        self._origins[: self.num_sequences, self.length] = rows
+        self.length += 1
+        if self.length < self.num_positions and self.length - self._base == self._own.shape[-2]:
+            own = self.length - self.num_shared
+            room = self._own.shape[-2] * (2 if 2 * own > self._own.shape[-2] else 1)
+            self._reallocate(self._own.shape[2], min(room, self.num_positions - self.num_shared))
+
+    def select(self, parents: Int[Tensor, " new_sequences"]) -> None:
+        """Row i continues from row `parents[i]`; the number of rows may change."""
+        moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero()[:, 0]
+        if len(parents) > self._own.shape[2]:
+            self._reallocate(max(len(parents), 2 * self.num_sequences), self._own.shape[-2])
+        self.num_sequences = len(parents)
+        if len(moved):
+            self._copy_rows(parents[moved], moved)
+        self._share_beginning()
+
+    def _copy_rows(self, sources: Tensor, targets: Tensor) -> None:
+        origins = self._origins[sources]  # a copy, so that no source is lost before it was read
+        first = self.num_shared + _num_equal_columns(
+            origins[:, self.num_shared : self.length], self._origins[targets, self.num_shared : self.length]
+        )
+        self._origins[targets] = origins
+        if first < self.length:
+            part = slice(first - self._base, self.length - self._base)
+            self._own[:, :, targets, :, part] = self._own[:, :, sources, :, part]
+            self.num_moved += len(targets) * (self.length - first)
+
+    def _share_beginning(self) -> None:
+        origins = self._origins[: self.num_sequences, self.num_shared : self.length]
+        shared = self.num_shared + _num_equal_columns(origins[:1], origins)
+        if shared - self.num_shared < SHARE_FROM:
+            return
+        part, own = slice(self.num_shared, shared), slice(self.num_shared - self._base, shared - self._base)
+        self._shared[..., part, :] = self._own[:, :, 0, :, own]
+        self.num_shared = shared
+
+    def _reallocate(self, num_rows: int, room: int) -> None:
+        """Room for `num_rows` rows; of the positions, only those after the common beginning are kept."""
+        own, old_rows = self._allocate(num_rows, room), self._own.shape[2]
+        kept = slice(self.num_shared - self._base, self.length - self._base)
+        own[:, :, :old_rows, :, : self.length - self.num_shared] = self._own[..., kept, :]
+        self._own, self._base = own, self.num_shared
+        if num_rows > old_rows:
+            unused = self._origins.new_full((num_rows - old_rows, self.num_positions), -1)
+            self._origins = torch.cat([self._origins, unused])
+
+    def _allocate(self, num_rows: int, room: int) -> Tensor:
+        two, num_layers, num_heads, _, head_dim = self._shared.shape  # two: keys, values
+        return self._shared.new_empty(two, num_layers, num_rows, num_heads, room, head_dim)
+
+
+def _num_equal_columns(one: Tensor, other: Tensor) -> int:
+    """How many columns at the beginning are equal in all rows."""
+    differs = (one != other).any(0)
+    return int(differs.to(torch.uint8).argmax()) if differs.any() else differs.numel()
