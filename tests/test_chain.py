@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from wandb_reader import read_offline_run
 
 from lass import Separator, SparseCounts
 from lass.cli import LassCLI, main
-from lass.codecs import load_codec
+from lass.codecs import codebook_of, load_codec
 from lass.data.digits import Digits
 from lass.data.mixing import mix
 from lass.metrics import psnr
@@ -244,6 +245,77 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
 
     with pytest.raises(SystemExit, match="no checkpoint to go on from"):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
+
+
+def in_processes(repository, *options):
+    """`lass fit` of the likelihood stage as a command of its own."""
+    config = str(repository / "experiments/digits/likelihood.yaml")
+    command = [sys.executable, "-m", "lass.cli", "fit", "-c", config, "--trainer.enable_progress_bar=false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *SMALL["likelihood"], *options], env=environment, stderr=subprocess.PIPE)
+
+
+def test_two_processes_count_exactly_what_one_counts(chain, repository):
+    """Distributed over gloo; 601 pairs, so that the processes' shares differ in length."""
+    odd = ["--data.num_validation=198", "--data.batch_size=100"]
+    where = "--trainer.default_root_dir=runs/{}/likelihood"
+    lass(repository, "likelihood", *odd, where.format("one"))
+    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    run = in_processes(repository, *odd, *both, where.format("two"))
+    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
+    one, two = ((chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("one", "two"))
+    assert SparseCounts.load(chain / "runs/two/likelihood/counts.safetensors").num_triples == 3 * 600 * 16 + 3 * 16
+    assert one == two
+
+
+def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
+    """Killed for good, some time after its first checkpoint."""
+    where = "--trainer.default_root_dir=runs/killed/likelihood"
+    endless = in_processes(repository, where, "--trainer.max_epochs=100000", "--trainer.logger=false")
+    checkpoint = chain / "runs/killed/likelihood/checkpoints/last.ckpt"
+    for _ in range(1200):
+        if checkpoint.exists() or endless.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    endless.kill()
+    endless.wait()
+    assert checkpoint.exists(), endless.stderr.read().decode()
+    epochs = torch.load(checkpoint, weights_only=True)["epoch"] + 2  # at least one more
+    lass(repository, "likelihood", "--ckpt_path=last", f"--trainer.max_epochs={epochs}", where)
+    where = "--trainer.default_root_dir=runs/whole/likelihood"
+    lass(repository, "likelihood", f"--trainer.max_epochs={epochs}", where)
+    killed, whole = (
+        (chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("killed", "whole")
+    )
+    assert killed == whole
+
+
+def test_counting_stops_when_coverage_no_longer_rises(chain, repository):
+    where = "--trainer.default_root_dir=runs/converged/likelihood"
+    lass(repository, "likelihood", "--model.min_coverage_gain=0.05", "--trainer.max_epochs=30", where)
+    counts = SparseCounts.load("runs/converged/likelihood/counts.safetensors")
+    epochs = counts.num_triples / (600 * 16)
+    assert 2 <= epochs < 30
+    coverage = read_offline_run(chain / "runs/digits/likelihood").history["val/coverage"]
+    assert len(coverage) == 3  # one per epoch
+    assert coverage == sorted(coverage)
+
+
+def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, repository):
+    counts = SparseCounts.load("runs/digits/likelihood/counts.safetensors")
+    counts.likelihood(codebook=codebook_of(load_codec("runs/digits/vqvae/codec"))).save("runs/finished.safetensors")
+    finished = "--model.likelihood=runs/finished.safetensors"
+    sampler = "--model.sampler=lass.samplers.SequentialMonteCarlo"
+    for name, options in {"counts": [], "finished": [finished]}.items():
+        few = ["--data.num_mixtures=2", "--model.sampler.num_candidates=8", "--model.refinement.init_args.steps=1"]
+        where = f"--trainer.default_root_dir=runs/{name}/separate"
+        lass(repository, "separate", sampler, *few, *options, where)
+    rows = [ResultsFolder(f"runs/{name}/separate").read(1)[1] for name in ("counts", "finished")]
+    assert rows[0] == rows[1]
+    assert -1e4 < rows[0]["log_evidence"] < 0
+    with pytest.raises(SystemExit, match="Smoothing needs counts"):
+        lass(repository, "separate", finished, "--model.smoothing=0.5", "--trainer.default_root_dir=runs/no/separate")
 
 
 def test_offline_runs_hold_metrics_config_images_and_the_table(chain):

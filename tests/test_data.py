@@ -14,6 +14,7 @@ from lass.data.digits import Digits
 from lass.data.mixing import mix
 from lass.data.mnist import MNIST
 from lass.data.pairing import draw_pairs, read_pairs, write_pairs
+from lass.data.sharing import EqualShares, FreshPairing
 
 
 def test_mix_is_the_mean_unless_told_otherwise():
@@ -86,8 +87,26 @@ def test_counting_pairs_are_fresh_every_epoch_and_use_every_source_once():
 
 
 def test_a_lonely_last_source_makes_no_pair():
-    data = Digits(batch_size=300, num_validation=199, pairs=True)  # 1,201 sources: the last batch holds one
-    assert [len(batch.signals) for batch in data.train_dataloader()] == [300, 300, 0]
+    data = Digits(batch_size=300, num_validation=199, pairs=True)  # 1,201 sources
+    assert [len(batch.signals) for batch in data.train_dataloader()] == [300, 300]
+
+
+@pytest.mark.parametrize("num_sources", [11, 12, 13, 2])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_share_the_pairs_of_one_process_exactly(num_sources, num_ranks):
+    def shares(make):
+        ranks = [make(num_ranks, rank) for rank in range(num_ranks)]
+        for sampler in ranks:
+            sampler.set_epoch(3)
+        shares = [list(sampler) for sampler in ranks]
+        assert {len(share) for share in shares} == {len(ranks[0])}
+        return sorted(item for share in shares for item in share if item is not None)
+
+    alone = FreshPairing(num_sources, seed=5)
+    alone.set_epoch(3)
+    assert shares(lambda *ranks: FreshPairing(num_sources, *ranks, seed=5)) == sorted(alone)
+    assert len({source for pair in alone for source in pair}) == num_sources // 2 * 2
+    assert shares(lambda *ranks: EqualShares(num_sources, *ranks)) == list(range(num_sources))
 
 
 def test_validation_and_test_mixtures_are_fixed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections import Counter
 
@@ -12,6 +14,8 @@ from toy_worlds import TablePrior, World, as_sequences, random_world
 from lass import LassError, separate_codes
 from lass.samplers import Ancestral, BeamSearch, Greedy, MixtureGenerators, Sampler, SequentialMonteCarlo, TopK, TopP
 from lass.samplers.drawing import invert_log_weights
+from lass.samplers.sequential_monte_carlo import systematic_resampling
+from lass.separation import Candidates
 
 ALL = [
     Greedy(),
@@ -149,6 +153,7 @@ def test_greedy_takes_the_best_pair_of_every_step():
         (TopK(40_000, k=2), {"keep": 2}),
         (TopK(40_000, k=3, temperature=2.0), {"keep": 3, "temperature": 2.0}),
         (TopK(40_000, k=1), {"keep": 1}),
+        (TopP(40_000, p=1.0, temperature=0.7), {"temperature": 0.7}),
     ],
     ids=str,
 )
@@ -162,6 +167,152 @@ def test_draws_follow_the_stepwise_distribution(sampler, reference, kind):
     tolerance = 1.5 * sum(math.sqrt(p / (2 * math.pi * 40_000)) for p in expected.values())
     assert total_variation(observed, expected) < tolerance + 1e-6
     assert set(observed) <= set(expected)
+
+
+def weighted_distance(result: Candidates, expected: dict, mixture: int = 0) -> float:
+    """Total variation between weighted candidates and a distribution."""
+    observed = Counter()
+    for codes, weight in zip(result.codes[mixture], result.weights[mixture].tolist(), strict=True):
+        observed[as_sequences(codes)] += weight
+    return 0.5 * sum(abs(observed[key] - expected.get(key, 0.0)) for key in set(observed) | set(expected))
+
+
+def posterior_of(world: World, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> dict:
+    scores = world.all_posteriors(mixture, weight, labels)
+    evidence = math.fsum(math.exp(score) for score in scores.values())
+    return {pair: math.exp(score) / evidence for pair, score in scores.items()}
+
+
+def sharpened(table: torch.Tensor, power: float) -> torch.Tensor:
+    table = table**power
+    return table / table.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("seed", [5, 6, 9])
+@pytest.mark.parametrize(
+    "sampler", [SequentialMonteCarlo(1), SequentialMonteCarlo(1, resample_below=1.0, temperature=1.5)], ids=str
+)
+def test_sequential_monte_carlo_converges_to_the_sequence_posterior(sampler, seed):
+    """Total variation falls like 1/√N; ancestral sampling stays where the enumeration says it must."""
+    world, mixture = random_world(seed, num_codes=2), [1, 0, 1]
+    # Some pasts lead to what explains the next mixture code badly: normalising every position by itself goes wrong.
+    priors = [TablePrior(prior.initial, sharpened(prior.transition, 4)) for prior in world.priors]
+    world = World(priors, sharpened(world.dense, 6))
+    expected = posterior_of(world, mixture)
+    stepwise = world.stepwise_distribution(mixture)
+    bias = 0.5 * sum(abs(expected.get(key, 0.0) - stepwise.get(key, 0.0)) for key in set(expected) | set(stepwise))
+    assert bias > 0.1
+
+    sizes, num_runs = [64, 256, 1024], 24
+    distances = []
+    for size in sizes:
+        result = separate_codes(
+            torch.tensor([mixture] * num_runs),
+            world.priors,
+            world.likelihood,
+            dataclasses.replace(sampler, num_candidates=size),
+        )
+        distances.append(sum(weighted_distance(result, expected, run) for run in range(num_runs)) / num_runs)
+    slope = math.log(distances[-1] / distances[0]) / math.log(sizes[-1] / sizes[0])
+    assert slope == pytest.approx(-0.5, abs=0.12)
+    assert distances[-1] < bias / 3
+    ancestral = separate_codes(torch.tensor([mixture]), world.priors, world.likelihood, Ancestral(5000))
+    assert weighted_distance(ancestral, expected) == pytest.approx(bias, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", WORLDS)
+@pytest.mark.parametrize(
+    ("sampler", "weight"),
+    [
+        (SequentialMonteCarlo(6), 1.0),
+        (SequentialMonteCarlo(6, resample_below=0.0), 0.5),
+        (SequentialMonteCarlo(6, resample_below=1.0, temperature=0.6), 1.0),
+    ],
+    ids=str,
+)
+def test_the_evidence_is_estimated_without_bias(kind, sampler, weight):
+    """The mean over 500 runs of six candidates each lies within four standard errors of the enumerated sum."""
+    world = random_world(11, **WORLDS[kind])
+    exact = math.fsum(math.exp(score) for score in world.all_posteriors(MIXTURE, weight).values())
+    mixtures = torch.tensor([MIXTURE] * 500)
+    result = separate_codes(mixtures, world.priors, world.likelihood, sampler, likelihood_weight=weight)
+    estimates = result.log_evidence.exp()
+    assert abs(estimates.mean().item() - exact) < 4 * estimates.std().item() / math.sqrt(500)
+    assert estimates.std().item() < 2 * exact
+
+
+def test_samplers_without_weights_give_no_evidence():
+    world = random_world(0)
+    for sampler in (Greedy(), Ancestral(6), BeamSearch(6), TopK(6), TopP(6)):
+        assert separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, sampler).log_evidence is None
+
+
+def test_weights_of_candidates_that_lead_nowhere_are_zero():
+    """Codes 0 and 1 explain the first mixture code alike, but after 1 the second one is impossible."""
+    prior = TablePrior(torch.tensor([[0.5, 0.5]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    dense = torch.zeros(2, 2, 2)
+    dense[0, 0], dense[1, 1] = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    world = World([prior, prior], dense)
+    for threshold in (0.0, 0.5, 1.0):
+        sampler = SequentialMonteCarlo(200, resample_below=threshold)
+        result = separate_codes(torch.tensor([[0, 1], [0, 1]]), world.priors, world.likelihood, sampler)
+        assert (result.weights[result.codes[:, :, 0, 1] == 1] == 0).all()
+        torch.testing.assert_close(result.weights.sum(1), torch.ones(2))
+        # p(z) = 1/4 for 0,0 then certain; likelihood 1/2 at both positions
+        torch.testing.assert_close(result.log_evidence, torch.full((2,), math.log(1 / 16)), atol=0.3, rtol=0)
+
+
+def test_systematic_resampling_gives_each_its_share():
+    generator = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(500, 7, generator=generator) * 2
+    chosen = systematic_resampling(log_weights, torch.rand(500, generator=generator, dtype=torch.float64))
+    counts = torch.nn.functional.one_hot(chosen, 7).sum(1)
+    shares = 7 * log_weights.softmax(1)
+    assert (counts >= shares.floor() - 1e-4).all()
+    assert (counts <= shares.ceil() + 1e-4).all()
+    uniforms = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
+    chosen = systematic_resampling(log_weights[:1].expand(10_000, -1), uniforms)
+    mean = torch.nn.functional.one_hot(chosen, 7).double().mean((0, 1)) * 7
+    torch.testing.assert_close(mean, shares[0].double(), atol=1e-3, rtol=0)
+
+
+def test_the_nucleus_holds_the_probability_asked_for():
+    """One position: what is drawn is the smallest set of best pairs that reaches p, at every temperature."""
+    for seed, temperature, p in itertools.product(range(5), (0.5, 1.0, 2.0), (0.05, 0.5, 0.9, 1.0)):
+        world = random_world(seed, num_codes=4)
+        scores = world.all_posteriors([2])
+        ranked = sorted(scores, key=lambda pair: -scores[pair])
+        weights = [math.exp(scores[pair] / temperature) for pair in ranked]
+        before = [math.fsum(weights[:i]) / math.fsum(weights) for i in range(len(ranked))]
+        nucleus = {pair for pair, mass in zip(ranked, before, strict=True) if mass < p - 1e-6}
+        sampler = TopP(3000, p=p, temperature=temperature)
+        result = separate_codes(torch.tensor([[2]]), world.priors, world.likelihood, sampler)
+        drawn = {as_sequences(codes) for codes in result.codes[0]}
+        assert drawn <= nucleus
+        total = math.fsum(weights[: len(nucleus)])
+        likely = {pair for pair, weight in zip(ranked, weights, strict=True) if weight / total > 0.005}
+        assert likely & nucleus <= drawn  # missed with probability below 3e-7
+
+
+def test_a_large_nucleus_is_found_piece_by_piece():
+    """More pairs than the sampler first looks at, all equally probable."""
+    uniform = TablePrior(torch.full((1, 12), 1 / 12), torch.full((1, 12, 12), 1 / 12))
+    world = World([uniform] * 2, torch.full((12, 12, 12), 1 / 12))
+    result = separate_codes(torch.tensor([[3]]), world.priors, world.likelihood, TopP(20_000, p=0.75))
+    num_kept = len({as_sequences(codes) for codes in result.codes[0]})
+    assert num_kept == pytest.approx(0.75 * 144, abs=1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 3.0])
+def test_temperature_changes_neither_the_best_pair_nor_the_order_of_beams(temperature):
+    world = random_world(1)
+    for sampler in (Greedy(), BeamSearch(9)):
+        tempered = dataclasses.replace(sampler, temperature=temperature)
+        plain, other = (
+            separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, s) for s in (sampler, tempered)
+        )
+        assert torch.equal(plain.codes, other.codes)
+        assert torch.equal(plain.scores, other.scores)
 
 
 def test_tempered_draws_are_told_apart():
@@ -200,7 +351,11 @@ def test_generators_are_uniform_and_independent_of_each_other():
         (lambda: Ancestral(0), "at least one candidate"),
         (lambda: BeamSearch(-1), "at least one candidate"),
         (lambda: Ancestral(1, temperature=0.0), "temperature must be positive"),
+        (lambda: Greedy(temperature=-1.0), "temperature must be positive"),
         (lambda: TopK(1, k=0), "at least one pair"),
+        (lambda: TopP(1, p=0.0), r"probability p in \(0, 1\]"),
+        (lambda: TopP(1, p=1.1), r"probability p in \(0, 1\]"),
+        (lambda: SequentialMonteCarlo(1, resample_below=2.0), "fraction of the candidates"),
     ],
 )
 def test_senseless_settings_are_refused(make, message):

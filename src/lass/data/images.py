@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lass.data.pairing import draw_pairs, read_pairs
+from lass.data.sharing import EqualShares, FreshPairing
 from lass.data.sources import FixedPairs, FreshPairs, ImageSources, as_is
 from lass.errors import LassError
 
@@ -79,18 +80,21 @@ class ImageDataModule(LightningDataModule):
         self.part(self.separate if stage == "predict" else "train")
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled sources, or fresh random pairs of them."""
-        sources = self.part("train")
+        """Shuffled sources, or fresh random pairs of them; a function of seed and epoch, so that a resumed run sees
+        what it would have seen.
+        """
+        sources, seed = self.part("train"), torch.initial_seed() % 2**31
         if not self.pairs:
-            return self._loader(sources, shuffle=True)
-        return self._loader(FreshPairs(sources), shuffle=True, batch_size=2 * self.batch_size)
+            return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed))
+        return self._loader(FreshPairs(sources), FreshPairing(len(sources), *self._ranks, seed))
 
     def val_dataloader(self) -> DataLoader:
         """Held-out sources, or fixed pairs of them."""
         sources = self.part("validation")
         if not self.pairs:
             return self._loader(sources)
-        return self._loader(FixedPairs(sources, draw_pairs(len(sources), len(sources) // 2, self.split_seed)))
+        pairs = FixedPairs(sources, draw_pairs(len(sources), len(sources) // 2, self.split_seed))
+        return self._loader(pairs, EqualShares(len(pairs), *self._ranks))
 
     def predict_dataloader(self) -> DataLoader:
         """The mixtures to separate, in their stored order."""
@@ -107,16 +111,16 @@ class ImageDataModule(LightningDataModule):
             )
         return self._loader(FixedPairs(sources, pairs[: self.num_mixtures]))
 
-    def _shuffle(self, dataset: Dataset) -> DistributedSampler:
-        """An order that is a function of seed and epoch, so that a resumed run sees what it would have seen."""
-        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return DistributedSampler(dataset, *ranks, seed=torch.initial_seed() % 2**31)
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """How many processes share the work, and which of them this one is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: Sampler | None = None) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size=batch_size or self.batch_size,
-            sampler=self._shuffle(dataset) if shuffle else None,
+            batch_size=self.batch_size,
+            sampler=sampler,
             collate_fn=as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -51,22 +51,19 @@ class ImageSources(Dataset):
 
 
 class FreshPairs(Dataset):
-    """Pairs up each batch: its first half with its second half.
-
-    A shuffling loader of 2B sources so gives B random pairs, other ones in every epoch, and every source once an epoch.
-    """
+    """Pairs of sources, named by the positions of both: what a `FreshPairing` sampler asks for."""
 
     def __init__(self, sources: Dataset) -> None:
         self.sources = sources
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.sources) // 2
 
-    def __getitems__(self, indices: list[int]) -> SourcePairs:
-        """2B indices to B pairs; of an odd number the last is left out."""
-        num_pairs = len(indices) // 2
-        first, second = indices[:num_pairs], indices[num_pairs : 2 * num_pairs]
-        return _pairs(self.sources, first, second, torch.full((num_pairs,), -1))
+    def __getitems__(self, pairs: list[tuple[int, int] | None]) -> SourcePairs:
+        """The pairs asked for; None is left out."""
+        pairs = [pair for pair in pairs if pair is not None]
+        first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return _pairs(self.sources, first, second, torch.full((len(pairs),), -1))
 
 
 class FixedPairs(Dataset):
@@ -83,9 +80,9 @@ class FixedPairs(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitems__(self, indices: list[int]) -> SourcePairs:
-        """The pairs of those numbers."""
-        chosen = torch.as_tensor(indices)
+    def __getitems__(self, indices: list[int | None]) -> SourcePairs:
+        """The pairs of those numbers; None is left out."""
+        chosen = torch.tensor([index for index in indices if index is not None], dtype=torch.long)
         first, second = self.pairs[chosen].T.tolist()
         return _pairs(self.sources, first, second, chosen)
 

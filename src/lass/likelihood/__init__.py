@@ -1,7 +1,7 @@
 """p(mixture code | source codes), counted."""
 
-from lass.likelihood.counts import SparseCounts
+from lass.likelihood.counts import SparseCounts, load_likelihood
 from lass.likelihood.protocol import Likelihood, Pairs
 from lass.likelihood.sparse import SparseLikelihood
 
-__all__ = ["Likelihood", "Pairs", "SparseCounts", "SparseLikelihood"]
+__all__ = ["Likelihood", "Pairs", "SparseCounts", "SparseLikelihood", "load_likelihood"]

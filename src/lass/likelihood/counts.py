@@ -6,22 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import load_tensors, save_tensors
 from lass.errors import LassError
+from lass.likelihood.normalization import normalize
+from lass.likelihood.runs import Run, collapse, run_of
 from lass.likelihood.sparse import SparseLikelihood
 
 WHAT = "likelihood (counts)"
+BUFFER = 2**23  # keys that are sorted at once: 64 MiB
+PART = 2**16  # keys that are made at once: they stay in a CPU's cache
+MERGE_RATIO = 3  # a run is merged with the one before unless that is so many times as long
 
 
 class SparseCounts:
     """How often source codes `first` and `second` at one position gave `mixture`, for all triples ever seen.
 
-    A triple is one int64 key, (mixture · K + first) · K + second. Each `add` sorts its keys into a run of distinct ones
-    with their counts; runs of similar length are merged, so that a triple is moved O(log n) times and memory stays
-    proportional to the distinct triples. When symmetric, only the half with first ≤ second is stored.
+    A triple is one int64 key, (mixture · K + first) · K + second. Keys are gathered in a buffer; when it is full they
+    are sorted into a run of distinct ones with their counts. Runs of similar length are merged, so that a triple is
+    moved O(log n) times. Memory: 16 bytes per distinct triple, at most half as much again for runs that wait to be
+    merged, and the buffer. When symmetric, only the half with first ≤ second is stored.
 
     Args:
         num_codes: size K of the codebook.
@@ -53,7 +59,9 @@ class SparseCounts:
         self.num_codes, self.symmetric, self.device = num_codes, symmetric, torch.device(device)
         self.weights = None if weights is None else list(weights)
         self.codec_fingerprint = codec_fingerprint
-        self._runs: list[tuple[Tensor, Tensor]] = []  # (sorted distinct keys, counts), longest first
+        self._buffer: Tensor | None = None  # keys that are not in a run yet
+        self._num_buffered = 0
+        self._runs: list[Run] = []  # longest first
 
     def add(self, first: Int[Tensor, ...], second: Int[Tensor, ...], mixture: Int[Tensor, ...]) -> None:
         """Count triples; one that occurs several times counts several times.
@@ -71,15 +79,15 @@ class SparseCounts:
                 f"expected three tensors of one shape, got {tuple(first.shape)}, {tuple(second.shape)} and "
                 f"{tuple(mixture.shape)}"
             )
-        codes = torch.stack([first, second, mixture]).flatten(1).to(self.device, torch.int64)
-        if not codes.numel():
+        codes = [x.to(self.device, torch.int64).flatten() for x in (first, second, mixture)]
+        if not codes[0].numel():
             return
-        lowest, highest = (int(bound) for bound in codes.aminmax())
+        bounds = [bound for x in codes for bound in x.aminmax()]
+        lowest, highest = (int(bound) for bound in torch.stack(bounds).aminmax())
         if lowest < 0 or highest >= self.num_codes:
             raise LassError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
-        keys = self._keys(*codes).sort().values
-        keys, counts = keys.unique_consecutive(return_counts=True)
-        self._push(keys, counts)
+        for part in zip(*(x.split(PART) for x in codes), strict=True):
+            self._store(self._keys(*part))
 
     def merge(self, other: SparseCounts) -> None:
         """Add everything another one has counted; exact, and the order of merging never matters.
@@ -91,8 +99,8 @@ class SparseCounts:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise LassError(f"These counts do not belong together: {name} is {mine} here and {theirs} there.")
-        for keys, counts in list(other._runs):  # a copy: `other` may be this one
-            self._push(keys.to(self.device), counts.to(self.device))
+        keys, counts = other._compacted()
+        self._push(run_of(keys.to(self.device), counts.to(self.device)))
 
     @property
     def num_nonzero(self) -> int:
@@ -135,19 +143,32 @@ class SparseCounts:
         order = ((mixture * self.num_codes + first) * self.num_codes + second).argsort()
         return first[order], second[order], mixture[order], counts[order]
 
-    def likelihood(self) -> SparseLikelihood:
+    def likelihood(
+        self, smoothing: float = 0.0, codebook: Float[Tensor, "num_codes dim"] | None = None
+    ) -> SparseLikelihood:
         """p(mixture | first, second): the counts normalised over the mixture codes, ready for inference.
 
+        Args:
+            smoothing: a pseudo-count that every mixture code is given with every pair. It lowers the likelihood of
+                pairs that were seen a few times only, and gives the rest to codes they were never seen with. The
+                separation still chooses among pairs that were counted.
+            codebook: the codec's vectors. A mixture code that was never counted then takes the pairs of the nearest
+                one (L2) that was; without, the pair of itself with itself.
+
         Raises:
-            LassError: if nothing was counted.
+            LassError: if nothing was counted, smoothing is negative, or the codebook has another size.
         """
-        first, second, mixture, counts = self.triples()
+        keys, counts = self._compacted()
         if not len(counts):
             raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
-        _, pair = (first * self.num_codes + second).unique(return_inverse=True)
-        totals = torch.zeros(int(pair.max()) + 1, dtype=torch.int64, device=self.device).index_add_(0, pair, counts)
-        log_likelihood = (counts.double() / totals[pair]).log().float()
-        return SparseLikelihood(self.num_codes, first, second, mixture, log_likelihood, self.codec_fingerprint)
+        if smoothing < 0:
+            raise LassError(f"smoothing is a pseudo-count, 0 or more, got {smoothing}.")
+        table = normalize(keys, counts, self.num_codes, self.symmetric, smoothing)
+        if codebook is not None:
+            if len(codebook) != self.num_codes:
+                raise LassError(f"The codebook has {len(codebook)} vectors, but {self.num_codes} codes were counted.")
+            table["stand_ins"] = _nearest_counted(table["starts"].diff() > 0, codebook.to(self.device))
+        return SparseLikelihood.from_table(self.num_codes, table, self.codec_fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; it is the same for the same counts, however they came together."""
@@ -184,7 +205,8 @@ class SparseCounts:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> SparseCounts:
         """Replace what is counted by a `state_dict` and return self."""
-        self._runs = [(state["keys"].to(self.device), state["counts"].to(self.device))] if len(state["keys"]) else []
+        self._num_buffered = 0
+        self._runs = [run_of(state["keys"].to(self.device), state["counts"].to(self.device))]
         return self
 
     def _keys(self, first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:
@@ -196,24 +218,63 @@ class SparseCounts:
         pair, second = keys // self.num_codes, keys % self.num_codes
         return pair % self.num_codes, second, pair // self.num_codes
 
-    def _push(self, keys: Tensor, counts: Tensor) -> None:
+    def _store(self, keys: Tensor) -> None:
+        if self._buffer is None:
+            self._buffer = torch.empty(BUFFER, dtype=torch.int64, device=self.device)
+        if self._num_buffered + len(keys) > BUFFER:
+            self._empty_buffer()
+        self._buffer[self._num_buffered : self._num_buffered + len(keys)] = keys
+        self._num_buffered += len(keys)
+
+    def _empty_buffer(self) -> None:
+        if self._num_buffered:
+            run = collapse(self._buffer[: self._num_buffered])
+            self._num_buffered = 0
+            self._push(run)
+
+    def _push(self, run: Run) -> None:
         """Append a run, then merge the last two while they are of similar length."""
-        self._runs.append((keys, counts))
-        while len(self._runs) > 1 and 2 * len(self._runs[-1][0]) > len(self._runs[-2][0]):
+        self._runs.append(run)
+        while len(self._runs) > 1 and MERGE_RATIO * len(self._runs[-1]) > len(self._runs[-2]):
             self._merge_last_two()
 
     def _merge_last_two(self) -> None:
-        (keys, counts), (more_keys, more_counts) = self._runs.pop(), self._runs.pop()
-        keys, order = torch.cat([keys, more_keys]).sort()
-        counts = torch.cat([counts, more_counts])[order]
-        keys, position = keys.unique_consecutive(return_inverse=True)
-        self._runs.append((keys, torch.zeros_like(keys).index_add_(0, position, counts)))
+        last = self._runs.pop()
+        if len(last) > len(self._runs[-1]):  # the shorter one is what is copied
+            last, self._runs[-1] = self._runs[-1], last
+        self._runs[-1].absorb(last)
 
     def _compacted(self) -> tuple[Tensor, Tensor]:
-        """The one run that holds everything."""
+        """Everything, as one list of distinct keys and their counts."""
+        self._empty_buffer()
         while len(self._runs) > 1:
             self._merge_last_two()
         if not self._runs:
             empty = torch.zeros(0, dtype=torch.int64, device=self.device)
             return empty, empty
-        return self._runs[0]
+        return self._runs[0].tensors()
+
+
+def _nearest_counted(is_counted: Tensor, codebook: Tensor) -> Tensor:
+    """For each code itself if it was counted, and else the nearest one that was."""
+    counted = is_counted.nonzero()[:, 0]
+    nearest = torch.arange(len(codebook), device=codebook.device)
+    missing = ~is_counted
+    nearest[missing] = counted[torch.cdist(codebook[missing], codebook[counted]).argmin(1)]
+    return nearest
+
+
+def load_likelihood(
+    path: str | Path, smoothing: float = 0.0, codebook: Float[Tensor, "num_codes dim"] | None = None
+) -> SparseLikelihood:
+    """The likelihood in a file: as it was saved, or made of counts with `SparseCounts.likelihood`.
+
+    Raises:
+        LassError: if the file is missing, damaged, or neither; or smoothing is asked for where counts are needed.
+    """
+    _, metadata = load_tensors(path, WHAT)  # mapped into memory: nothing is read twice
+    if metadata.get("kind") == "counts":
+        return SparseCounts.load(path).likelihood(smoothing, codebook)
+    if smoothing:
+        raise LassError(f"Smoothing needs counts, but {path} holds a finished likelihood: name the file of the counts.")
+    return SparseLikelihood.load(path)

@@ -16,10 +16,11 @@ KIND = "likelihood"
 
 
 class SparseLikelihood:
-    """The non-zero entries of the paper's tensor P; what was never counted is not stored.
+    """The non-zero entries of the paper's tensor P, one group of pairs per mixture code.
 
-    A mixture code m that was never counted at all would leave no pair to choose from. Then the one pair that is certain
-    stands in: (m, m) with log likelihood 0, because the mean of a signal with itself is that signal.
+    A mixture code that was never counted has no pairs of its own. Those of the code that stands in for it take their
+    place: the nearest counted code of the codebook, where `SparseCounts.likelihood` was given one. Otherwise it is the
+    pair (m, m), which is certain because the mean of a signal with itself is that signal.
 
     Args:
         num_codes: size K of the codebook.
@@ -27,7 +28,7 @@ class SparseLikelihood:
         log_likelihood: log of the entries.
         codec_fingerprint: of the codec that the codes belong to.
 
-    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation"; the stand-in is our own.
+    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation"; standing in is our own.
     """
 
     def __init__(
@@ -39,15 +40,33 @@ class SparseLikelihood:
         log_likelihood: Float[Tensor, " nonzeros"],
         codec_fingerprint: str | None = None,
     ) -> None:
-        self.num_codes, self.codec_fingerprint = num_codes, codec_fingerprint
-        self._first, self._second, self._log_likelihood = first, second, log_likelihood
-        self._keys = (mixture * num_codes + first) * num_codes + second
         boundaries = torch.arange(num_codes + 1, device=mixture.device)
-        self._starts: list[int] = torch.searchsorted(mixture.contiguous(), boundaries).tolist()
+        starts = torch.searchsorted(mixture.contiguous(), boundaries)
+        table = {"first": first, "second": second, "log_likelihood": log_likelihood, "starts": starts}
+        self._set(num_codes, table, codec_fingerprint)
+
+    @classmethod
+    def from_table(
+        cls, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None
+    ) -> SparseLikelihood:
+        """A likelihood of what `state_dict` gives; nothing is copied or computed."""
+        likelihood = object.__new__(cls)
+        likelihood._set(num_codes, table, codec_fingerprint)
+        return likelihood
+
+    def _set(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None) -> None:
+        self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
+        self._starts: list[int] = table["starts"].tolist()
+        stand_ins = table.get("stand_ins")
+        self._stand_ins = None if stand_ins is None else stand_ins.tolist()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The entries: sorted keys (mixture · K + first) · K + second, and their values."""
-        return {"keys": self._keys, "log_likelihood": self._log_likelihood}
+        """The table: `first`, `second`, `log_likelihood` of the entries, sorted by mixture code, first and second;
+        `starts` (K + 1), where each mixture code's entries begin; where there is a codebook, `stand_ins` (K), the code
+        whose entries stand for each code; and with smoothing `seen_pairs`, first · K + second of all pairs ever
+        counted, with `log_unseen`, their log likelihood of a mixture code that they were never counted with.
+        """
+        return dict(self._table)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
@@ -56,33 +75,27 @@ class SparseLikelihood:
 
     @classmethod
     def load(cls, path: str | Path) -> SparseLikelihood:
-        """Read a file of `save`.
+        """Read a file of `save`: it is mapped into memory, and only the entries that are needed are ever read.
 
         Raises:
             LassError: if the file is missing, truncated, or holds something else.
         """
-        tensors, metadata = load_tensors(path, KIND)
-        if metadata.get("kind") != KIND:
-            raise LassError(f"{path} holds {metadata.get('kind')}, not a {KIND}.")
-        num_codes, keys = metadata["num_codes"], tensors["keys"]
-        pair, second = keys // num_codes, keys % num_codes
-        coordinates = (pair % num_codes, second, pair // num_codes)
-        return cls(num_codes, *coordinates, tensors["log_likelihood"], metadata["codec_fingerprint"])
+        table, metadata = load_tensors(path, KIND)
+        if metadata.get("kind") != KIND or "starts" not in table:
+            raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")
+        return cls.from_table(metadata["num_codes"], table, metadata["codec_fingerprint"])
 
     @property
     def device(self) -> torch.device:
         """Where the entries lie."""
-        return self._first.device
+        return self._table["first"].device
 
     def to(self, device: torch.device | str) -> SparseLikelihood:
         """The same likelihood on another device."""
         if torch.device(device) == self.device:
             return self
-        moved = object.__new__(SparseLikelihood)
-        moved.__dict__ = {
-            name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()
-        }
-        return moved
+        table = {name: tensor.to(device) for name, tensor in self._table.items()}
+        return self.from_table(self.num_codes, table, self.codec_fingerprint)
 
     def is_counted(self, mixture_code: int) -> bool:
         """Whether any pair was ever seen to give this mixture code."""
@@ -96,11 +109,13 @@ class SparseLikelihood:
         """
         if not 0 <= mixture_code < self.num_codes:
             raise LassError(f"Mixture codes must be in 0…{self.num_codes - 1}, got {mixture_code}.")
-        if not self.is_counted(mixture_code):
+        if self._stand_ins is not None:
+            mixture_code = self._stand_ins[mixture_code]
+        elif not self.is_counted(mixture_code):
             code = torch.tensor([mixture_code], device=self.device)
             return Pairs(code, code, torch.zeros(1, device=self.device))
         part = slice(self._starts[mixture_code], self._starts[mixture_code + 1])
-        return Pairs(self._first[part], self._second[part], self._log_likelihood[part])
+        return Pairs(*(self._table[name][part] for name in Pairs._fields))
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
         """See Likelihood; the latents are not looked at."""
@@ -110,23 +125,43 @@ class SparseLikelihood:
         self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
     ) -> Bool[Tensor, "*shape"]:
         """Whether each triple was ever counted."""
-        keys, position = self._look_up(first, second, mixture)
-        return self._keys[position] == keys
+        return self._look_up(first, second, mixture)[1]
 
     def log_likelihood(
         self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """log p(mixture | first, second) of each triple: −inf where it was never counted.
+        """log p(mixture | first, second) of each triple.
 
-        For a mixture code that was never counted at all: 0 for the pair that stands in, else −inf.
+        Where it was never counted: −inf, or with smoothing what that leaves for it. For a mixture code that was never
+        counted at all, the entry of the one that stands in for it, or 0 for the pair (m, m).
         """
-        keys, position = self._look_up(first, second, mixture)
-        found = torch.where(self._keys[position] == keys, self._log_likelihood[position], -torch.inf)
-        starts = torch.tensor(self._starts, device=self.device)
-        stands_in = (starts[mixture] == starts[mixture + 1]) & (first == mixture) & (second == mixture)
-        return torch.where(stands_in, 0.0, found)
+        stand_ins = self._table.get("stand_ins")
+        position, found = self._look_up(first, second, mixture if stand_ins is None else stand_ins[mixture])
+        unseen = self._log_unseen(first, second)
+        if stand_ins is None:
+            starts = self._table["starts"]
+            certain = (starts[mixture] == starts[mixture + 1]) & (first == mixture) & (second == mixture)
+            unseen = unseen.masked_fill(certain, 0.0)
+        return torch.where(found, self._table["log_likelihood"][position], unseen)
+
+    def _log_unseen(self, first: Tensor, second: Tensor) -> Tensor:
+        if "seen_pairs" not in self._table:
+            return torch.full(first.shape, -torch.inf, device=self.device)
+        seen_pairs, pair = self._table["seen_pairs"], first * self.num_codes + second
+        position = torch.searchsorted(seen_pairs, pair).clamp(max=len(seen_pairs) - 1)
+        never = -torch.tensor(self.num_codes, device=self.device).log()
+        return torch.where(seen_pairs[position] == pair, self._table["log_unseen"][position], never)
 
     def _look_up(self, first: Tensor, second: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the triples, and where they are or would be in the sorted table."""
-        keys = (mixture * self.num_codes + first) * self.num_codes + second
-        return keys, torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        """Position of each triple in the table, and whether it is there: bisection within its mixture code."""
+        starts, firsts, seconds = (self._table[name] for name in ("starts", "first", "second"))
+        low, high = starts[mixture], starts[mixture + 1]
+        end, last = high, len(firsts) - 1
+        for _ in range(int((high - low).max()).bit_length() if low.numel() else 0):
+            middle = (low + high) // 2
+            probe = middle.clamp(max=last)
+            before = (firsts[probe] < first) | ((firsts[probe] == first) & (seconds[probe] < second))
+            before &= low < high
+            low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
+        position = low.clamp(max=last)
+        return position, (low < end) & (firsts[position] == first) & (seconds[position] == second)

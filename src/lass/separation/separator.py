@@ -33,7 +33,9 @@ class SeparationResult:
     codes: Tensor  # (sources, *grid) of the chosen candidate, before refinement
     scores: Tensor  # (candidates,) log posterior of all candidates, best first
     residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
-    num_uncounted: Tensor  # scalar: positions whose mixture code was never counted
+    weights: Tensor  # (candidates,) what each candidate counts for; they sum to 1
+    num_uncounted: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
+    log_evidence: Tensor | None = None  # scalar, from samplers that estimate it
 
 
 class Separator:
@@ -47,6 +49,7 @@ class Separator:
         selection: chooses among the candidates; default the one closest to the mixture.
         refinement: improves the chosen one; default the paper's 500 steps.
         likelihood_weight: the paper's λ.
+        memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
 
     Raises:
         LassError: if a prior or the likelihood was made for another codec.
@@ -67,6 +70,7 @@ class Separator:
         selection: Selection | None = None,
         refinement: Refinement | None = None,
         likelihood_weight: float = 1.0,
+        memory_budget: int = 2**30,
     ) -> None:
         self.codec = codec
         self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
@@ -76,7 +80,7 @@ class Separator:
         self.sampler = sampler or TopK()
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
-        self.likelihood_weight = likelihood_weight
+        self.likelihood_weight, self.memory_budget = likelihood_weight, memory_budget
         self._check_parts()
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -130,7 +134,7 @@ class Separator:
         """
         conditions = None if conditions is None else conditions[None]
         result = self.separate_batch(mixture[None], conditions, seed=seed)
-        return SeparationResult(**{name: value[0] for name, value in vars(result).items()})
+        return SeparationResult(**{name: None if x is None else x[0] for name, x in vars(result).items()})
 
     def separate_batch(
         self,
@@ -168,12 +172,19 @@ class Separator:
             likelihood_weight=self.likelihood_weight,
             seed=seed,
             indices=indices,
+            memory_budget=self.memory_budget,
         )
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         estimates = self.refinement.refine(codes, mixtures, self.codec)
         return SeparationResult(
-            estimates, codes, candidates.scores, mixtures - mix(estimates), self._num_uncounted(mixture_codes)
+            estimates,
+            codes,
+            candidates.scores,
+            residual=mixtures - mix(estimates),
+            weights=candidates.weights,
+            num_uncounted=self._num_uncounted(mixture_codes),
+            log_evidence=candidates.log_evidence,
         )
 
     def _num_uncounted(self, mixture_codes: Tensor) -> Tensor:

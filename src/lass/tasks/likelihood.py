@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -40,17 +40,22 @@ class LikelihoodCounting(LightningModule):
     Args:
         codec: folder of the codec.
         symmetric: count both orders of a pair; false when the sources differ in kind.
+        min_coverage_gain: stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
+            less than this from one validation to the next; null counts to the last epoch.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
 
-    def __init__(self, codec: str, symmetric: bool = True) -> None:
+    def __init__(self, codec: str, symmetric: bool = True, min_coverage_gain: float | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.min_coverage_gain = min_coverage_gain
         self.codec = load_codec(codec).requires_grad_(False)
         self.symmetric = symmetric
         self.counts = self._no_counts()  # of all ranks together
         self._fresh = self._no_counts()  # of this rank, since the last merge
+        # Distributed strategies refuse a module without anything to train.
+        self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
 
     def configure_optimizers(self) -> None:
@@ -59,7 +64,11 @@ class LikelihoodCounting(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
         folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
-        return [CheckpointEachEpoch(folder)]
+        callbacks: list[Callback] = [CheckpointEachEpoch(folder)]
+        if self.min_coverage_gain is not None:
+            gain = {"mode": "max", "min_delta": self.min_coverage_gain, "patience": 1}
+            callbacks.append(EarlyStopping("val/coverage", **gain, check_on_train_epoch_end=False, verbose=True))
+        return callbacks
 
     def on_fit_start(self) -> None:
         """Count on the device that computes."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from lass.artifacts import fingerprint
-from lass.codecs import load_codec
+from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.sources import SourcePairs
 from lass.errors import LassError
-from lass.likelihood import SparseCounts
+from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, psnr
 from lass.priors import load_prior
 from lass.report.figures import save_figure, separation_figure
@@ -40,7 +40,8 @@ class Separation(LightningModule):
     Args:
         codec: folder of the codec.
         priors: folder of the prior that all sources share, or one folder per source.
-        likelihood: file of the counts.
+        likelihood: file of the counts, or of a likelihood made of them.
+        smoothing: pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: how codes are chosen; null for TopK(512, 32).
         selection: how a candidate is chosen; null for ClosestToMixture.
         refinement: how it is improved; null for LatentDescent, NoRefinement to leave it.
@@ -64,14 +65,16 @@ class Separation(LightningModule):
         conditional: bool = False,
         seed: int = 0,
         overwrite: bool = False,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         folders = [priors] if isinstance(priors, str) else priors
         loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
+        loaded_codec = load_codec(codec)
         self.separator = Separator(
-            load_codec(codec),
+            loaded_codec,
             [loaded[folder] for folder in folders],
-            SparseCounts.load(likelihood).likelihood(),
+            load_likelihood(likelihood, smoothing, codebook_of(loaded_codec)),
             sampler,
             selection,
             refinement,
@@ -157,6 +160,8 @@ class Separation(LightningModule):
                 "best_log_posterior": result.scores[i, 0].item(),
                 "num_uncounted": int(result.num_uncounted[i]),
             }
+            if result.log_evidence is not None:
+                row |= {"log_evidence": result.log_evidence[i].item()}
             row |= {"checksum": checksum(sources[i])}
             self.results.write(index, {"estimates": estimates[i], "codes": codes[i]}, row)
 
@@ -168,6 +173,7 @@ class Separation(LightningModule):
         figure = self._picture(dataset.__getitems__(done[:NUM_PICTURED]), rows)
         save_figure(figure, self.results.figure)
         metrics = {f"separation/{name}/{key}": v for name, values in summary.items() for key, v in values.items()}
+        metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics)
             if isinstance(logger, WandbLogger):
