@@ -2,6 +2,7 @@
 
 DATASET ?= digits
 ARGS ?=
+CASES ?=
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ DATASETS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separ
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint train-vqvae train-prior count separate clean
+.PHONY: help setup demo test bench lint train-vqvae train-prior count separate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a f
 
 test: lint ## Check the style and run all tests
 	$(BIN)/python -m pytest -n auto
+
+bench: $(INSTALLED) ## Measure speed and memory of the engine (CASES="image-1.5% faces" for some of it)
+	$(BIN)/python benchmarks/bench.py $(CASES)
 
 lint: $(INSTALLED) ## Check the style of the code
 	$(BIN)/ruff check .

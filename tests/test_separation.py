@@ -112,7 +112,7 @@ def test_shared_prior_in_one_pass_equals_two_equal_priors():
     shared = separate_codes(mixtures, world.priors, world.likelihood, Ancestral(30), seed=1)
     apart = separate_codes(mixtures, [world.priors[0], twin], world.likelihood, Ancestral(30), seed=1)
     assert torch.equal(shared.codes, apart.codes)
-    assert len(JointPrior(world.priors, 2, None)._shared) == 1
+    assert len(JointPrior(world.priors, None)._shared) == 1
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -99,13 +99,13 @@ class SparseCounts:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise LassError(f"These counts do not belong together: {name} is {mine} here and {theirs} there.")
-        keys, counts = other._compacted()
+        keys, counts = other._merged()
         self._push(run_of(keys.to(self.device), counts.to(self.device)))
 
     @property
     def num_nonzero(self) -> int:
         """Non-zero entries of F, both orders of a pair counted when symmetric (Table 1)."""
-        keys, _ = self._compacted()
+        keys, _ = self._merged()
         if not self.symmetric:
             return len(keys)
         first, second, _ = self._codes(keys)
@@ -125,14 +125,14 @@ class SparseCounts:
     @property
     def num_triples(self) -> int:
         """How many triples were added, repeated ones included."""
-        return int(self._compacted()[1].sum())
+        return int(self._merged()[1].sum())
 
     def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """F as coordinates: (first, second, mixture, counts), grouped by mixture code, then sorted by first, second.
 
         When symmetric, both orders are there, and a pair of equal codes counts twice, as in the paper.
         """
-        keys, counts = self._compacted()
+        keys, counts = self._merged()
         first, second, mixture = self._codes(keys)
         if not self.symmetric:
             return first, second, mixture, counts
@@ -158,7 +158,7 @@ class SparseCounts:
         Raises:
             LassError: if nothing was counted, smoothing is negative, or the codebook has another size.
         """
-        keys, counts = self._compacted()
+        keys, counts = self._merged()
         if not len(counts):
             raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
         if smoothing < 0:
@@ -193,6 +193,12 @@ class SparseCounts:
         facts = {name: metadata[name] for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
         return cls(**facts, device=device).load_state_dict(tensors)
 
+    def compact(self) -> None:
+        """Merge everything that waits to be merged. Whoever asks for a result does so anyway."""
+        self._empty_buffer()
+        while len(self._runs) > 1:
+            self._merge_last_two()
+
     def to(self, device: torch.device | str) -> SparseCounts:
         """The same counts on another device."""
         facts = (self.num_codes, self.symmetric, device, self.weights, self.codec_fingerprint)
@@ -200,7 +206,7 @@ class SparseCounts:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stored keys and counts, for a checkpoint."""
-        keys, counts = self._compacted()
+        keys, counts = self._merged()
         return {"keys": keys, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> SparseCounts:
@@ -244,11 +250,9 @@ class SparseCounts:
             last, self._runs[-1] = self._runs[-1], last
         self._runs[-1].absorb(last)
 
-    def _compacted(self) -> tuple[Tensor, Tensor]:
+    def _merged(self) -> tuple[Tensor, Tensor]:
         """Everything, as one list of distinct keys and their counts."""
-        self._empty_buffer()
-        while len(self._runs) > 1:
-            self._merge_last_two()
+        self.compact()
         if not self._runs:
             empty = torch.zeros(0, dtype=torch.int64, device=self.device)
             return empty, empty

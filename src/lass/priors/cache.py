@@ -76,7 +76,7 @@ class KeyValueCache:
         """Row i continues from row `parents[i]`; the number of rows may change."""
         moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero()[:, 0]
         if len(parents) > self._own.shape[2]:
-            self._reallocate(max(len(parents), 2 * self.num_sequences), self._own.shape[-2])
+            self._reallocate(len(parents) + len(parents) // 4, self._own.shape[-2])
         self.num_sequences = len(parents)
         if len(moved):
             self._copy_rows(parents[moved], moved)
@@ -95,9 +95,10 @@ class KeyValueCache:
 
     def _share_beginning(self) -> None:
         origins = self._origins[: self.num_sequences, self.num_shared : self.length]
-        shared = self.num_shared + _num_equal_columns(origins[:1], origins)
-        if shared - self.num_shared < SHARE_FROM:
+        num_equal = _num_equal_columns(origins[:1], origins)
+        if num_equal < SHARE_FROM:
             return
+        shared = self.num_shared + num_equal
         part, own = slice(self.num_shared, shared), slice(self.num_shared - self._base, shared - self._base)
         self._shared[..., part, :] = self._own[:, :, 0, :, own]
         self.num_shared = shared
@@ -118,6 +119,12 @@ class KeyValueCache:
 
 
 def _num_equal_columns(one: Tensor, other: Tensor) -> int:
-    """How many columns at the beginning are equal in all rows."""
-    differs = (one != other).any(0)
-    return int(differs.to(torch.uint8).argmax()) if differs.any() else differs.numel()
+    """How many columns at the beginning are equal in all rows; once rows have parted they never meet again."""
+    low, high = 0, one.shape[1]
+    while low < high:
+        middle = (low + high) // 2
+        if torch.equal(one[:, middle].expand(len(other)), other[:, middle]):
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -84,7 +84,7 @@ def separate_codes(
         separated.append(
             _separate_together(
                 mixture_codes[group],
-                JointPrior(priors, len(mixture_codes[group]), None if conditions is None else conditions[group]),
+                JointPrior(priors, None if conditions is None else conditions[group]),
                 likelihood,
                 sampler,
                 likelihood_weight,
@@ -110,9 +110,10 @@ def _separate_together(
     num_mixtures, device = len(mixture_codes), mixture_codes.device
     codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
     scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
+    start = (num_mixtures, sampler.num_candidates, device)
 
     for position, step_codes in enumerate(mixture_codes.T.tolist()):
-        log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(device)  # Line 5
+        log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
         pairs = likelihood.at(step_codes, None if mixture_latents is None else mixture_latents[..., position])  # Line 6
         posterior = StepPosterior(log_priors, pairs, likelihood_weight, log_weights, memory_budget)  # Line 7
         parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,21 +31,20 @@ class JointPrior:
 
     Args:
         priors: one per source.
-        num_mixtures: M; every mixture starts with one empty candidate.
         conditions: (M, S) classes, or None.
     """
 
-    def __init__(self, priors: Sequence[Prior], num_mixtures: int, conditions: Int[Tensor, "M S"] | None) -> None:
+    def __init__(self, priors: Sequence[Prior], conditions: Int[Tensor, "M S"] | None) -> None:
         distinct = {id(prior): prior for prior in priors}.values()
         self._shared = [
             _SharedPrior(prior, [source for source, other in enumerate(priors) if other is prior], conditions)
             for prior in distinct
         ]
-        self._num_mixtures, self._num_sources = num_mixtures, len(priors)
+        self._num_sources = len(priors)
 
-    def start(self, device: torch.device) -> list[LogPrior]:
-        """log p(first code) of each source, for the one empty candidate of each mixture."""
-        return self._by_source(prior.start(self._num_mixtures, device) for prior in self._shared)
+    def start(self, num_mixtures: int, num_candidates: int, device: torch.device) -> list[LogPrior]:
+        """log p(first code) of each source, for one empty candidate per mixture; there will be `num_candidates`."""
+        return self._by_source(prior.start(num_mixtures, num_candidates, device) for prior in self._shared)
 
     def step(self, parents: Int[Tensor, "M N"], codes: Int[Tensor, "M N S"]) -> list[LogPrior]:
         """Candidate n of a mixture continues its candidate `parents[n]` with `codes[n]`: each source's next code."""
@@ -67,15 +67,20 @@ class _SharedPrior:
         self._state: Any = None
         self._row_of: Tensor  # (G, M, C)
 
-    def start(self, num_mixtures: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def start(self, num_mixtures: int, num_candidates: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rows of log p(first code), one per condition, and (G, M, 1), which row is whose."""
+        shape = (len(self.sources), num_mixtures, 1)
         if self.conditions is None:
-            distinct, row_of = None, torch.zeros(len(self.sources), num_mixtures, dtype=torch.long, device=device)
+            distinct, self._row_of = torch.zeros(1, device=device), torch.zeros(shape, dtype=torch.long, device=device)
         else:
             distinct, row_of = self.conditions.unique(return_inverse=True)
-        num_rows = 1 if distinct is None else len(distinct)
-        self._state, self._row_of = self.prior.start(num_rows, distinct), row_of[..., None]
-        return self._rows(None, num_rows), self._row_of
+            self._row_of = row_of.view(shape)
+        # Start as many sequences as there will be, so that a cache has room for them; go on with the distinct ones.
+        rows = torch.arange(len(distinct), device=device)
+        most = rows.repeat(-(-num_candidates * math.prod(shape) // len(rows)))
+        state = self.prior.start(len(most), None if self.conditions is None else distinct[most])
+        self._state = self.prior.select(state, rows)
+        return self._rows(None, len(rows)), self._row_of
 
     def step(self, parents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of log p(next code | past), and (G, M, N), which row is whose."""

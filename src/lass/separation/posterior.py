@@ -18,7 +18,7 @@ from lass.separation.joint_prior import LogPrior
 BYTES_PER_ENTRY = 16  # a pair's log posterior, its exponential, the running sum, and one to spare
 CACHE_BYTES = 2**22  # temporaries of this size stay in a CPU's cache, larger ones do not
 PRODUCT_FROM_DENSITY = 1 / 128  # from this density on a matrix product is faster than going through the pairs
-SMALLEST_TOTAL = 1e-20  # of the products of probabilities, relative to their largest; below, rounding would show
+SMALLEST_TOTAL = 1e-20  # of a candidate's products of probabilities; below, what underflows in them would show
 
 
 class StepPosterior:
@@ -151,9 +151,9 @@ class _MixturePosterior:
         if len(self._first) < PRODUCT_FROM_DENSITY * num_codes**2 or num_bytes > self._memory_budget:
             return None
         if temperature not in self._products:
-            log_likelihood = self._log_prior_1.new_full((num_codes, num_codes), -torch.inf)
-            log_likelihood[self._first, self._second] = self._log_likelihood
-            self._products[temperature] = _Product(self._log_prior_1, self._log_prior_2, log_likelihood, temperature)
+            pair = self._first * num_codes + self._second
+            log_priors = (self._log_prior_1, self._log_prior_2)
+            self._products[temperature] = _Product(*log_priors, pair, self._log_likelihood, temperature)
         return self._products[temperature]
 
     def _draw_through_pairs(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
@@ -190,32 +190,37 @@ class _Product:
 
     Args:
         log_prior_1, log_prior_2: (C, K).
-        log_likelihood: (K, K), weighted; −inf for pairs that were not counted.
+        pair: (pairs,), first · K + second of the pairs that were counted.
+        log_likelihood: (pairs,), weighted.
         temperature: the posterior is taken to the power 1 / temperature.
     """
 
-    def __init__(self, log_prior_1: Tensor, log_prior_2: Tensor, log_likelihood: Tensor, temperature: float) -> None:
-        self._log_prior_1, self._log_prior_2, self._log_likelihood = log_prior_1, log_prior_2, log_likelihood
-        weights_1, highest_1 = _exponential(log_prior_1 / temperature)
-        self._weights_2, highest_2 = _exponential(log_prior_2 / temperature)
-        likelihood, highest = _exponential((log_likelihood / temperature).view(1, -1))
-        self._likelihood = likelihood.view_as(log_likelihood)
+    def __init__(
+        self, log_prior_1: Tensor, log_prior_2: Tensor, pair: Tensor, log_likelihood: Tensor, temperature: float
+    ) -> None:
+        self._log_prior_1, self._log_prior_2, self._temperature = log_prior_1, log_prior_2, temperature
+        num_codes = log_prior_1.shape[1]
+        self._highest = log_likelihood.max()
+        likelihood = self._power(log_likelihood - self._highest)
+        dense = likelihood.new_zeros(num_codes**2).scatter_(0, pair, likelihood)
+        self._likelihood = dense.view(num_codes, num_codes)
+        self._weights_2 = self._power(log_prior_2)
         # Summed over the second code, and accumulated over the first.
-        self._running_sum = weights_1.mul_(self._weights_2 @ self._likelihood.T).cumsum(1)
+        mass = self._power(log_prior_1).mul_(self._weights_2 @ self._likelihood.T)
+        self._running_sum = mass.cumsum(1)
         total = self._running_sum[:, -1]
-        self.log_normalizer = total.log() + highest_1 + highest_2 + highest
+        self.log_normalizer = total.log() + self._highest / temperature
         self.is_imprecise = total < SMALLEST_TOTAL
 
     def draw(self, parents: Tensor, uniforms: Tensor) -> Drawn:
         first, rest = invert_running_sum(self._running_sum[parents], uniforms[:, None])
         first = first[:, 0]
-        second, _ = invert_running_sum((self._weights_2[parents] * self._likelihood[first]).cumsum(1), rest)
+        second, _ = invert_running_sum((self._weights_2[parents].mul_(self._likelihood[first])).cumsum(1), rest)
         second = second[:, 0]
-        log_posterior = self._log_prior_1[parents, first] + self._log_prior_2[parents, second]
-        return Drawn(first, second, log_posterior + self._log_likelihood[first, second])
+        log_likelihood = self._likelihood[first, second].log() * self._temperature + self._highest
+        return Drawn(
+            first, second, self._log_prior_1[parents, first] + self._log_prior_2[parents, second] + log_likelihood
+        )
 
-
-def _exponential(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """exp, relative to the highest of each row, and the highest."""
-    highest = log_weights.amax(1).clamp(min=torch.finfo(log_weights.dtype).min)
-    return (log_weights - highest[:, None]).exp_(), highest
+    def _power(self, log_values: Tensor) -> Tensor:
+        return (log_values if self._temperature == 1 else log_values / self._temperature).exp()

@@ -1,0 +1,128 @@
+"""Time, memory, and how many sequences a prior had to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+class PeakMemory:
+    """Highest resident memory while it runs, above what there was before; looked at every two milliseconds."""
+
+    def __enter__(self) -> PeakMemory:
+        self.before = self.peak = resident_bytes()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.002):
+            self.peak = max(self.peak, resident_bytes())
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak = max(self.peak, resident_bytes())
+
+    @property
+    def added(self) -> int:
+        """Bytes above the start."""
+        return self.peak - self.before
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returned while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self._paused = 0, False
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not listen for a while."""
+        self._paused = True
+        yield
+        self._paused = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if self._paused:
+            return result
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and not func.is_view:
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+class WatchedPrior:
+    """A prior that counts the rows it computes, and what its cache moves."""
+
+    def __init__(self, prior) -> None:
+        self.prior, self.num_codes = prior, prior.num_codes
+        self.num_rows = self.num_moved = 0
+        self.untold: LargestTensor | None = None  # a mode that is not to hear of the prior's own tensors
+
+    def _untold(self) -> contextlib.AbstractContextManager:
+        return self.untold.paused() if self.untold else contextlib.nullcontext()
+
+    def start(self, num_sequences: int, condition: torch.Tensor | None = None) -> Any:
+        """See Prior."""
+        with self._untold():
+            return self.prior.start(num_sequences, condition)
+
+    def step(self, state: Any, codes: torch.Tensor | None) -> torch.Tensor:
+        """See Prior."""
+        with self._untold():
+            log_prior = self.prior.step(state, codes)
+        self.num_rows += len(log_prior)
+        return log_prior
+
+    def select(self, state: Any, parents: torch.Tensor) -> Any:
+        """See Prior."""
+        before = state.cache.num_moved
+        with self._untold():
+            state = self.prior.select(state, parents)
+        self.num_moved += state.cache.num_moved - before
+        return state
+
+
+@torch.no_grad()
+def cached_passes(priors: list, num_sequences: int, num_positions: int) -> None:
+    """The floor: the priors' own passes, one position after the other, and nothing else."""
+    for prior in priors:
+        state = prior.start(num_sequences)
+        prior.step(state, None)
+        codes = torch.randint(prior.num_codes, (num_sequences,))
+        for _ in range(num_positions - 1):
+            prior.step(state, codes)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on standard error what goes on, and how long it took."""
+    import sys
+
+    start = time.perf_counter()
+    print(f"  {what} …", end="", flush=True, file=sys.stderr)
+    yield
+    print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr)
