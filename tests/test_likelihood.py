@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lass import LassError, SparseCounts, SparseLikelihood
-from lass.likelihood import Likelihood
+from lass.likelihood import Likelihood, load_likelihood
+from lass.likelihood.runs import DeviceRun, HostRun
 
 K = 5
 TRIPLES = st.lists(st.tuples(*[st.integers(0, K - 1)] * 3), max_size=60)
@@ -135,6 +137,104 @@ def test_likelihood_sums_to_one_over_the_mixture_codes():
     first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
     total = counts.likelihood().log_likelihood(first, second, mixture).exp().view(K * K, K).sum(1)
     torch.testing.assert_close(total, torch.ones(K * K))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("smoothing", [0.5, 2.0])
+def test_smoothing_is_additive(symmetric, smoothing):
+    """(F + α) / (Σ F + α K), from the dictionary; what was never seen gets its share, and all of it sums to one."""
+    triples = torch.randint(K, (40, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    tensor = reference_tensor(triples, symmetric)
+    assert {mixture for _, _, mixture in tensor} == set(range(K))  # else something would stand in
+    likelihood = count(triples, symmetric).likelihood(smoothing=smoothing)
+    first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
+    values = likelihood.log_likelihood(first, second, mixture).exp()
+    for a, b, m, value in zip(first.tolist(), second.tolist(), mixture.tolist(), values.tolist(), strict=True):
+        total = sum(tensor[a, b, other] for other in range(K))
+        assert value == pytest.approx((tensor[a, b, m] + smoothing) / (total + smoothing * K), rel=1e-5)
+    torch.testing.assert_close(values.view(K * K, K).sum(1), torch.ones(K * K))
+    plain = count(triples, symmetric).likelihood()
+    for code in range(K):  # the pairs to choose from stay those that were counted
+        assert torch.equal(likelihood.pairs(code).first, plain.pairs(code).first)
+
+
+def test_the_nearest_counted_code_stands_in_for_one_that_never_was():
+    counts = count([(0, 1, 0), (1, 1, 0), (2, 3, 3), (2, 2, 3)])  # mixture codes 1, 2 and 4 never occur
+    codebook = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 1.0], [9.0, 0.0], [4.0, 0.0]])
+    likelihood = counts.likelihood(codebook=codebook)
+    for code, stand_in in {0: 0, 1: 0, 2: 3, 3: 3, 4: 0}.items():
+        for mine, theirs in zip(likelihood.pairs(code), likelihood.pairs(stand_in), strict=True):
+            assert mine.data_ptr() == theirs.data_ptr()  # a view, not a copy
+        assert likelihood.is_counted(code) == (code == stand_in)
+        pair = torch.tensor([0, 2]), torch.tensor([1, 3])
+        looked_up = likelihood.log_likelihood(*pair, torch.tensor([code] * 2))
+        assert torch.equal(looked_up, likelihood.log_likelihood(*pair, torch.tensor([stand_in] * 2)))
+        assert not likelihood.contains(*pair, torch.tensor([code] * 2)).any() or code == stand_in
+    with pytest.raises(LassError, match=r"codebook has 4 vectors, but 5 codes were counted"):
+        counts.likelihood(codebook=codebook[:4])
+    with pytest.raises(LassError, match="pseudo-count, 0 or more, got -1"):
+        counts.likelihood(smoothing=-1.0)
+
+
+def test_a_saved_likelihood_is_mapped_with_its_index(tmp_path):
+    counts = SparseCounts(256)
+    counts.add(*torch.randint(256, (3, 500_000), generator=torch.Generator().manual_seed(0)))
+    path = tmp_path / "likelihood.safetensors"
+    likelihood = counts.likelihood(smoothing=0.1, codebook=torch.randn(256, 3))
+    likelihood.save(path)
+    again = SparseLikelihood.load(path)
+    table = again.state_dict()
+    assert set(table) == {"first", "second", "log_likelihood", "starts", "stand_ins", "seen_pairs", "log_unseen"}
+    for name, tensor in likelihood.state_dict().items():
+        assert torch.equal(tensor, table[name])
+    if Path("/proc/self/maps").exists():  # Linux
+        assert str(path) in Path("/proc/self/maps").read_text()  # the table lies in the file, not in a copy of it
+    assert load_likelihood(path).num_codes == 256
+    counts.save(tmp_path / "counts.safetensors")
+    assert torch.equal(load_likelihood(tmp_path / "counts.safetensors", 0.1).state_dict()["first"], table["first"])
+    with pytest.raises(LassError, match="Smoothing needs counts"):
+        load_likelihood(path, smoothing=0.1)
+
+
+@given(st.lists(TRIPLES, max_size=12), st.booleans(), st.sampled_from([1, 2]))
+@settings(max_examples=60, deadline=None)
+def test_counting_in_tiny_buffers_and_blocks_matches_a_dictionary(batches, symmetric, num_threads):
+    """So small that runs wait, are merged in several blocks, and grow in place."""
+    small = {"lass.likelihood.counts.BUFFER": 8, "lass.likelihood.counts.PART": 3, "lass.likelihood.runs.BLOCK": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(name, value)
+        patch.setattr("torch.get_num_threads", lambda: num_threads)
+        counts = SparseCounts(K, symmetric)
+        for triples in batches:
+            counts.add(*torch.tensor(triples, dtype=torch.long).reshape(-1, 3).T)
+        assert as_counter(counts) == reference_tensor([t for triples in batches for t in triples], symmetric)
+
+
+def test_what_was_given_out_does_not_change_when_counting_goes_on():
+    counts = count([(0, 1, 2), (3, 3, 3)])
+    before = counts.state_dict()
+    kept = {name: tensor.clone() for name, tensor in before.items()}
+    for seed in range(5):
+        counts.add(*torch.randint(K, (3, 50), generator=torch.Generator().manual_seed(seed)))
+        counts.compact()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, kept[name])
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=80), st.integers(0, 80))
+@settings(max_examples=60, deadline=None)
+def test_runs_merge_like_dictionaries_on_any_device(entries, cut):
+    """The merge for accelerators, which needs none, beside the one for the CPU."""
+    parts = [dict(entries[:cut]), dict(entries[cut:])]
+    expected = sorted((Counter(parts[0]) + Counter(parts[1])).items())
+    for kind in (HostRun, DeviceRun):
+        runs = [
+            kind(*torch.tensor(sorted(part.items()), dtype=torch.long).reshape(-1, 2).T.contiguous()) for part in parts
+        ]
+        runs[0].absorb(runs[1])
+        assert list(zip(*(tensor.tolist() for tensor in runs[0].tensors()), strict=True)) == expected
+        assert len(runs[0]) == len(expected)
 
 
 def test_pairs_are_views():

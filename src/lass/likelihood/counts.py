@@ -234,9 +234,10 @@ class SparseCounts:
 
     def _empty_buffer(self) -> None:
         if self._num_buffered:
-            run = collapse(self._buffer[: self._num_buffered])
+            runs = collapse(self._buffer[: self._num_buffered])
             self._num_buffered = 0
-            self._push(run)
+            for run in runs:
+                self._push(run)
 
     def _push(self, run: Run) -> None:
         """Append a run, then merge the last two while they are of similar length."""

@@ -29,13 +29,16 @@ class Run(Protocol):
         """Keys and counts."""
 
 
-def collapse(keys: Int[Tensor, " keys"]) -> Run:
-    """Sort keys (in place where they lie on the CPU) and count how often each occurs."""
-    if keys.device.type == "cpu":
-        keys.numpy().sort()  # several times as fast as torch's
-    else:
-        keys = keys.sort().values
-    return run_of(*keys.unique_consecutive(return_counts=True))
+def collapse(keys: Int[Tensor, " keys"]) -> list[Run]:
+    """Sort keys (in place where they lie on the CPU) and count how often each occurs: a run per thread."""
+    if keys.device.type != "cpu":
+        return [DeviceRun(*keys.sort().values.unique_consecutive(return_counts=True))]
+
+    def collapse_part(part: Tensor) -> Run:
+        part.numpy().sort()  # several times as fast as torch's
+        return HostRun(*part.unique_consecutive(return_counts=True))
+
+    return _in_threads(collapse_part, keys.chunk(torch.get_num_threads()))
 
 
 def run_of(keys: Int[Tensor, " keys"], counts: Int[Tensor, " keys"]) -> Run:
@@ -48,12 +51,14 @@ class HostRun:
 
     def __init__(self, keys: Tensor, counts: Tensor) -> None:
         self.keys, self.counts = keys.numpy(), counts.numpy()
+        self._is_ours = False  # the memory: nobody else's, and nobody else has a view of it
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Views; a run that somebody looks at is copied before it grows."""
+        self._is_ours = False
         return torch.from_numpy(self.keys), torch.from_numpy(self.counts)
 
     def absorb(self, other: HostRun) -> None:
@@ -88,14 +93,16 @@ class HostRun:
         return num_own, free_until
 
     def _resize(self, length: int) -> None:
-        for name in ("keys", "counts"):
-            try:
-                getattr(self, name).resize(length)
-            except ValueError:  # not ours alone, or not writable
-                larger = np.empty(length, np.int64)
-                kept = getattr(self, name)[:length]
-                larger[: len(kept)] = kept
-                setattr(self, name, larger)
+        self.keys, self.counts = self._resized(self.keys, length), self._resized(self.counts, length)
+        self._is_ours = True
+
+    def _resized(self, array: np.ndarray, length: int) -> np.ndarray:
+        if self._is_ours:
+            array.resize(length, refcheck=False)  # grows where it lies; not even a view of our own is left
+            return array
+        larger = np.empty(length, np.int64)
+        larger[: min(length, len(array))] = array[:length]
+        return larger
 
 
 class DeviceRun:

@@ -1,0 +1,98 @@
+"""The cache of a transformer whose sequences split, die and share beginnings, against the full pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lass.priors import TransformerPrior, cache
+from lass.priors.cache import KeyValueCache
+
+K, T = 5, 40
+
+
+@pytest.fixture(autouse=True)
+def _small_sizes(monkeypatch):
+    """So small that forty positions meet every case: the room is doubled, beginnings are shared, rows grow."""
+    monkeypatch.setattr(cache, "FIRST_ROOM", 4)
+    monkeypatch.setattr(cache, "SHARE_FROM", 3)
+
+
+@pytest.fixture
+def prior():
+    torch.manual_seed(0)
+    model = TransformerPrior(num_codes=K, num_positions=T, dim=16, num_layers=2, num_heads=2).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def any_parents(num: int, generator: torch.Generator) -> torch.Tensor:
+    """Anything goes: other orders, more and fewer rows."""
+    return torch.randint(num, (int(torch.randint(1, 9, (), generator=generator)),), generator=generator)
+
+
+def few_parents(num: int, generator: torch.Generator) -> torch.Tensor:
+    """As in beam search: eight rows that continue two or three of those before."""
+    return torch.randint(num, (3,), generator=generator)[torch.randint(3, (8,), generator=generator)].sort().values
+
+
+def no_parents(num: int, generator: torch.Generator) -> torch.Tensor:
+    """As in ancestral sampling: everybody stays."""
+    return torch.arange(num)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("choose", [any_parents, few_parents, no_parents])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_step_equals_the_full_pass(prior, choose, seed):
+    generator = torch.Generator().manual_seed(seed)
+    state, codes = prior.start(6), torch.zeros(6, 0, dtype=torch.long)
+    for position in range(T):
+        log_prior = prior.step(state, codes[:, -1] if position else None)
+        anything = codes.new_zeros(len(codes), 1)
+        expected = prior(torch.cat([codes, anything], 1))[:, -1].log_softmax(-1)
+        torch.testing.assert_close(log_prior, expected, atol=2e-5, rtol=1e-5)
+        parents = choose(len(codes), generator)
+        state = prior.select(state, parents)
+        chosen = torch.randint(K, (len(parents), 1), generator=generator)
+        codes = torch.cat([codes[parents], chosen], 1)
+    if choose is few_parents:
+        assert state.cache.num_shared > T // 2  # eight rows with three parents each time soon have one ancestor
+
+
+def filled_cache(num_rows: int, num_positions: int) -> KeyValueCache:
+    keys_and_values = torch.zeros(num_rows, 1, 4)
+    filled = KeyValueCache(1, 1, 4, 100, num_rows, keys_and_values)
+    for _ in range(num_positions):
+        filled.attend(0, keys_and_values, keys_and_values, keys_and_values)
+        filled.advance()
+    return filled
+
+
+def test_only_what_must_move_is_moved(monkeypatch):
+    monkeypatch.setattr(cache, "SHARE_FROM", 1000)
+    one = filled_cache(10, 30)
+    one.select(torch.arange(10))
+    assert one.num_moved == 0  # everybody stays
+    one.select(torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 8, 9]))
+    assert one.num_moved == 30  # one row, all its past
+    rows = torch.zeros(10, 1, 4)
+    for _ in range(5):
+        one.attend(0, rows, rows, rows)
+        one.advance()
+    one.select(torch.tensor([1, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
+    assert one.num_moved == 30 + 5  # rows 0 and 1 have had the same past but for the last five positions
+    one.select(torch.arange(6))
+    assert one.num_moved == 35  # dropping rows moves nothing
+
+
+def test_what_all_have_in_common_is_stored_once():
+    one = filled_cache(1, 30)
+    one.select(torch.zeros(50, dtype=torch.long))
+    rows = torch.zeros(50, 1, 4)
+    assert one.num_shared == 30
+    for _ in range(20):
+        one.attend(0, rows, rows, rows)
+        one.advance()
+    assert one._own.shape[2] * one._own.shape[4] < 50 * 40  # 20 positions of 50 rows, with some room; not 50 positions
