@@ -90,7 +90,8 @@ class KeyValueCache:
         self._origins[targets] = origins
         if first < self.length:
             part = slice(first - self._base, self.length - self._base)
-            self._own[:, :, targets, :, part] = self._own[:, :, sources, :, part]
+            for entries in self._own.flatten(0, 1):  # one after the other: small copies find room in a CPU's cache
+                entries[targets, :, part] = entries[sources, :, part]
             self.num_moved += len(targets) * (self.length - first)
 
     def _share_beginning(self) -> None:
