@@ -92,19 +92,28 @@ def test_equal_pasts_are_computed_once(priors, shared):
     assert expected < 2 * N * T
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-@pytest.mark.parametrize("memory_budget", [2**12, 2**14, 2**30])
-def test_the_memory_budget_is_kept_and_changes_nothing(priors, sampler, memory_budget):
-    likelihood = random_likelihood(K, 0.5)
-    mixtures = torch.randint(K, (3, T), generator=torch.Generator().manual_seed(6))
-    unlimited = separate_codes(mixtures, priors, likelihood, sampler)
-    watched = [WatchedPrior(prior) for prior in priors]
-    with LargestTensor() as largest:
-        for prior in watched:
-            prior.untold = largest
-        limited = separate_codes(mixtures, watched, likelihood, sampler, memory_budget=memory_budget)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, TopP(N, p=1.0), SequentialMonteCarlo(N, temperature=2.0)], ids=str)
+def test_the_memory_budget_is_kept_and_changes_nothing(sampler):
+    """Many more pairs than candidates and codes, so that the posterior of all candidates is what takes memory."""
+    num_codes = 96
+    torch.manual_seed(0)
+    prior = TransformerPrior(num_codes, T, dim=16, num_layers=1).eval()
+    torch.nn.init.normal_(prior.to_logits.weight, std=0.5)
+    likelihood = random_likelihood(num_codes, 0.5)
+    mixtures = torch.randint(num_codes, (3, T), generator=torch.Generator().manual_seed(6))
+
+    def separate(memory_budget):
+        watched = WatchedPrior(prior)
+        with LargestTensor() as largest:
+            watched.untold = largest
+            result = separate_codes(mixtures, [watched] * 2, likelihood, sampler, memory_budget=memory_budget)
+        return result, largest.bytes
+
+    # 4,608 pairs: one candidate's posterior has 18 KiB, that of all 64 candidates 1.1 MiB
+    limited, most = separate(memory_budget=2**18)
+    assert most <= 2**18
+    unlimited, most = separate(memory_budget=2**30)
+    if isinstance(sampler, TopK | TopP | BeamSearch):  # which go through the pairs
+        assert most > 2**19
     assert torch.equal(limited.codes, unlimited.codes)
     torch.testing.assert_close(limited.scores, unlimited.scores, atol=1e-4, rtol=0)
-    # Codes and rows of log priors, which no budget can avoid, have at most this many bytes.
-    unavoidable = 8 * N * max(2 * T, 3 * K, sampler.num_candidates)
-    assert largest.bytes <= max(memory_budget, unavoidable)

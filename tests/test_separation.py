@@ -16,7 +16,7 @@ from lass.data.mixing import mix
 from lass.likelihood import Pairs
 from lass.priors import TransformerPrior
 from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
-from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement
+from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement, algorithm
 from lass.separation.joint_prior import JointPrior, LogPrior
 from lass.separation.posterior import StepPosterior
 
@@ -62,7 +62,12 @@ def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_bu
         torch.testing.assert_close(posterior.log_normalizer(temperature), (dense / temperature).logsumexp(-1))
     probabilities = dense.softmax(-1)
     torch.testing.assert_close(posterior.entropy(), torch.special.entr(probabilities).sum(-1), atol=1e-4, rtol=1e-4)
-    assert posterior.num_pairs == 17
+    for p in (0.3, 0.9):
+        lowest = posterior.nucleus(p)
+        ranked = probabilities.sort(-1, descending=True).values
+        before = torch.nn.functional.pad(ranked.cumsum(-1)[..., :-1], (1, 0))
+        num_kept = (before < p).sum(-1)
+        assert torch.equal((dense >= lowest[..., None] - 1e-4).sum(-1), num_kept)
     for k in (1, 3, 20):
         best = posterior.best(k)
         expected = dense.topk(k, -1)
@@ -116,7 +121,9 @@ def test_shared_prior_in_one_pass_equals_two_equal_priors():
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_conditions_reach_the_prior_of_their_source(shared):
+@pytest.mark.parametrize("at_once", [128, 2**12])
+def test_conditions_reach_the_prior_of_their_source(shared, at_once, monkeypatch):
+    monkeypatch.setitem(algorithm.SEQUENCES_AT_ONCE, "cpu", at_once)
     world = random_world(5, shared=shared, num_classes=3)
     mixtures = torch.tensor([[1, 0], [1, 0], [2, 2]])
     conditions = torch.tensor([[0, 2], [1, 1], [2, 0]])

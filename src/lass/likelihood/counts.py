@@ -119,8 +119,10 @@ class SparseCounts:
     @property
     def num_pairs_seen(self) -> int:
         """Distinct ordered pairs (first, second) that occurred with any mixture code."""
-        first, second, _, _ = self.triples()
-        return len((first * self.num_codes + second).unique())
+        pairs = (self._merged()[0] % self.num_codes**2).unique()
+        if not self.symmetric:
+            return len(pairs)
+        return 2 * len(pairs) - int((pairs // self.num_codes == pairs % self.num_codes).sum())
 
     @property
     def num_triples(self) -> int:

@@ -25,7 +25,7 @@ class Likelihood(Protocol):
     num_codes: int
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
-        """The pairs for one position of each mixture.
+        """The pairs for one position of each mixture: at least one each, none twice, sorted by first and second code.
 
         Args:
             mixture_codes: one code per mixture.

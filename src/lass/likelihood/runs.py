@@ -51,14 +51,12 @@ class HostRun:
 
     def __init__(self, keys: Tensor, counts: Tensor) -> None:
         self.keys, self.counts = keys.numpy(), counts.numpy()
-        self._is_ours = False  # the memory: nobody else's, and nobody else has a view of it
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Views; a run that somebody looks at is copied before it grows."""
-        self._is_ours = False
+        """Views; while somebody holds one, the run is copied before it grows."""
         return torch.from_numpy(self.keys), torch.from_numpy(self.counts)
 
     def absorb(self, other: HostRun) -> None:
@@ -93,16 +91,13 @@ class HostRun:
         return num_own, free_until
 
     def _resize(self, length: int) -> None:
-        self.keys, self.counts = self._resized(self.keys, length), self._resized(self.counts, length)
-        self._is_ours = True
-
-    def _resized(self, array: np.ndarray, length: int) -> np.ndarray:
-        if self._is_ours:
-            array.resize(length, refcheck=False)  # grows where it lies; not even a view of our own is left
-            return array
-        larger = np.empty(length, np.int64)
-        larger[: min(length, len(array))] = array[:length]
-        return larger
+        for name in ("keys", "counts"):
+            try:
+                getattr(self, name).resize(length)  # grows where it lies
+            except ValueError:  # NumPy refuses if the memory is not its own or somebody holds a view
+                larger, kept = np.empty(length, np.int64), getattr(self, name)[:length]
+                larger[: len(kept)] = kept
+                setattr(self, name, larger)
 
 
 class DeviceRun:

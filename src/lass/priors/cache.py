@@ -17,8 +17,9 @@ class KeyValueCache:
 
     Every sequence has a row. What all rows have in common, from the first position up to where they first part, is
     stored once, and attention to it is one matrix product; after the common beginning each row has its own entries.
-    `select` moves only the rows that change, and of these only the positions in which they differ from what lies there
-    already. Rows that stay where they are cost nothing.
+    (Two sources or two mixtures in one cache part at once; then nothing is common.) `select` moves only the rows that
+    change, from the first position in which any of them differs from what lies at its new place already. Rows that stay
+    where they are cost nothing.
 
     Args:
         num_layers, num_heads, head_dim: of the transformer.

@@ -39,17 +39,29 @@ class Posterior(Protocol):
 
     num_mixtures: int
     num_candidates: int  # C
-    num_pairs: int  # the most pairs that any mixture's code was counted with
     log_weights: Tensor  # (M, C): as the sampler gave them at the position before; 0 where it gave none
 
-    def draw(self, parents: Int[Tensor, "M N"], uniforms: Float[Tensor, "M N"], temperature: float = 1.0) -> Drawn:
+    def draw(
+        self,
+        parents: Int[Tensor, "M N"],
+        uniforms: Float[Tensor, "M N"],
+        temperature: float = 1.0,
+        at_least: Float[Tensor, "M C"] | None = None,
+    ) -> Drawn:
         """One pair for each of N new candidates, given its parent.
 
-        From the posterior to the power 1 / temperature; exact, by inverting its running sum at the uniform number.
+        From the posterior to the power 1 / temperature, among the pairs whose log posterior is `at_least` so high;
+        exact, by inverting the running sum at the uniform number.
         """
 
     def best(self, k: int) -> Drawn:
         """The k most probable pairs of each candidate, best first; filled up with −inf where there are fewer."""
+
+    def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
+        """Log posterior of the least probable pair that is in the nucleus of probability p.
+
+        A pair is in it while all that are more probable hold less than p of the posterior to the power 1 / temperature.
+        """
 
     def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """log Z_s: the log of the sum of the unnormalised posterior, to the power 1 / temperature, over all pairs."""

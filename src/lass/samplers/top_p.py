@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lass.artifacts import register
 from lass.errors import LassError
-from lass.samplers.drawing import check_settings, draw_among
+from lass.samplers.drawing import check_settings, own_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
-
-FIRST_TRY = 64  # best pairs looked at; four times as many while they do not hold enough probability
 
 
 @register
@@ -23,7 +20,8 @@ class TopP:
 
     Args:
         num_candidates: independent draws per mixture.
-        p: in (0, 1]. A pair is kept while those more probable hold less than p, so that at least one is.
+        p: in (0, 1]. A pair is kept while all that are more probable hold less than p, so that at least one is; of
+            equally probable pairs all are kept or none.
         temperature: below 1 sharpens the posterior of each position, above 1 flattens it, before pairs are kept; scores
             are not tempered.
 
@@ -41,15 +39,8 @@ class TopP:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        log_normalizer = posterior.log_normalizer(self.temperature)[..., None]
-        k = min(FIRST_TRY, posterior.num_pairs)
-        while True:
-            best = posterior.best(k)
-            log_weights = best.log_posterior / self.temperature
-            mass = (log_weights - log_normalizer).exp().cumsum(-1)
-            if k == posterior.num_pairs or not (mass[..., -1] < self.p).any():
-                break
-            k = min(4 * k, posterior.num_pairs)
-        mass_before = torch.nn.functional.pad(mass[..., :-1], (1, 0))
-        kept = log_weights.masked_fill(mass_before >= self.p, -torch.inf)
-        return draw_among(best, kept, scores, generator.uniform(self.num_candidates))
+        parents = own_parents(scores, self.num_candidates)
+        least_probable = posterior.nucleus(self.p, self.temperature)
+        uniforms = generator.uniform(self.num_candidates)
+        drawn = posterior.draw(parents, uniforms, self.temperature, at_least=least_probable)
+        return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)

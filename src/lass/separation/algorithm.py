@@ -20,7 +20,7 @@ from lass.separation.joint_prior import JointPrior
 from lass.separation.posterior import StepPosterior
 
 #: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
-SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**16}
+SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from lass.samplers.drawing import invert_log_weights, invert_running_sum
 from lass.samplers.protocol import Drawn
 from lass.separation.joint_prior import LogPrior
 
-BYTES_PER_ENTRY = 16  # a pair's log posterior, its exponential, the running sum, and one to spare
+BYTES_PER_ENTRY = 24  # a pair's log posterior, tempered, its exponential, the running sum, and what passes by
+NUCLEUS = 64  # best pairs looked at for the nucleus; four times as many while they do not hold enough probability
 CACHE_BYTES = 2**22  # temporaries of this size stay in a CPU's cache, larger ones do not
 PRODUCT_FROM_DENSITY = 1 / 128  # from this density on a matrix product is faster than going through the pairs
 SMALLEST_TOTAL = 1e-20  # of a candidate's products of probabilities; below, what underflows in them would show
@@ -58,29 +59,38 @@ class StepPosterior:
         if log_weights is None:
             log_weights = log_priors[0].rows.new_zeros(self.num_mixtures, self.num_candidates)
         self.log_weights = log_weights
-        self.num_pairs = max(len(first) for first, _, _ in pairs)
         self._mixtures = [
             _MixturePosterior(
                 [LogPrior(rows, row_of[mixture]) for rows, row_of in log_priors],
                 pairs[mixture],
                 likelihood_weight,
-                memory_budget,
+                memory_budget // self.num_mixtures,
             )
             for mixture in range(self.num_mixtures)
         ]
 
-    def draw(self, parents: Int[Tensor, "M N"], uniforms: Float[Tensor, "M N"], temperature: float = 1.0) -> Drawn:
+    def draw(
+        self,
+        parents: Int[Tensor, "M N"],
+        uniforms: Float[Tensor, "M N"],
+        temperature: float = 1.0,
+        at_least: Float[Tensor, "M C"] | None = None,
+    ) -> Drawn:
         """See Posterior."""
-        drawn = (
-            posterior.draw(*of_mixture, temperature)
-            for posterior, *of_mixture in zip(self._mixtures, parents, uniforms, strict=True)
-        )
+        drawn = []
+        for mixture, posterior in enumerate(self._mixtures):
+            lowest = None if at_least is None else at_least[mixture]
+            drawn.append(posterior.draw(parents[mixture], uniforms[mixture], temperature, lowest))
         return Drawn(*map(torch.stack, zip(*drawn, strict=True)))
 
     def best(self, k: int) -> Drawn:
         """See Posterior."""
         best = (posterior.best(k) for posterior in self._mixtures)
         return Drawn(*map(torch.stack, zip(*best, strict=True)))
+
+    def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
+        """See Posterior."""
+        return torch.stack([posterior.nucleus(p, temperature) for posterior in self._mixtures])
 
     def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """See Posterior."""
@@ -105,7 +115,9 @@ class _MixturePosterior:
         self._memory_budget = memory_budget
         self._products: dict[float, _Product] = {}
 
-    def draw(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
+    def draw(self, parents: Tensor, uniforms: Tensor, temperature: float, at_least: Tensor | None) -> Drawn:
+        if at_least is not None:
+            return self._draw_through_pairs(self._which[parents], uniforms, temperature, at_least[parents])
         parents = self._which[parents]
         product = self._product(temperature)
         if product is None:
@@ -129,6 +141,21 @@ class _MixturePosterior:
             best.append(found)
         return Drawn(*(torch.cat(parts)[self._which] for parts in zip(*best, strict=True)))
 
+    def nucleus(self, p: float, temperature: float) -> Tensor:
+        lowest = []
+        for log_posterior in self._through_pairs():
+            log_normalizer = (log_posterior / temperature).logsumexp(1, keepdim=True)
+            k, num_pairs = min(NUCLEUS, log_posterior.shape[1]), log_posterior.shape[1]
+            while True:
+                values = log_posterior.topk(k, dim=1).values
+                mass = (values / temperature - log_normalizer).exp().cumsum(1)
+                if k == num_pairs or not (mass[:, -1] < p).any():
+                    break
+                k = min(4 * k, num_pairs)
+            num_kept = (mass < p).sum(1).clamp(max=k - 1)  # and the one with which p is reached
+            lowest.append(values.gather(1, num_kept[:, None])[:, 0])
+        return torch.cat(lowest)[self._which]
+
     def log_normalizer(self, temperature: float) -> Tensor:
         product = self._product(temperature)
         if product is None:
@@ -147,7 +174,7 @@ class _MixturePosterior:
     def _product(self, temperature: float) -> _Product | None:
         """The product for this temperature, computed once; None where it does not pay."""
         num_candidates, num_codes = self._log_prior_1.shape
-        num_bytes = 4 * num_codes * (3 * num_codes + 6 * num_candidates)
+        num_bytes = 4 * num_codes * (3 * num_codes + 6 * num_candidates) * len({*self._products, temperature})
         if len(self._first) < PRODUCT_FROM_DENSITY * num_codes**2 or num_bytes > self._memory_budget:
             return None
         if temperature not in self._products:
@@ -156,7 +183,9 @@ class _MixturePosterior:
             self._products[temperature] = _Product(*log_priors, pair, self._log_likelihood, temperature)
         return self._products[temperature]
 
-    def _draw_through_pairs(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
+    def _draw_through_pairs(
+        self, parents: Tensor, uniforms: Tensor, temperature: float, at_least: Tensor | None = None
+    ) -> Drawn:
         if len(self._log_prior_1) == 1:  # all draw from one posterior, as at the first position
             parents, uniforms = parents[:1], uniforms[None]
         else:
@@ -164,7 +193,10 @@ class _MixturePosterior:
         drawn, start = [], 0
         for log_posterior in self._through_pairs(parents):
             group = slice(start, start := start + len(log_posterior))
-            chosen = invert_log_weights(log_posterior / temperature, uniforms[group])
+            log_weights = log_posterior / temperature
+            if at_least is not None:
+                log_weights.masked_fill_(log_posterior < at_least[group, None], -torch.inf)
+            chosen = invert_log_weights(log_weights, uniforms[group])
             drawn.append((self._first[chosen], self._second[chosen], log_posterior.gather(1, chosen)))
         return Drawn(*(torch.cat(parts).flatten() for parts in zip(*drawn, strict=True)))
 

@@ -121,13 +121,19 @@ class LikelihoodCounting(LightningModule):
         self.log_dict({f"likelihood/{name}": float(value) for name, value in facts.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the counts with the trainer's progress."""
-        checkpoint["counts"] = self.counts.state_dict()
+        """Keep the counts with the trainer's progress; all ranks come here."""
+        self._merge_fresh_counts()
+        checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
         checkpoint["codec_fingerprint"] = fingerprint(self.codec)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the kept counts, if they are of this codec's codes."""
         check_same_codec(checkpoint, fingerprint(self.codec))
+        if checkpoint["symmetric"] != self.symmetric:
+            raise LassError(
+                f"The checkpoint was counted with symmetric={checkpoint['symmetric']}, but this run has "
+                f"{self.symmetric}: start without --ckpt_path, or set --model.symmetric={checkpoint['symmetric']}."
+            )
         self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
 
     def _encode(self, batch: SourcePairs | Sources) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,6 +48,7 @@ class Separation(LightningModule):
         likelihood_weight: λ of Algorithm 1.
         conditional: give the classes of the sources to class-conditional priors (weakly supervised separation).
         seed: of the sampler.
+        memory_budget: bytes for temporaries, see `separate_codes`.
         overwrite: replace results in the folder that were made with other settings.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1; PSNR protocol of Table 2.
@@ -66,6 +67,7 @@ class Separation(LightningModule):
         seed: int = 0,
         overwrite: bool = False,
         smoothing: float = 0.0,
+        memory_budget: int = 2**30,
     ) -> None:
         super().__init__()
         folders = [priors] if isinstance(priors, str) else priors
@@ -79,6 +81,7 @@ class Separation(LightningModule):
             selection,
             refinement,
             likelihood_weight,
+            memory_budget,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
         shared = len(loaded) == 1
