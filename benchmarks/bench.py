@@ -280,6 +280,9 @@ def draw_growth(rows: Rows, path: Path) -> None:
             axes.plot([row["value"] for row in chosen], [row["ours_s"] for row in chosen], "o-", label=sampler)
         axes.plot([r["value"] for r in chosen], [r["floor_s"] for r in chosen], "k--", label="floor: priors alone")
         axes.set(xscale="log", yscale="log", xlabel=what)
+        values = [row["value"] for row in chosen]
+        axes.set_xticks(values, [f"{value:,}" for value in values])
+        axes.minorticks_off()
         axes.grid(alpha=0.3, which="both")
     figure.axes[0].set_ylabel("seconds")
     figure.axes[0].legend(frameon=False)
