@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -120,8 +121,6 @@ def cached_passes(priors: list, num_sequences: int, num_positions: int) -> None:
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
     """Say on standard error what goes on, and how long it took."""
-    import sys
-
     start = time.perf_counter()
     print(f"  {what} …", end="", flush=True, file=sys.stderr)
     yield
