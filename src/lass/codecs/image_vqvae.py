@@ -23,15 +23,19 @@ class VQVAEOutput(NamedTuple):
     reconstruction: Tensor  # like the signal
     codes: Tensor  # (batch, height / 4, width / 4)
     commitment_loss: Tensor  # scalar
+    latents: Tensor  # (batch, latent_dim, height / 4, width / 4), not quantised
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x) with a 3×3 and a 1×1 convolution."""
+    """x + f(x) with a 3×3 (or `kernel_size`) and a 1×1 convolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kernel_size: int = 3) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1)
+            nn.ReLU(),
+            nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +62,9 @@ class ImageVQVAE(Artifact):
         width: channels of the convolutions.
         latent_dim: channels of the latents and of the codebook vectors.
         num_residual_blocks: in the encoder and in the decoder each.
+        patch_encoder: each code sees its own 4×4 pixels and nothing else; the decoder still sees around it. Then few
+            codes have to say what is near them, and a mixture's code depends on the sources' codes at its own position
+            only, as the likelihood assumes. Without it, encoder and decoder mirror each other.
         codebook_decay: decay of the codebook's moving average per training batch.
 
     Source: LASS (arXiv:2301.08562), section "VQ-VAE"; layers as in van den Oord et al. 2017. There are no batch
@@ -73,6 +80,7 @@ class ImageVQVAE(Artifact):
         width: int = 64,
         latent_dim: int = 64,
         num_residual_blocks: int = 2,
+        patch_encoder: bool = False,
         codebook_decay: float = 0.99,
     ) -> None:
         super().__init__()
@@ -82,6 +90,7 @@ class ImageVQVAE(Artifact):
             "width": width,
             "latent_dim": latent_dim,
             "num_residual_blocks": num_residual_blocks,
+            "patch_encoder": patch_encoder,
             "codebook_decay": codebook_decay,
         }
         channels, *space = self.image_shape = tuple(image_shape)
@@ -89,11 +98,12 @@ class ImageVQVAE(Artifact):
             raise LassError(f"image_shape must be (channels, height, width) in multiples of 4, not {self.image_shape}.")
         self.num_codes = num_codes
         self.grid = tuple(size // DOWNSAMPLING for size in space)
+        halving, block_kernel_size = ((2, 2), 1) if patch_encoder else ((4, 2, 1), 3)  # kernel size, stride, padding
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 4, stride=2, padding=1),
+            nn.Conv2d(channels, width // 2, *halving),
             nn.ReLU(),
-            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
-            *(ResidualBlock(width) for _ in range(num_residual_blocks)),
+            nn.Conv2d(width // 2, width, *halving),
+            *(ResidualBlock(width, block_kernel_size) for _ in range(num_residual_blocks)),
             nn.ReLU(),
             nn.Conv2d(width, latent_dim, 1),
         )
@@ -145,5 +155,6 @@ class ImageVQVAE(Artifact):
 
     def forward(self, signal: Float[Tensor, "batch channels height width"]) -> VQVAEOutput:
         """Reconstruct, with straight-through gradients."""
-        quantized, codes, commitment_loss = self.quantizer(self.encode_latents(signal))
-        return VQVAEOutput(self.decode_latents(quantized), codes, commitment_loss)
+        latents = self.encode_latents(signal)
+        quantized, codes, commitment_loss = self.quantizer(latents)
+        return VQVAEOutput(self.decode_latents(quantized), codes, commitment_loss, latents)

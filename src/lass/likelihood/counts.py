@@ -269,19 +269,3 @@ def _nearest_counted(is_counted: Tensor, codebook: Tensor) -> Tensor:
     missing = ~is_counted
     nearest[missing] = counted[torch.cdist(codebook[missing], codebook[counted]).argmin(1)]
     return nearest
-
-
-def load_likelihood(
-    path: str | Path, smoothing: float = 0.0, codebook: Float[Tensor, "num_codes dim"] | None = None
-) -> SparseLikelihood:
-    """The likelihood in a file: as it was saved, or made of counts with `SparseCounts.likelihood`.
-
-    Raises:
-        LassError: if the file is missing, damaged, or neither; or smoothing is asked for where counts are needed.
-    """
-    _, metadata = load_tensors(path, WHAT)  # mapped into memory: nothing is read twice
-    if metadata.get("kind") == "counts":
-        return SparseCounts.load(path).likelihood(smoothing, codebook)
-    if smoothing:
-        raise LassError(f"Smoothing needs counts, but {path} holds a finished likelihood: name the file of the counts.")
-    return SparseLikelihood.load(path)

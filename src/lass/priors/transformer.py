@@ -72,6 +72,7 @@ class TransformerPrior(Artifact):
         num_heads: attention heads; a divisor of `dim`.
         dropout: in training, of attention and of each residual branch.
         num_classes: for a class-conditional prior; 0 for an unconditional one.
+        class_dropout: in training, how often the class is withheld. Above 0, one prior serves with and without it.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
     """
@@ -87,6 +88,7 @@ class TransformerPrior(Artifact):
         num_heads: int = 2,
         dropout: float = 0.1,
         num_classes: int = 0,
+        class_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -99,12 +101,14 @@ class TransformerPrior(Artifact):
             "num_heads": num_heads,
             "dropout": dropout,
             "num_classes": num_classes,
+            "class_dropout": class_dropout,
         }
         self.num_codes, self.num_positions, self.num_classes = num_codes, num_positions, num_classes
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.dropout, self.class_dropout = num_heads, dropout, class_dropout
         self.code_embedding = nn.Embedding(num_codes, dim)
         self.position_embedding = nn.Parameter(torch.empty(num_positions, dim))
-        self.start_embedding = nn.Embedding(max(num_classes, 1), dim)
+        # One row per class, and a last one for "any class" where the prior knows that.
+        self.start_embedding = nn.Embedding(num_classes + self._knows_any_class, dim)
         self.blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
         self.to_logits = nn.Linear(dim, num_codes)
@@ -123,6 +127,9 @@ class TransformerPrior(Artifact):
             condition: class of each sequence; only for a class-conditional prior.
         """
         start = self._start_embedding(len(codes), condition)
+        if self.training and condition is not None and self.class_dropout:
+            withheld = torch.rand(len(codes), 1, device=start.device) < self.class_dropout
+            start = torch.where(withheld, self.start_embedding.weight[-1], start)
         x = torch.cat([start[:, None], self.code_embedding(codes[:, :-1])], 1)
         x = x + self.position_embedding[: codes.shape[1]]
         x = F.dropout(x, self.dropout, self.training)
@@ -162,12 +169,17 @@ class TransformerPrior(Artifact):
         state.cache.select(parents)
         return state
 
+    @property
+    def _knows_any_class(self) -> bool:
+        return not self.num_classes or self.class_dropout > 0
+
     def _start_embedding(self, num_sequences: int, condition: Tensor | None) -> Tensor:
-        if (condition is not None) != (self.num_classes > 0):
-            expected = f"a class in 0…{self.num_classes - 1} for each sequence" if self.num_classes else "no condition"
-            raise LassError(f"This prior takes {expected}; got {'none' if condition is None else 'one'}.")
+        if condition is None and not self._knows_any_class:
+            raise LassError(f"This prior takes a class in 0…{self.num_classes - 1} for each sequence; got none.")
         if condition is None:
-            return self.start_embedding.weight.expand(num_sequences, -1)
+            return self.start_embedding.weight[-1].expand(num_sequences, -1)
+        if not self.num_classes:
+            raise LassError("This prior takes no condition; got one.")
         if condition.numel() and not 0 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
             raise LassError(
                 f"Classes must be in 0…{self.num_classes - 1}; got {int(condition.min())}…{int(condition.max())}."

@@ -15,7 +15,7 @@ from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, 
 from lass.codecs import Codec
 from lass.data.mixing import mix
 from lass.errors import LassError
-from lass.likelihood import Likelihood, SparseLikelihood
+from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import separate_codes
@@ -160,8 +160,10 @@ class Separator:
         mixtures = mixtures.to(self.device, torch.float32)
         if not mixtures.isfinite().all():
             raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
+        encode_latents = getattr(self.codec, "encode_latents", None)
         with torch.no_grad():
             mixture_codes = self.codec.encode(mixtures)
+            mixture_latents = None if encode_latents is None else encode_latents(mixtures).flatten(2)
         grid = tuple(mixture_codes.shape[1:])
         candidates = separate_codes(
             mixture_codes.flatten(1),
@@ -170,6 +172,7 @@ class Separator:
             self.sampler,
             conditions=None if conditions is None else conditions.to(self.device),
             likelihood_weight=self.likelihood_weight,
+            mixture_latents=mixture_latents,
             seed=seed,
             indices=indices,
             memory_budget=self.memory_budget,
@@ -237,7 +240,7 @@ class Separator:
             return cls(
                 codec=load_artifact(folder / "codec", "codec"),
                 priors=[priors[name] for name in facts["priors"]],
-                likelihood=SparseLikelihood.load(folder / LIKELIHOOD_FILE),
+                likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
                 **parts,
             )

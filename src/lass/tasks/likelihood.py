@@ -13,14 +13,14 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lass.artifacts import fingerprint
-from lass.codecs import load_codec
+from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.sources import SourcePairs, Sources
 from lass.errors import LassError
-from lass.likelihood import SparseCounts
+from lass.likelihood import LatentMoments, SparseCounts
 from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT, check_same_codec
 
-COUNTS_FILE = "counts.safetensors"
+COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
 
 
 class CheckpointEachEpoch(ModelCheckpoint):
@@ -33,12 +33,14 @@ class CheckpointEachEpoch(ModelCheckpoint):
 
 
 class LikelihoodCounting(LightningModule):
-    """Fills SparseCounts from pairs of sources and leaves `<default_root_dir>/counts.safetensors` after every epoch.
+    """Fills SparseCounts from pairs of sources and leaves `<default_root_dir>/counts.safetensors` after every epoch,
+    and with `latents` also LatentMoments in `latents.safetensors`.
 
     There is no optimizer: an epoch of `fit` is one pass over freshly drawn pairs, and more epochs see more pairs.
 
     Args:
         codec: folder of the codec.
+        latents: also sum up the latents of the mixtures for each pair of codes, for a LatentLikelihood.
         symmetric: count both orders of a pair; false when the sources differ in kind.
         min_coverage_gain: stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
             less than this from one validation to the next; null counts to the last epoch.
@@ -46,14 +48,21 @@ class LikelihoodCounting(LightningModule):
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
 
-    def __init__(self, codec: str, symmetric: bool = True, min_coverage_gain: float | None = None) -> None:
+    def __init__(
+        self, codec: str, latents: bool = False, symmetric: bool = True, min_coverage_gain: float | None = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.min_coverage_gain = min_coverage_gain
         self.codec = load_codec(codec).requires_grad_(False)
-        self.symmetric = symmetric
-        self.counts = self._no_counts()  # of all ranks together
-        self._fresh = self._no_counts()  # of this rank, since the last merge
+        self.latents, self.symmetric = latents, symmetric
+        if latents and (not hasattr(self.codec, "encode_latents") or codebook_of(self.codec) is None):
+            raise LassError(
+                f"A {type(self.codec).__name__} gives no latents of a signal: set --model.latents=false to count codes."
+            )
+        # Of all ranks together, and of this rank since they were last put together.
+        self.counts, self._fresh_counts = self._no_counts(), self._no_counts()
+        self.moments, self._fresh_moments = self._no_moments(), self._no_moments()
         # Distributed strategies refuse a module without anything to train.
         self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
@@ -72,11 +81,17 @@ class LikelihoodCounting(LightningModule):
 
     def on_fit_start(self) -> None:
         """Count on the device that computes."""
-        self.counts, self._fresh = self.counts.to(self.device), self._no_counts()
+        self.counts, self._fresh_counts = self.counts.to(self.device), self._no_counts()
+        if self.latents:
+            self.moments, self._fresh_moments = self.moments.to(self.device), self._no_moments()
 
     def training_step(self, batch: SourcePairs | Sources) -> None:
         """Encode both sources and their mixture, and count the triple at every position."""
-        self._fresh.add(*self._encode(batch))
+        first, second, mixture = self._encode(batch)
+        self._fresh_counts.add(first, second, mixture)
+        if self.latents:
+            latents = self.codec.encode_latents(mix(batch.signals))
+            self._fresh_moments.add(first.flatten(), second.flatten(), latents.movedim(1, -1).flatten(0, -2))
 
     def on_validation_epoch_start(self) -> None:
         """Held-out pairs are looked up in what all ranks counted."""
@@ -112,6 +127,8 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
             self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
+            if self.latents:
+                self.moments.save(Path(self.trainer.default_root_dir) / LATENTS_FILE)
         facts = {
             "density_percent": 100 * self.counts.density,
             "num_nonzero": self.counts.num_nonzero,
@@ -124,17 +141,21 @@ class LikelihoodCounting(LightningModule):
         """Keep the counts with the trainer's progress; all ranks come here."""
         self._merge_fresh_counts()
         checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
+        checkpoint["moments"] = self.moments.state_dict() if self.latents else None
         checkpoint["codec_fingerprint"] = fingerprint(self.codec)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the kept counts, if they are of this codec's codes."""
         check_same_codec(checkpoint, fingerprint(self.codec))
-        if checkpoint["symmetric"] != self.symmetric:
-            raise LassError(
-                f"The checkpoint was counted with symmetric={checkpoint['symmetric']}, but this run has "
-                f"{self.symmetric}: start without --ckpt_path, or set --model.symmetric={checkpoint['symmetric']}."
-            )
+        for name, then in {"symmetric": checkpoint["symmetric"], "latents": checkpoint["moments"] is not None}.items():
+            if then != (now := getattr(self, name)):
+                raise LassError(
+                    f"The checkpoint was counted with {name}={then}, but this run has {now}: start without "
+                    f"--ckpt_path, or set --model.{name}={str(then).lower()}."
+                )
         self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
+        if self.latents:
+            self.moments = self._no_moments().load_state_dict(checkpoint["moments"])
 
     def _encode(self, batch: SourcePairs | Sources) -> tuple[Tensor, Tensor, Tensor]:
         if not isinstance(batch, SourcePairs):
@@ -148,11 +169,22 @@ class LikelihoodCounting(LightningModule):
             self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=fingerprint(self.codec)
         )
 
+    def _no_moments(self) -> LatentMoments | None:
+        if not self.latents:
+            return None
+        num_codes, dim = codebook_of(self.codec).shape
+        return LatentMoments(num_codes, dim, self.symmetric, self.device, fingerprint(self.codec))
+
     def _merge_fresh_counts(self) -> None:
-        fresh = [self._fresh]
+        fresh = [self._fresh_counts]
         if dist.is_available() and dist.is_initialized():
             fresh = [None] * dist.get_world_size()
-            dist.all_gather_object(fresh, self._fresh.to("cpu"))
+            dist.all_gather_object(fresh, self._fresh_counts.to("cpu"))
+            for sums in self._fresh_moments.state_dict().values() if self.latents else ():
+                dist.all_reduce(sums)
         for counts in fresh:
             self.counts.merge(counts)
-        self._fresh = self._no_counts()
+        self._fresh_counts = self._no_counts()
+        if self.latents:
+            self.moments.merge(self._fresh_moments)
+            self._fresh_moments = self._no_moments()

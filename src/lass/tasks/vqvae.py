@@ -24,6 +24,9 @@ class VQVAETraining(TrainingTask):
         mixture_share: the part of each training batch that is replaced by mixtures of random pairs, because
             Algorithm 1 encodes mixtures too.
         commitment: weight of the commitment loss.
+        linearity: weight of what makes the latents of a mixture the mean of its sources' latents: the squared
+            difference, relative to the variance of the latents. The closer they are, the more a mixture's code tells
+            about those of its sources.
         learning_rate: peak, for AdamW.
         warmup_steps: batches until the peak.
 
@@ -36,15 +39,16 @@ class VQVAETraining(TrainingTask):
         codec: Artifact,
         mixture_share: float = 0.5,
         commitment: float = 0.25,
+        linearity: float = 0.0,
         learning_rate: float = 1e-3,
         warmup_steps: int = 100,
     ) -> None:
         super().__init__(codec, "val/psnr_db", "max", learning_rate, warmup_steps)
-        self.mixture_share, self.commitment = mixture_share, commitment
+        self.mixture_share, self.commitment, self.linearity = mixture_share, commitment, linearity
         self.usage = CodeUsage(codec.num_codes)
 
     def training_step(self, batch: Sources) -> Tensor:
-        """Squared error plus commitment, on sources and mixtures."""
+        """Squared error plus commitment and linearity, on sources and mixtures."""
         signals = batch.signals
         num_mixtures = int(len(signals) * self.mixture_share)
         partners = signals.roll(1, dims=0)[:num_mixtures]  # a shuffled batch: the neighbour is a random partner
@@ -52,7 +56,14 @@ class VQVAETraining(TrainingTask):
         output = self.artifact(signals)
         error = F.mse_loss(output.reconstruction, signals)
         loss = error + self.commitment * output.commitment_loss
-        self.log_dict({"train/loss": loss, "train/mse": error, "train/commitment": output.commitment_loss})
+        terms = {"train/mse": error, "train/commitment": output.commitment_loss}
+        if self.linearity:
+            latents = self.artifact.encode_latents(batch.signals)
+            mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
+            deviation = F.mse_loss(output.latents[:num_mixtures], mean) / latents.var(dim=(0, 2, 3)).mean()
+            terms["train/nonlinearity"] = deviation
+            loss = loss + self.linearity * deviation
+        self.log_dict({"train/loss": loss, **terms})
         return loss
 
     def validation_step(self, batch: Sources, batch_index: int) -> None:

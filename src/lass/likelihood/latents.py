@@ -1,0 +1,226 @@
+"""A likelihood of the mixture's latents before they are quantised: it tells more than the code that they become."""
+
+# K num_codes, d channels of the latents
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lass.artifacts import load_tensors, save_tensors
+from lass.errors import LassError
+from lass.likelihood.protocol import Pairs
+
+MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
+MOST_BYTES = 2**32  # of the sums: there is one vector for each of the K² pairs
+
+
+class LatentMoments:
+    """How often each pair of source codes occurred, and the sums of what the mixture's latents were there.
+
+    Args:
+        num_codes: size K of the codebook.
+        dim: channels of the latents.
+        symmetric: a pair and its reverse are the same, because the sum commutes.
+        device: where the sums are.
+        codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
+
+    Raises:
+        LassError: if K² vectors are too many to keep.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        symmetric: bool = True,
+        device: torch.device | str = "cpu",
+        codec_fingerprint: str | None = None,
+    ) -> None:
+        needed = num_codes**2 * dim * 8
+        if needed > MOST_BYTES:
+            raise LassError(
+                f"The latents of all pairs of {num_codes} codes would take {needed / 2**30:.0f} GiB: count codes only "
+                "(latents=false), or use a codec with fewer codes."
+            )
+        self.num_codes, self.dim, self.symmetric = num_codes, dim, symmetric
+        self.device, self.codec_fingerprint = torch.device(device), codec_fingerprint
+        double = {"dtype": torch.float64, "device": self.device}
+        self._counts = torch.zeros(num_codes**2, **double)
+        self._sums = torch.zeros(num_codes**2, dim, **double)
+        self._products = torch.zeros(dim, dim, **double)  # Σ v vᵀ over everything
+
+    def add(
+        self, first: Int[Tensor, " count"], second: Int[Tensor, " count"], latents: Float[Tensor, "count dim"]
+    ) -> None:
+        """Take in the latents of mixtures at positions whose sources have the codes `first` and `second`."""
+        if self.symmetric:
+            first, second = torch.minimum(first, second), torch.maximum(first, second)
+        pair, latents = first * self.num_codes + second, latents.double()
+        self._counts += torch.bincount(pair, minlength=self.num_codes**2)
+        self._sums.index_add_(0, pair, latents)
+        self._products += latents.T @ latents
+
+    def merge(self, other: LatentMoments) -> None:
+        """Add everything another one has taken in."""
+        for name, mine in self.state_dict().items():
+            mine += other.state_dict()[name].to(mine)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums themselves."""
+        return {"counts": self._counts, "sums": self._sums, "products": self._products}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> LatentMoments:
+        """Replace the sums by a `state_dict` and return self."""
+        for name, mine in self.state_dict().items():
+            mine.copy_(state[name])
+        return self
+
+    def to(self, device: torch.device | str) -> LatentMoments:
+        """The same moments on another device."""
+        facts = (self.num_codes, self.dim, self.symmetric, device, self.codec_fingerprint)
+        return LatentMoments(*facts).load_state_dict(self.state_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        facts = {name: getattr(self, name) for name in ("num_codes", "dim", "symmetric", "codec_fingerprint")}
+        save_tensors(path, self.state_dict(), {"kind": MOMENTS, **facts})
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatentMoments:
+        """Read a file of `save`.
+
+        Raises:
+            LassError: if the file is missing, truncated, or holds something else.
+        """
+        tensors, metadata = load_tensors(path, MOMENTS)
+        if metadata.get("kind") != MOMENTS:
+            raise LassError(f"{path} holds no {MOMENTS}: name the file that `make count` wrote with latents=true.")
+        facts = {name: metadata[name] for name in ("num_codes", "dim", "symmetric", "codec_fingerprint")}
+        return cls(**facts).load_state_dict(tensors)
+
+    def likelihood(
+        self,
+        codebook: Float[Tensor, "num_codes dim"],
+        degrees_of_freedom: float = 4.0,
+        shrinkage: float = 4.0,
+        ridge: float = 0.3,
+    ) -> LatentLikelihood:
+        """p(latents | first, second): Student's t around the mean of each pair, with one shape for all.
+
+        The tails have to be heavy: what a pair leaves open differs much from pair to pair, and a Gaussian that fits
+        all of them is far too sure about most.
+
+        Args:
+            codebook: the codec's vectors. The mean of two of them is where a pair's mean starts from.
+            degrees_of_freedom: ν; smaller means heavier tails.
+            shrinkage: how many occurrences that start counts for.
+            ridge: added to the covariance's diagonal, relative to the diagonal's mean. Directions that hardly vary
+                then hardly count.
+
+        Raises:
+            LassError: if nothing was taken in, or the codebook has another size.
+        """
+        if not self._counts.any():
+            raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
+        if tuple(codebook.shape) != (self.num_codes, self.dim):
+            raise LassError(
+                f"Expected a codebook of shape ({self.num_codes}, {self.dim}), got {tuple(codebook.shape)}: it belongs "
+                "to another codec."
+            )
+        counts, sums = self._counts[:, None], self._sums
+        codebook = codebook.to(sums)
+        start = ((codebook[:, None] + codebook) / 2).flatten(0, 1)
+        means = (sums + shrinkage * start) / (counts + shrinkage)
+        crossed = sums.T @ means
+        scatter = self._products - crossed - crossed.T + means.T @ (counts * means)
+        covariance = scatter / counts.sum()
+        floor = ridge * covariance.diagonal().mean() * torch.eye(self.dim).to(covariance)
+        whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + floor)).T
+        if self.symmetric:
+            pairs = torch.arange(self.num_codes**2, device=self.device)
+            first, second = pairs // self.num_codes, pairs % self.num_codes
+            means = means[torch.minimum(first, second) * self.num_codes + torch.maximum(first, second)]
+        # With a ridge the latents have fewer directions that count: so many.
+        effective_dim = torch.linalg.solve(covariance + floor, covariance).trace()
+        table = {
+            "means": (means @ whitening).float(),
+            "whitening": whitening.float(),
+            "tail": torch.stack([torch.tensor(degrees_of_freedom, dtype=torch.float64), effective_dim.cpu()]).float(),
+        }
+        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint)
+
+
+class LatentLikelihood:
+    """log p(mixture's latents | first, second) up to a constant, for all pairs of codes.
+
+    With W the whitening, q = |W (latents − mean of the pair)|², ν the degrees of freedom and d' the effective
+    dimension, it is −(ν + d') / 2 · log(1 + q / ν).
+
+    Args:
+        num_codes: size K of the codebook.
+        table: see `state_dict`.
+        codec_fingerprint: of the codec that the codes belong to.
+
+    Source: our own, in place of the counted likelihood of LASS (arXiv:2301.08562), Eq. 4.
+    """
+
+    def __init__(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None) -> None:
+        self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
+        pairs = torch.arange(num_codes**2, device=self.device)
+        self._first, self._second = pairs // num_codes, pairs % num_codes
+        self._squared_means = table["means"].square().sum(1)
+
+    def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
+        """See Likelihood; the codes are not looked at.
+
+        Raises:
+            LassError: if there are no latents.
+        """
+        if mixture_latents is None:
+            raise LassError("This likelihood looks at the mixture's latents: give separate_codes mixture_latents.")
+        degrees_of_freedom, effective_dim = self._table["tail"].tolist()
+        whitened = mixture_latents.float() @ self._table["whitening"]
+        distances = self._squared_means - 2 * whitened @ self._table["means"].T + whitened.square().sum(1, keepdim=True)
+        log_likelihood = (distances.clamp(min=0) / degrees_of_freedom).log1p_() * (
+            -(degrees_of_freedom + effective_dim) / 2
+        )
+        return [Pairs(self._first, self._second, row) for row in log_likelihood]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the table lies."""
+        return self._table["means"].device
+
+    def to(self, device: torch.device | str) -> LatentLikelihood:
+        """The same likelihood on another device."""
+        if torch.device(device) == self.device:
+            return self
+        table = {name: tensor.to(device) for name, tensor in self._table.items()}
+        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`means` (K², d) of the pairs, whitened; `whitening` (d, d), to be multiplied from the right; `tail`, the
+        degrees of freedom and the effective dimension.
+        """
+        return dict(self._table)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        metadata = {"kind": LIKELIHOOD, "num_codes": self.num_codes, "codec_fingerprint": self.codec_fingerprint}
+        save_tensors(path, self.state_dict(), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatentLikelihood:
+        """Read a file of `save`.
+
+        Raises:
+            LassError: if the file is missing, truncated, or holds something else.
+        """
+        table, metadata = load_tensors(path, LIKELIHOOD)
+        if metadata.get("kind") != LIKELIHOOD:
+            raise LassError(f"{path} holds no {LIKELIHOOD}: make it again.")
+        return cls(metadata["num_codes"], table, metadata["codec_fingerprint"])
