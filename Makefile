@@ -58,8 +58,9 @@ count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET and score them
 	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(ARGS)
 
-eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist
-	@$(MAKE) --no-print-directory separate DATASET=$*
+eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with pretrained/ where nothing was trained
+	@$(MAKE) --no-print-directory separate DATASET=$* ARGS='$(if $(wildcard runs/$*/prior/prior),,$(if \
+	  $(wildcard pretrained/$*),--model.separator=pretrained/$* --trainer.default_root_dir=runs/$*/pretrained)) $(ARGS)'
 
 .PHONY: experiment
 experiment:

@@ -14,15 +14,17 @@ import pytest
 import torch
 import wandb
 from pytorch_lightning.cli import LightningCLI
-from wandb_reader import read_offline_run
 
 from lass import Separator, SparseCounts
 from lass.cli import LassCLI, main
 from lass.codecs import codebook_of, load_codec
 from lass.data.digits import Digits
 from lass.data.mixing import mix
+from lass.data.sharing import FreshPairing
+from lass.likelihood import LatentLikelihood, LatentMoments
 from lass.metrics import psnr
 from lass.priors import load_prior
+from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
 
 SMALL = {
@@ -83,6 +85,49 @@ def test_every_stage_leaves_what_the_next_one_needs(chain):
     assert 0 < counts.density < 1
     for stage in SMALL:
         assert (chain / "runs" / "digits" / stage / "config.yaml").exists()
+
+
+def test_latents_are_counted_and_separated_with(chain, repository):
+    """Their sums are those of a slow loop over the same pairs, also after a stop."""
+    where = "--trainer.default_root_dir=runs/latents/{}"
+    lass(repository, "likelihood", "--model.latents=true", "--trainer.max_epochs=1", where.format("likelihood"))
+    options = ["--model.latents=true", "--trainer.max_epochs=3", "--ckpt_path=last"]
+    lass(repository, "likelihood", *options, where.format("likelihood"))
+    counts = SparseCounts.load("runs/latents/likelihood/counts.safetensors")
+    moments = LatentMoments.load("runs/latents/likelihood/latents.safetensors").state_dict()
+    assert moments["counts"].sum() == counts.num_triples == 3 * 600 * 16
+
+    codec = load_codec("runs/digits/vqvae/codec")
+    sources = Digits(num_validation=197).part("train")
+    pairing = FreshPairing(len(sources), 1, 0, seed=0)
+    sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
+    for epoch in range(3):
+        pairing.set_epoch(epoch)
+        first, second = (list(side) for side in zip(*pairing, strict=True))
+        signals = torch.stack([sources.__getitems__(first).signals, sources.__getitems__(second).signals], 1)
+        codes = codec.encode(signals.flatten(0, 1)).view(-1, 2, 16)
+        latents = codec.encode_latents(mix(signals)).flatten(2).movedim(1, 2).double().detach()
+        products += torch.einsum("nti,ntj->ij", latents, latents)
+        pair = codes.min(1).values * 16 + codes.max(1).values
+        sums.index_add_(0, pair.flatten(), latents.flatten(0, 1))
+    torch.testing.assert_close(moments["sums"], sums, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(moments["products"], products, atol=1e-2, rtol=1e-4)
+
+    likelihood = "--model.likelihood=runs/latents/likelihood/latents.safetensors"
+    lass(repository, "separate", likelihood, where.format("separate"))
+    separator = Separator.from_pretrained("runs/latents/separate/separator")
+    assert isinstance(separator.likelihood, LatentLikelihood)
+    # The finished separator in place of its parts, as `make eval-...` names one that was trained elsewhere.
+    finished = "--model.separator=runs/latents/separate/separator"
+    nowhere = ["--model.codec=runs/nowhere", "--model.priors=runs/nowhere", "--model.likelihood=runs/nowhere"]
+    lass(repository, "separate", finished, *nowhere, where.format("again"))
+    first, again = (ResultsFolder(f"runs/latents/{name}").read(3)[1] for name in ("separate", "again"))
+    assert first == again
+
+    with pytest.raises(SystemExit, match=r"latents=True, but this run has False.*--model.latents=true"):
+        lass(repository, "likelihood", "--trainer.max_epochs=5", "--ckpt_path=last", where.format("likelihood"))
+    with pytest.raises(SystemExit, match="needs a prior"):
+        lass(repository, "separate", "--model.priors=null", where.format("no"))
 
 
 def test_weakly_supervised_separation_uses_the_classes(chain, repository):
@@ -232,7 +277,7 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
     lass(repository, "prior", "--ckpt_path=last", "--trainer.max_epochs=8", *places)
     after = torch.load("runs/resumed/prior/checkpoints/last.ckpt", weights_only=True)
     assert (after["epoch"], after["global_step"]) == (7, 8 * 19)
-    logged = read_offline_run(chain / "runs/resumed/log").history
+    logged = read_offline_runs(chain / "runs/resumed/log")[0].history
     assert min(logged["trainer/global_step"]) >= 4 * 19  # a fresh start would have logged earlier steps
 
     where = "--trainer.default_root_dir=runs/{}/likelihood"
@@ -257,7 +302,7 @@ def in_processes(repository, *options):
 
 def test_two_processes_count_exactly_what_one_counts(chain, repository):
     """Distributed over gloo; 601 pairs, so that the processes' shares differ in length."""
-    odd = ["--data.num_validation=198", "--data.batch_size=100"]
+    odd = ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"]
     where = "--trainer.default_root_dir=runs/{}/likelihood"
     lass(repository, "likelihood", *odd, where.format("one"))
     both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
@@ -266,6 +311,9 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
     one, two = ((chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("one", "two"))
     assert SparseCounts.load(chain / "runs/two/likelihood/counts.safetensors").num_triples == 3 * 600 * 16 + 3 * 16
     assert one == two
+    one, two = (LatentMoments.load(chain / f"runs/{name}/likelihood/latents.safetensors") for name in ("one", "two"))
+    for name, sums in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], sums)
 
 
 def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
@@ -297,7 +345,7 @@ def test_counting_stops_when_coverage_no_longer_rises(chain, repository):
     counts = SparseCounts.load("runs/converged/likelihood/counts.safetensors")
     epochs = counts.num_triples / (600 * 16)
     assert 2 <= epochs < 30
-    coverage = read_offline_run(chain / "runs/digits/likelihood").history["val/coverage"]
+    coverage = read_offline_runs(chain / "runs/digits/likelihood")[0].history["val/coverage"]
     assert len(coverage) == 3  # one per epoch
     assert coverage == sorted(coverage)
 
@@ -331,13 +379,13 @@ def test_offline_runs_hold_metrics_config_images_and_the_table(chain):
         "separate": ["separation/psnr_db/mean", "separation/psnr_db/std", "separation/average_psnr_db/mean"],
     }
     for stage, keys in expected.items():
-        run = read_offline_run(chain / "runs" / "digits" / stage)
+        run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
         assert (run.group, run.job_type, run.tags) == ("digits", stage, ["digits", stage])
         assert set(keys) <= set(run.history), stage
         assert all(isinstance(run.history[key][-1], float | int) for key in keys)
         assert run.config["model"]["class_path"].startswith("lass.tasks.")
     for stage, key in [("vqvae", "val/reconstructions"), ("separate", "separation/examples")]:
-        run = read_offline_run(chain / "runs" / "digits" / stage)
+        run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
         for name in run.history[f"{key}/filenames"][-1]:
             assert (run.folder / "files" / name).read_bytes().startswith(b"\x89PNG")
     assert run.history["separation/mixtures/nrows"] == [6]
@@ -438,6 +486,9 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     counts = SparseCounts(codec.num_codes, codec_fingerprint=fingerprint(codec))
     counts.add(*torch.randint(codec.num_codes, (3, 5000), generator=torch.Generator().manual_seed(0)))
     counts.save(f"runs/{path.parent.name}/likelihood/counts.safetensors")
+    moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
+    moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
+    moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
     options = [f"--{sources}.num_validation=10", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]

@@ -8,6 +8,8 @@ import torch
 from lass import LassError
 from lass.artifacts import fingerprint, load_artifact
 from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, load_codec
+from lass.data.sources import Sources
+from lass.tasks import VQVAETraining
 
 
 @pytest.fixture
@@ -94,6 +96,47 @@ def test_codec_keeps_its_contract(codec):
 def test_a_code_depends_on_its_own_image_only(codec):
     images = torch.rand(5, 3, 12, 8)
     assert torch.equal(codec.encode(images)[3:4], codec.encode(images[3:4]))
+
+
+def test_codes_of_a_patch_encoder_see_their_own_patch_only():
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 12, 16)
+    for patch_encoder in (True, False):
+        codec = ImageVQVAE((1, 12, 16), num_codes=10, width=8, patch_encoder=patch_encoder).eval()
+        elsewhere = image.clone()
+        elsewhere[..., 8:, :] = torch.rand(4, 16)
+        before, after = codec.encode_latents(image), codec.encode_latents(elsewhere)
+        assert not torch.equal(before[..., 2, :], after[..., 2, :])
+        assert torch.equal(before[..., :2, :], after[..., :2, :]) == patch_encoder
+        assert codec.grid == (3, 4)
+
+
+class LinearCodec(ImageVQVAE):
+    """Whose latents of a mixture are exactly the mean of its sources'."""
+
+    def encode_latents(self, signal):
+        return torch.nn.functional.avg_pool2d(signal, 4).expand(-1, self.config["latent_dim"], -1, -1)
+
+
+@pytest.mark.parametrize("kind", [LinearCodec, ImageVQVAE])
+def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
+    torch.manual_seed(0)
+    codec = kind((1, 8, 8), num_codes=6, width=8, latent_dim=4)
+    batch = Sources(torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.long))
+    losses, logged = [], {}
+    for weight in (0.0, 0.5):
+        task = VQVAETraining(codec.eval(), linearity=weight)
+        monkeypatch.setattr(task, "log_dict", logged.update)
+        losses.append(task.training_step(batch).item())
+    latents = codec.encode_latents(batch.signals)
+    squares = []
+    for i in range(3):  # half the batch is mixed, each with the one before
+        mixed = codec.encode_latents((batch.signals[i] + batch.signals[i - 1])[None] / 2)[0]
+        squares.append((mixed - (latents[i] + latents[i - 1]) / 2).square().mean())
+    deviation = torch.stack(squares).mean() / latents.movedim(1, 0).flatten(1).var(1).mean()
+    assert (deviation < 1e-10) == (kind is LinearCodec)
+    torch.testing.assert_close(logged["train/nonlinearity"], deviation, atol=1e-6, rtol=1e-4)
+    assert losses[1] - losses[0] == pytest.approx(0.5 * deviation.item(), abs=1e-5)
 
 
 def test_saved_codec_is_the_same(codec, tmp_path):

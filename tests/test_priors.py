@@ -101,6 +101,25 @@ def test_conditions_are_checked(prior, conditional):
         TransformerPrior(dim=10, num_heads=4)
 
 
+def test_one_prior_with_and_without_the_class():
+    """Class c is followed by c alone; without it, every code is equally likely."""
+    torch.manual_seed(0)
+    prior = TransformerPrior(3, 2, dim=16, num_layers=1, num_heads=1, dropout=0.0, num_classes=3, class_dropout=0.5)
+    optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
+    labels = torch.arange(3).repeat(20)
+    codes = labels[:, None].expand(-1, 2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(prior(codes, labels).flatten(0, 1), codes.flatten()).backward()
+        optimizer.step()
+    prior.eval()
+    with torch.no_grad():
+        known, unknown = (cached_log_prior(prior, codes[:3], labels) for labels in (torch.arange(3), None))
+    assert known[range(3), 0, range(3)].exp().min() > 0.9
+    assert (unknown[:, 0].exp() - 1 / 3).abs().max() < 0.1
+    assert unknown[range(3), 1, range(3)].exp().min() > 0.9  # the first code tells the class
+
+
 @torch.no_grad()
 def test_saved_prior_predicts_the_same(conditional, tmp_path):
     conditional.codec_fingerprint = "0123456789abcdef"

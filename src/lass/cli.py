@@ -1,4 +1,4 @@
-"""The command `lass`: Lightning's command line over the four stages."""
+"""The command `lass`: Lightning's command line over the four stages, and `lass separate` over image files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
+from lass import separate_files
 from lass.artifacts import written_whole
 from lass.errors import LassError
 from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
@@ -55,7 +56,8 @@ class LassCLI(LightningCLI):
             seed_everything_default=0,
             # `main` reports errors: the parser itself would print a hundred lines of usage before the reason.
             parser_kwargs={
-                "description": "Latent Autoregressive Source Separation, stage by stage.",
+                "description": "Latent Autoregressive Source Separation, stage by stage. "
+                "For image files and a finished separator: lass separate --help",
                 "exit_on_error": False,
                 **{command: {"exit_on_error": False} for command in self.subcommands()},
             },
@@ -89,8 +91,12 @@ def main(args: list[str] | None = None) -> None:
     """Entry point: a mistake of the user's is one sentence and status 1, not a traceback."""
     # Lightning advertises other products at every start; nothing else it says is dropped.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
+    args = sys.argv[1:] if args is None else args
     try:
-        LassCLI(args)
+        if args[:1] == ["separate"]:
+            separate_files.main(args[1:])
+        else:
+            LassCLI(args)
     except (ValueError, ArgumentError) as error:
         mistake = _mistake_behind(error)
         if isinstance(mistake, ArgumentError):

@@ -134,7 +134,8 @@ class LatentMoments:
         counts, sums = self._counts[:, None], self._sums
         codebook = codebook.to(sums)
         start = ((codebook[:, None] + codebook) / 2).flatten(0, 1)
-        means = (sums + shrinkage * start) / (counts + shrinkage)
+        share = torch.where(counts > 0, counts / (counts + shrinkage), 0.0)  # of what was seen
+        means = share * sums / counts.clamp(min=1) + (1 - share) * start
         crossed = sums.T @ means
         scatter = self._products - crossed - crossed.T + means.T @ (counts * means)
         covariance = scatter / counts.sum()

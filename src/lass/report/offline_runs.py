@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wandb.proto import wandb_internal_pb2
+
+from lass.errors import LassError
 
 BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
 FULL, FIRST, LAST = 1, 2, 4
@@ -24,10 +27,19 @@ class OfflineRun:
     job_type: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    rows: list[dict[str, Any]] = field(default_factory=list)  # what was logged together
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """Everything that was logged under each name, in order."""
+        columns = defaultdict(list)
+        for row in self.rows:
+            for name, value in row.items():
+                columns[name].append(value)
+        return columns
 
 
-def _records(data: bytes):
+def _records(data: bytes) -> Iterator[bytes]:
     position, collected = FILE_HEADER, b""
     while position + RECORD_HEADER <= len(data):
         left = BLOCK - position % BLOCK
@@ -46,9 +58,19 @@ def _records(data: bytes):
             yield collected
 
 
-def read_offline_run(root: Path) -> OfflineRun:
-    """The first offline run below `root/wandb`."""
-    folder = min((root / "wandb").glob("offline-run-*"))
+def read_offline_runs(root: str | Path) -> list[OfflineRun]:
+    """The offline runs below `root/wandb`, oldest first; a run that was resumed left several.
+
+    Raises:
+        LassError: if there is none.
+    """
+    folders = sorted((Path(root) / "wandb").glob("offline-run-*"))
+    if not folders:
+        raise LassError(f"There is no offline run of Weights & Biases in {Path(root) / 'wandb'}.")
+    return [_read(folder) for folder in folders]
+
+
+def _read(folder: Path) -> OfflineRun:
     run = OfflineRun(folder)
     (file,) = folder.glob("run-*.wandb")
     for data in _records(file.read_bytes()):
@@ -65,6 +87,6 @@ def read_offline_run(root: Path) -> OfflineRun:
         for item in items:
             run.config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
         if kind == "history":
-            for item in record.history.item:
-                run.history["/".join(item.nested_key) or item.key].append(json.loads(item.value_json))
+            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            run.rows.append(row)
     return run

@@ -1,0 +1,65 @@
+"""Image files in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lass.artifacts import written_whole
+from lass.errors import LassError
+
+MODES = {1: "L", 3: "RGB"}  # what Pillow calls 8-bit images of so many channels
+NAMES = {1: "grey", 3: "colour"}
+
+
+def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Float[Tensor, "channels height width"]:
+    """An image file as numbers in [0, 1].
+
+    Args:
+        path: a PNG, or anything else that Pillow reads.
+        image_shape: the (channels, height, width) it must have; default: as it is, in grey if it is grey.
+
+    Raises:
+        LassError: if the file is missing, no image, or would have to be changed to have that shape.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError as error:
+        raise LassError(f"There is no file {path}: name an image, or a folder of images.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LassError(f"{path} is no image that can be read ({error}): expected a PNG.") from error
+    if image_shape is None:
+        image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)
+    channels, height, width = image_shape
+    if (image.height, image.width) != (height, width):
+        raise LassError(
+            f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
+        )
+    if not _is_lossless(image, MODES[channels]):
+        raise LassError(
+            f"{path} is an image of the kind {image.mode!r}, which is more than 8-bit {NAMES[channels]}: convert it."
+        )
+    pixels = np.asarray(image.convert(MODES[channels]))
+    return torch.tensor(pixels).view(height, width, channels).movedim(-1, 0) / 255
+
+
+def write_image(path: str | Path, image: Float[Tensor, "channels height width"]) -> None:
+    """Write an image in [0, 1] as an 8-bit PNG, whole or not at all; values outside are clipped."""
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).squeeze(-1)
+    with written_whole(path) as temporary:
+        Image.fromarray(pixels.numpy()).save(temporary, format="PNG")
+
+
+def _is_lossless(image: Image.Image, mode: str) -> bool:
+    """Whether converting to a mode loses nothing: grey pixels saved as colour, or an opaque alpha channel, are fine."""
+    full = image.convert("RGBA") if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") else image
+    there_and_back = image.convert(mode).convert(full.mode)
+    return np.array_equal(np.asarray(there_and_back), np.asarray(full))

@@ -1,0 +1,76 @@
+"""How the stages of an experiment went, as one picture: `python -m lass.report.curves runs/mnist`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lass.errors import LassError
+from lass.report.figures import save_figure
+from lass.report.offline_runs import read_offline_runs
+
+#: Panels: stage, title, curves with the names they were logged under.
+PANELS = (
+    ("vqvae", "codec: PSNR in dB", {"sources": "val/psnr_sources_db", "mixtures": "val/psnr_mixtures_db"}),
+    ("vqvae", "codec: perplexity of the codes", {"validation": "codebook/perplexity"}),
+    ("prior", "prior: nats per code", {"training": "train/nats_per_code", "validation": "val/nats_per_code"}),
+    (
+        "likelihood",
+        "likelihood: counted before",
+        {"triples": "val/coverage", "whole mixtures": "val/mixtures_fully_covered"},
+    ),
+)
+
+
+def training_curves(root: str | Path) -> Figure:
+    """One panel for each pair of curves, over epochs.
+
+    Args:
+        root: folder with the stages' runs, `runs/<dataset>`; they were logged offline.
+
+    Raises:
+        LassError: if no stage has left a log.
+    """
+    stages = {stage: Path(root) / stage for stage, _, _ in PANELS}
+    logs = {stage: _rows(folder) for stage, folder in stages.items() if (folder / "wandb").is_dir()}
+    panels = [panel for panel in PANELS if panel[0] in logs]
+    if not panels:
+        raise LassError(f"No stage has left an offline log in {root}: expected folders like {root}/vqvae/wandb.")
+    figure = Figure(figsize=(3.4 * len(panels), 2.8))
+    for axes, (stage, title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        rows = logs[stage]
+        for label, name in curves.items():
+            points = [(_epoch(row, rows), row[name]) for row in rows if isinstance(row.get(name), int | float)]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 40 else None
+                )
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _rows(folder: Path) -> list[dict]:
+    return [row for run in read_offline_runs(folder) for row in run.rows]
+
+
+def _epoch(row: dict, rows: list[dict]) -> float:
+    """Where a row lies, in epochs; steps are spread evenly over them."""
+    last = max(rows, key=lambda other: other.get("trainer/global_step", 0))
+    steps, epochs = last.get("trainer/global_step", 0) + 1, last.get("epoch", 0) + 1
+    return (row["trainer/global_step"] + 1) / steps * epochs if steps > 1 else row["epoch"] + 1
+
+
+if __name__ == "__main__":
+    try:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits")
+        save_figure(training_curves(folder), folder / "curves.png")
+        print(f"Picture: {folder / 'curves.png'}")
+    except LassError as error:
+        sys.exit(f"lass: {error}")

@@ -1,0 +1,97 @@
+"""`lass separate`: take image files apart with a finished separator."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lass.data.image_files import read_image, write_image
+from lass.errors import LassError
+from lass.report.figures import image_grid, save_figure
+from lass.separation import Separator
+
+FIGURE = "separations.png"
+NUM_PICTURED = 20  # mixtures in the figure
+
+
+def main(args: Sequence[str]) -> None:
+    """Entry point; see `lass separate --help`.
+
+    Raises:
+        LassError: if something cannot be read or would be overwritten; then nothing was separated yet.
+    """
+    options = _parser().parse_args(args)
+    separator = Separator.from_pretrained(options.separator).to(options.device)
+    if not hasattr(separator.codec, "image_shape"):
+        raise LassError(f"The separator in {options.separator} is not for images, so it cannot take image files.")
+    files = find_images(options.mixtures)
+    mixtures = [read_image(path, separator.codec.image_shape) for path in files]
+    targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
+    _refuse_to_lose([*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
+    conditions = None if options.classes is None else torch.tensor(options.classes)
+    results = []
+    for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
+        result = separator.separate(mixture, conditions, seed=options.seed)
+        for target, estimate in zip(targets[path], result.estimates, strict=True):
+            write_image(target, estimate)
+        results.append(result)
+    save_figure(_picture(files, mixtures, results), options.out / FIGURE)
+    print(f"Estimates of {len(files)} mixture(s) are in {options.out}; picture: {options.out / FIGURE}")
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and of folders every file with an image's name, sorted.
+
+    Raises:
+        LassError: if a folder holds none.
+    """
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
+        if not inside:
+            raise LassError(f"There are no images in the folder {path}: expected files like mixture.png.")
+        files += inside
+    return files
+
+
+def _refuse_to_lose(targets: Sequence[Path], files: Sequence[Path], overwrite: bool) -> None:
+    twice = {target for target in targets if targets.count(target) > 1}
+    if twice:
+        raise LassError(f"Two of the mixtures would both become {min(twice)}: give them different names.")
+    same = {file.resolve() for file in files} & {target.resolve() for target in targets}
+    if same:
+        raise LassError(f"{min(same)} is one of the mixtures and would be overwritten: choose another --out.")
+    there = [target for target in targets if target.exists()]
+    if there and not overwrite:
+        raise LassError(f"{there[0]} is there already: choose another --out, or replace it with --overwrite.")
+
+
+def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence) -> object:
+    chosen = slice(NUM_PICTURED)
+    estimates = torch.stack([result.estimates for result in results[chosen]])
+    columns = {"mixture": torch.stack(list(mixtures[chosen])), "estimate 1": estimates[:, 0]}
+    columns |= {"estimate 2": estimates[:, 1]}
+    columns["|residual|"] = torch.stack([result.residual.abs() for result in results[chosen]])
+    return image_grid(columns, [path.stem for path in files[chosen]], f"{len(files)} mixtures, separated")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("lass separate", description="Separate image files: mixture.png into two PNGs.")
+    parser.add_argument("mixtures", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
+    parser.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
+    parser.add_argument("--seed", type=int, default=0, help="another one gives another sample")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in the folder")
+    return parser

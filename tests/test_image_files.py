@@ -1,0 +1,150 @@
+"""Image files in and out, and `lass separate` over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lass import LassError, Separator, SparseCounts, read_image, write_image
+from lass.artifacts import fingerprint
+from lass.cli import main
+from lass.codecs import ImageVQVAE
+from lass.priors import TransformerPrior
+from lass.samplers import Ancestral
+from lass.separation import LatentDescent
+
+
+def save(path, pixels, mode=None):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8), mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_written_images_are_read_back(tmp_path, channels):
+    image = torch.randint(256, (channels, 5, 7)) / 255
+    write_image(tmp_path / "image.png", image)
+    torch.testing.assert_close(read_image(tmp_path / "image.png"), image)
+    with Image.open(tmp_path / "image.png") as opened:  # what others read is the same
+        assert np.array_equal(np.asarray(opened), (image * 255).round().byte().movedim(0, -1).squeeze(-1).numpy())
+
+
+def test_values_outside_are_clipped(tmp_path):
+    write_image(tmp_path / "image.png", torch.tensor([[[-0.5, 0.5, 1.5]]]))
+    assert np.asarray(Image.open(tmp_path / "image.png")).tolist() == [[0, 128, 255]]
+
+
+def test_grey_is_grey_however_it_was_saved(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    colour, opaque = np.stack([grey] * 3, -1), np.stack([grey] * 3 + [np.full_like(grey, 255)], -1)
+    for name, pixels in {"L.png": grey, "RGB.png": colour, "RGBA.png": opaque}.items():
+        image = read_image(save(tmp_path / name, pixels), (1, 3, 4))
+        torch.testing.assert_close(image[0], torch.from_numpy(grey) / 255)
+    Image.fromarray(grey).convert("P").save(tmp_path / "P.png")
+    torch.testing.assert_close(read_image(tmp_path / "P.png", (1, 3, 4))[0], torch.from_numpy(grey) / 255)
+
+
+def test_files_that_are_no_such_image_are_refused(tmp_path):
+    shape = (1, 3, 4)
+    red = np.zeros((3, 4, 3))
+    red[..., 0] = 200
+    see_through = np.full((3, 4, 4), 100)
+    (tmp_path / "text.png").write_text("not an image")
+    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (3, 4))).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:50])
+    Image.fromarray(np.full((3, 4), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    for path, message in {
+        tmp_path / "nowhere.png": "There is no file",
+        tmp_path / "text.png": "no image that can be read",
+        tmp_path / "cut.png": "no image that can be read",
+        tmp_path / "deep.png": "more than 8-bit grey",
+        save(tmp_path / "red.png", red): "more than 8-bit grey",
+        save(tmp_path / "see_through.png", see_through): "more than 8-bit grey",
+        save(tmp_path / "large.png", np.zeros((28, 28))): r"28×28 pixels, but this separator is for 3×4",
+    }.items():
+        with pytest.raises(LassError, match=message) as error:
+            read_image(path, shape)
+        assert str(path) in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def separator_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    codec = ImageVQVAE((1, 8, 8), num_codes=4, width=8, latent_dim=3).eval()
+    counts = SparseCounts(4, codec_fingerprint=fingerprint(codec))
+    counts.add(*torch.randint(4, (3, 500)))
+    prior = TransformerPrior(4, 4, dim=8, num_layers=1, num_heads=1, num_classes=3, class_dropout=0.5).eval()
+    for parameter in prior.parameters():
+        parameter.data.mul_(50)  # so that the class matters in a prior that was never trained
+    separator = Separator(codec, prior, counts.likelihood(), Ancestral(1), refinement=LatentDescent(5))
+    return separator.save_pretrained(tmp_path_factory.mktemp("separator"))
+
+
+def mixtures(folder, names=("a", "b")):
+    generator = np.random.default_rng(0)
+    return [save(folder / f"{name}.png", generator.integers(0, 255, (8, 8))) for name in names]
+
+
+def separate(*arguments):
+    main(["separate", *map(str, arguments)])
+
+
+def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_path, capsys):
+    one, two = mixtures(tmp_path / "folder")
+    (tmp_path / "folder" / "notes.txt").write_text("not an image, and not asked for")
+    extra = mixtures(tmp_path, ["extra"])[0]
+    out = tmp_path / "out"
+    separate(tmp_path / "folder", extra, "--separator", separator_folder, "--out", out)
+    stems = ["a", "b", "extra"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["separations.png", *(f"{stem}-{source}.png" for stem in stems for source in (1, 2))]
+    )
+    assert "Estimates of 3 mixture(s)" in capsys.readouterr().out
+    assert Image.open(out / "separations.png").size[0] > 300
+    # A file comes out as it does alone, and as it does in Python.
+    separate(two, "--separator", separator_folder, "--out", tmp_path / "alone")
+    assert (tmp_path / "alone" / "b-1.png").read_bytes() == (out / "b-1.png").read_bytes()
+    estimates = Separator.from_pretrained(separator_folder).separate(read_image(one)).estimates
+    torch.testing.assert_close(read_image(out / "a-2.png"), estimates[1].clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
+    mixture = mixtures(tmp_path, ["mixture"])[0]
+    made = []
+    for number, options in enumerate([[], ["--seed", "1"], ["--classes", "0", "2"]]):
+        separate(mixture, "--separator", separator_folder, "--out", tmp_path / str(number), *options)
+        made.append((tmp_path / str(number) / "mixture-1.png").read_bytes())
+    assert len(set(made)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png", "nothing.png"], "There is no file nothing.png"),
+        (["empty"], "no images in the folder empty"),
+        (["a.png", "other/a.png"], "would both become out/a-1.png"),
+        (["a.png", "--classes", "0", "7"], "Classes must be in 0…2; got 0…7"),
+        (["a.png", "--separator", "nowhere"], "There is no separator at nowhere"),
+        (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
+        (
+            ["done/a.png", "done/a-1.png", "--out", "done", "--overwrite"],
+            "one of the mixtures and would be",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence_and_lose_nothing(separator_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    mixtures(tmp_path, ["a"]), mixtures(tmp_path / "other", ["a"]), mixtures(tmp_path / "done", ["a", "a-1"])
+    before = (tmp_path / "done" / "a-1.png").read_bytes()
+    defaults = [] if "--separator" in arguments else ["--separator", separator_folder]
+    defaults += [] if "--out" in arguments else ["--out", "out"]
+    with pytest.raises(SystemExit) as stopped:
+        separate(*arguments, *defaults)
+    assert message in str(stopped.value)
+    assert str(stopped.value).startswith("lass: ")
+    assert "\n" not in str(stopped.value)
+    assert (tmp_path / "done" / "a-1.png").read_bytes() == before
+    assert not (tmp_path / "out").exists()
