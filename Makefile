@@ -58,9 +58,12 @@ count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET and score them
 	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(ARGS)
 
-eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with pretrained/ where nothing was trained
+eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with the models in pretrained/ where none were trained
 	@$(MAKE) --no-print-directory separate DATASET=$* ARGS='$(if $(wildcard runs/$*/prior/prior),,$(if \
-	  $(wildcard pretrained/$*),--model.separator=pretrained/$* --trainer.default_root_dir=runs/$*/pretrained)) $(ARGS)'
+	  $(wildcard pretrained/$*),$(call PRETRAINED,$*))) $(ARGS)'
+
+PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/prior \
+  --model.likelihood=pretrained/$(1)/likelihood.safetensors --trainer.default_root_dir=runs/$(1)/pretrained
 
 .PHONY: experiment
 experiment:

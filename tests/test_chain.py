@@ -117,17 +117,16 @@ def test_latents_are_counted_and_separated_with(chain, repository):
     lass(repository, "separate", likelihood, where.format("separate"))
     separator = Separator.from_pretrained("runs/latents/separate/separator")
     assert isinstance(separator.likelihood, LatentLikelihood)
-    # The finished separator in place of its parts, as `make eval-...` names one that was trained elsewhere.
-    finished = "--model.separator=runs/latents/separate/separator"
-    nowhere = ["--model.codec=runs/nowhere", "--model.priors=runs/nowhere", "--model.likelihood=runs/nowhere"]
-    lass(repository, "separate", finished, *nowhere, where.format("again"))
+    # A separator's folder holds parts that can be named like those of the stages, as `make eval-...` does.
+    folder = "runs/latents/separate/separator"
+    parts = [f"--model.codec={folder}/codec", f"--model.priors={folder}/prior"]
+    finished = f"--model.likelihood={folder}/likelihood.safetensors"
+    lass(repository, "separate", *parts, finished, where.format("again"))
     first, again = (ResultsFolder(f"runs/latents/{name}").read(3)[1] for name in ("separate", "again"))
     assert first == again
 
     with pytest.raises(SystemExit, match=r"latents=True, but this run has False.*--model.latents=true"):
         lass(repository, "likelihood", "--trainer.max_epochs=5", "--ckpt_path=last", where.format("likelihood"))
-    with pytest.raises(SystemExit, match="needs a prior"):
-        lass(repository, "separate", "--model.priors=null", where.format("no"))
 
 
 def test_weakly_supervised_separation_uses_the_classes(chain, repository):

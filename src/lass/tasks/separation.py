@@ -12,12 +12,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from lass.artifacts import Artifact, fingerprint
+from lass.artifacts import fingerprint
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.sources import SourcePairs
 from lass.errors import LassError
-from lass.likelihood import Likelihood, load_likelihood
+from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, psnr
 from lass.priors import load_prior
 from lass.report.figures import save_figure, separation_figure
@@ -40,8 +40,7 @@ class Separation(LightningModule):
     Args:
         codec: folder of the codec.
         priors: folder of the prior that all sources share, or one folder per source.
-        likelihood: file of the counts or the latents, or of a likelihood made of them.
-        separator: folder of a finished separator, whose codec, priors and likelihood take the place of those three.
+        likelihood: file of the counts or of the latents, or of a likelihood made of them.
         smoothing: pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: how codes are chosen; null for TopK(512, 32).
         selection: how a candidate is chosen; null for ClosestToMixture.
@@ -57,10 +56,9 @@ class Separation(LightningModule):
 
     def __init__(
         self,
-        codec: str | None = None,
-        priors: str | list[str] | None = None,
-        likelihood: str | None = None,
-        separator: str | None = None,
+        codec: str,
+        priors: str | list[str],
+        likelihood: str,
         sampler: Sampler | None = None,
         selection: Selection | None = None,
         refinement: Refinement | None = None,
@@ -72,14 +70,21 @@ class Separation(LightningModule):
         memory_budget: int = 2**30,
     ) -> None:
         super().__init__()
-        if separator is not None:
-            finished = Separator.from_pretrained(separator)
-            parts = (finished.codec, finished.priors, finished.likelihood)
-        else:
-            parts = _load_parts(codec, priors, likelihood, smoothing)
-        self.separator = Separator(*parts, sampler, selection, refinement, likelihood_weight, memory_budget)
+        folders = [priors] if isinstance(priors, str) else priors
+        loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
+        loaded_codec = load_codec(codec)
+        self.separator = Separator(
+            loaded_codec,
+            [loaded[folder] for folder in folders],
+            load_likelihood(likelihood, smoothing, codebook_of(loaded_codec)),
+            sampler,
+            selection,
+            refinement,
+            likelihood_weight,
+            memory_budget,
+        )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
-        shared = all(prior is self.separator.priors[0] for prior in self.separator.priors)
+        shared = len(loaded) == 1
         self.any_order = shared and not conditional  # only then nothing says which estimate is which source
         self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
         self.done = CatMetric()  # numbers of the mixtures, from all devices
@@ -185,20 +190,6 @@ class Separation(LightningModule):
         residuals = mixtures - mix(estimates)
         title = f"{type(self.separator.sampler).__name__}, the first {len(mixtures)} mixtures"
         return separation_figure(mixtures, estimates, batch.signals, residuals, labels, title)
-
-
-def _load_parts(
-    codec: str | None, priors: str | list[str] | None, likelihood: str | None, smoothing: float
-) -> tuple[Artifact, list[Artifact], Likelihood]:
-    """Codec, priors and likelihood from what the stages before left."""
-    for name, folder in {"codec": codec, "priors": priors, "likelihood": likelihood}.items():
-        if folder is None:
-            raise LassError(f"Separation needs a {name}: set --model.{name}, or --model.separator for all of them.")
-    folders = [priors] if isinstance(priors, str) else priors
-    loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
-    loaded_codec = load_codec(codec)
-    table = load_likelihood(likelihood, smoothing, codebook_of(loaded_codec))
-    return loaded_codec, [loaded[folder] for folder in folders], table
 
 
 def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:
