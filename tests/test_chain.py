@@ -98,7 +98,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
     assert moments["counts"].sum() == counts.num_triples == 3 * 600 * 16
 
     codec = load_codec("runs/digits/vqvae/codec")
-    sources = Digits(num_validation=197).part("train")
+    sources = Digits(num_validation=200).part("train")
     pairing = FreshPairing(len(sources), 1, 0, seed=0)
     sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
     for epoch in range(3):

@@ -76,8 +76,8 @@ def separator_folder(tmp_path_factory):
     counts = SparseCounts(4, codec_fingerprint=fingerprint(codec))
     counts.add(*torch.randint(4, (3, 500)))
     prior = TransformerPrior(4, 4, dim=8, num_layers=1, num_heads=1, num_classes=3, class_dropout=0.5).eval()
-    for parameter in prior.parameters():
-        parameter.data.mul_(50)  # so that the class matters in a prior that was never trained
+    for layer in (prior.start_embedding, prior.to_logits):
+        layer.weight.data.mul_(50)  # so that the class matters in a prior that was never trained
     separator = Separator(codec, prior, counts.likelihood(), Ancestral(1), refinement=LatentDescent(5))
     return separator.save_pretrained(tmp_path_factory.mktemp("separator"))
 
@@ -111,11 +111,11 @@ def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_
 
 
 def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
-    mixture = mixtures(tmp_path, ["mixture"])[0]
-    made = []
-    for number, options in enumerate([[], ["--seed", "1"], ["--classes", "0", "2"]]):
-        separate(mixture, "--separator", separator_folder, "--out", tmp_path / str(number), *options)
-        made.append((tmp_path / str(number) / "mixture-1.png").read_bytes())
+    files, made = mixtures(tmp_path, "abcdef"), []
+    for number, options in enumerate([[], ["--seed", "1"], ["--classes", "1", "1"]]):
+        out = tmp_path / str(number)
+        separate(*files, "--separator", separator_folder, "--out", out, *options)
+        made.append(tuple(path.read_bytes() for path in sorted(out.glob("*-1.png"))))
     assert len(set(made)) == 3
 
 
