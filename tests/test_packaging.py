@@ -8,12 +8,15 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from lass import separate_files
 
 STAGES = {"train-vqvae": "fit", "train-prior": "fit", "count": "fit", "separate": "predict"}
 
@@ -68,6 +71,19 @@ def test_make_evaluates_lints_tests_and_demonstrates(repository):
     demo = make(repository, "demo").stdout
     for config in ("vqvae", "prior", "likelihood", "separate"):
         assert f"experiments/digits/{config}.yaml" in demo
+
+
+def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, tmp_path):
+    shutil.copy(repository / "Makefile", tmp_path)
+    (tmp_path / "experiments/mnist").mkdir(parents=True)
+    (tmp_path / ".venv").mkdir()
+    for name in ("experiments/mnist/separate.yaml", "setup.cfg", "pyproject.toml", ".venv/installed"):
+        (tmp_path / name).touch()
+    for folder, expected in {"pretrained/mnist": True, "runs/mnist/prior/prior": False}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        command = make(tmp_path, "eval-mnist", "ARGS=--data.num_mixtures=3").stdout
+        assert ("--model.priors=pretrained/mnist/prior " in command) == expected
+        assert command.rstrip().endswith(" --data.num_mixtures=3")  # after ours, so that it wins
 
 
 def test_an_unknown_dataset_is_named(repository):
@@ -140,9 +156,12 @@ def test_readme_commands_exist(repository, monkeypatch):
             arguments = re.findall(r'(?:[^\s"]|"[^"]*")+', target)
             run = make(repository, *(argument.replace('"', "") for argument in arguments))
             assert run.returncode == 0, (command, run.stderr)
-            for line in run.stdout.splitlines():
-                if "bin/lass " in line:  # a misspelt option or class fails to parse
-                    ParseOnly(shlex.split(line)[1:])
+            command = run.stdout
+        for line in command.splitlines():
+            if "bin/lass separate " in line:
+                separate_files.parser().parse_args(shlex.split(line)[2:])
+            elif "bin/lass " in line:  # a misspelt option or class fails to parse
+                ParseOnly(shlex.split(line)[1:])
 
 
 def test_readme_python_runs(repository, tmp_path, monkeypatch):
@@ -166,6 +185,8 @@ def test_readme_python_runs(repository, tmp_path, monkeypatch):
         TopK(8, k=4),
         refinement=LatentDescent(steps=2),
     ).save_pretrained("runs/digits/separate/separator")
+    for name in ("docs", "pretrained"):
+        Path(name).symlink_to(repository / name)
     program = "\n".join(readme_blocks(repository, "python"))
     assert "from_pretrained" in program
     Path("example.py").write_text(program)

@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> None:
     Raises:
         LassError: if something cannot be read or would be overwritten; then nothing was separated yet.
     """
-    options = _parser().parse_args(args)
+    options = parser().parse_args(args)
     separator = Separator.from_pretrained(options.separator).to(options.device)
     if not hasattr(separator.codec, "image_shape"):
         raise LassError(f"The separator in {options.separator} is not for images, so it cannot take image files.")
@@ -85,13 +85,14 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
     return image_grid(columns, [path.stem for path in files[chosen]], f"{len(files)} mixtures, separated")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lass separate", description="Separate image files: mixture.png into two PNGs.")
-    parser.add_argument("mixtures", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
-    parser.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives another sample")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in the folder")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    options = argparse.ArgumentParser("lass separate", description="Separate image files: mixture.png into two PNGs.")
+    options.add_argument("mixtures", nargs="+", type=Path, help="image files, or folders of them")
+    options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
+    options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
+    options.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
+    options.add_argument("--seed", type=int, default=0, help="another one gives another sample")
+    options.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    options.add_argument("--overwrite", action="store_true", help="replace files in the folder")
+    return options

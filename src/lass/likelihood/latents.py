@@ -107,7 +107,7 @@ class LatentMoments:
         codebook: Float[Tensor, "num_codes dim"],
         degrees_of_freedom: float = 4.0,
         shrinkage: float = 4.0,
-        ridge: float = 0.3,
+        ridge: float = 1.0,
     ) -> LatentLikelihood:
         """p(latents | first, second): Student's t around the mean of each pair, with one shape for all.
 

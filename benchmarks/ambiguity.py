@@ -1,0 +1,74 @@
+"""How much a mixture leaves open: nats per position for the true pair of codes, given the true past.
+
+    python benchmarks/ambiguity.py                            # MNIST, the models in pretrained/mnist
+    python benchmarks/ambiguity.py runs/mnist/separate/separator
+
+At each position the posterior of Algorithm 1 (Lines 5 to 7) is computed for all pairs, with the true codes before it;
+its negative log probability of the true pair is averaged over positions. The fewer nats, the less is left to luck. It
+needs no separation, so it is a quick way to compare codecs, priors and likelihoods.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lass import Separator, SparseCounts
+from lass.codecs import codebook_of
+from lass.data.mixing import mix
+from lass.data.mnist import MNIST
+from lass.likelihood import Likelihood
+
+NUM_MIXTURES = 24
+NEVER_COUNTED = 1e-7  # likelihood of a triple that was never counted, so that one of them is not an infinity
+
+
+@torch.no_grad()
+def remaining_nats(
+    separator: Separator, likelihood: Likelihood | None, weight: float, sources: Tensor, with_prior: bool = True
+) -> float:
+    """Mean over positions of validation mixtures; sources: (mixtures, 2, channels, height, width)."""
+    codec, prior = separator.codec, separator.priors[0]
+    mixtures = mix(sources)
+    codes = codec.encode(sources.flatten(0, 1)).flatten(1)
+    log_prior = prior(codes).log_softmax(-1) if with_prior else torch.zeros(*codes.shape, codec.num_codes)
+    mixture_codes, latents = codec.encode(mixtures).flatten(1), codec.encode_latents(mixtures).flatten(2)
+    total = 0.0
+    for i, (first, second) in enumerate(tqdm(codes.view(len(mixtures), 2, -1), leave=False)):
+        for position in range(codes.shape[1]):
+            one, other = log_prior[2 * i, position], log_prior[2 * i + 1, position]
+            joint = one[:, None] + other
+            if likelihood is not None:
+                (pairs,) = likelihood.at([int(mixture_codes[i, position])], latents[i : i + 1, :, position])
+                table = torch.full_like(joint, NEVER_COUNTED).log()
+                table[pairs.first, pairs.second] = pairs.log_likelihood
+                joint = joint + weight * table
+            total += joint.logsumexp((0, 1)) - joint[first[position], second[position]]
+    return float(total) / codes[::2].numel()
+
+
+def main(folder: str = "pretrained/mnist") -> None:
+    """Prior alone, likelihoods alone, and both."""
+    separator = Separator.from_pretrained(folder)
+    data = MNIST(separate="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES)
+    sources = next(iter(data.predict_dataloader())).signals
+    shipped = Path(folder) / "counts.safetensors"
+    counts = SparseCounts.load(shipped if shipped.exists() else "runs/mnist/likelihood/counts.safetensors")
+    counted = counts.likelihood(codebook=codebook_of(separator.codec))
+    print(f"{folder}, {len(sources)} validation mixtures; nats per position for the true pair of codes")
+    print(f"prior alone                    {remaining_nats(separator, None, 1.0, sources):6.3f}")
+    for name, likelihood in {"counts": counted, "latents": separator.likelihood}.items():
+        alone = remaining_nats(separator, likelihood, 1.0, sources, with_prior=False)
+        print(f"{name:8} alone                 {alone:6.3f}")
+        for weight in (0.5, 0.75, 1.0):
+            print(
+                f"{name:8} and prior, λ = {weight:<4}    {remaining_nats(separator, likelihood, weight, sources):6.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
