@@ -34,8 +34,10 @@ def table(name: str, data: ImageDataModule, steps: int) -> str:
     with torch.no_grad():
         codes = codec.encode(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])
 
+        latents = codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+
     def score(refinement) -> float:
-        estimates = refinement.refine(codes, mixtures, codec)
+        estimates = refinement.refine(latents, mixtures, codec)
         return psnr(estimates.flatten(0, 1), sources.flatten(0, 1)).mean().item()
 
     settings = list(itertools.product(LEARNING_RATES, PROXIMAL_WEIGHTS))

@@ -17,8 +17,10 @@ from lass.likelihood import Pairs
 from lass.priors import TransformerPrior
 from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
 from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement, algorithm
+from lass.separation.averaging import mean_latents
 from lass.separation.joint_prior import JointPrior, LogPrior
 from lass.separation.posterior import StepPosterior
+from lass.separation.refinement import make_consistent
 
 # ---- the posterior of one position
 
@@ -221,16 +223,17 @@ def test_refinement_descends_and_treats_mixtures_alone(codec):
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(6, (3, 2, 2, 2), generator=generator)
     mixtures = torch.rand(3, 1, 8, 8, generator=generator)
-    decoded = NoRefinement().refine(codes, mixtures, codec)
+    latents = codec.embed(codes.flatten(0, 1)).unflatten(0, (3, 2))
+    decoded = NoRefinement().refine(latents, mixtures, codec)
     torch.testing.assert_close(decoded[1, 0], codec.decode(codes[1, :1])[0])
-    refined = LatentDescent(steps=60).refine(codes, mixtures, codec)
+    refined = LatentDescent(steps=60).refine(latents, mixtures, codec)
     before, after = ((mix(x) - mixtures).square().flatten(1).mean(1) for x in (decoded, refined))
     assert (after < before).all()
     assert not refined.requires_grad
-    alone = LatentDescent(steps=60).refine(codes[2:], mixtures[2:], codec)
+    alone = LatentDescent(steps=60).refine(latents[2:], mixtures[2:], codec)
     torch.testing.assert_close(alone[0], refined[2], atol=1e-4, rtol=1e-4)
     with torch.inference_mode():  # as in Trainer.predict
-        inside = LatentDescent(steps=60).refine(codes, mixtures, codec)
+        inside = LatentDescent(steps=60).refine(latents, mixtures, codec)
     torch.testing.assert_close(inside, refined, atol=1e-5, rtol=1e-5)
 
 
@@ -256,10 +259,52 @@ def test_refinement_follows_its_formula(codec):
         rate = 0.1 if step == 1 else 0.05
         latents = latents - rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
     refined = LatentDescent(steps=2, learning_rate=0.1, halve_every=1, proximal_weight=0.5).refine(
-        codes, mixture.double(), codec
+        start[None], mixture.double(), codec
     )
     with torch.no_grad():
         torch.testing.assert_close(refined[0], codec.decode_latents(latents), atol=1e-6, rtol=0)
+
+
+def test_consistent_estimates_are_the_nearest_that_mix_into_the_mixture():
+    """Against a grid of all pairs of pixels in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    estimates = torch.rand(1, 2, 1, 3, 3, generator=generator) * 1.6 - 0.3
+    mixtures = torch.rand(1, 1, 3, 3, generator=generator)
+    found = make_consistent(estimates, mixtures)
+    torch.testing.assert_close(mix(found), mixtures)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    first = torch.linspace(0, 1, 10_001)
+    for (a, b), (x, y), m in zip(
+        estimates.flatten(2)[0].T.tolist(), found.flatten(2)[0].T.tolist(), mixtures.flatten().tolist(), strict=True
+    ):
+        second = 2 * m - first
+        allowed = (second >= 0) & (second <= 1)
+        nearest = ((first - a) ** 2 + (second - b) ** 2)[allowed].min()
+        assert (x - a) ** 2 + (y - b) ** 2 == pytest.approx(nearest.item(), abs=1e-3)
+
+
+def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
+    """Against a loop over candidates, each with its sources in both orders."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(6, (2, 7, 2, 4), generator=generator)
+    codes[:, 3] = codes[:, 1].flip(1)  # one candidate twice, its sources exchanged
+    weights = torch.rand(2, 7, generator=generator)
+    weights /= weights.sum(1, keepdim=True)
+    chosen = torch.tensor([1, 3])
+    several = Candidates(codes, torch.zeros(2, 7), weights)
+    for any_order in (True, False):
+        found = mean_latents(several, chosen, codec, (2, 2), any_order)
+        for m, best in enumerate(chosen.tolist()):
+            embedded = [codec.embed(codes[m, n].view(2, 2, 2)) for n in range(7)]
+            total = torch.zeros_like(embedded[0])
+            for weight, latents in zip(weights[m], embedded, strict=True):
+                orders = [latents, latents.flip(0)] if any_order else [latents]
+                total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
+            torch.testing.assert_close(found[m], total)
+    impossible = Candidates(codes, torch.full((2, 7), -torch.inf), torch.zeros(2, 7))
+    found = mean_latents(impossible, chosen, codec, (2, 2), True)
+    torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(2, 2, 2)))
 
 
 # ---- Separator

@@ -16,13 +16,13 @@ from lass.errors import LassError
 
 @runtime_checkable
 class Refinement(Protocol):
-    """Turns the chosen codes into signals."""
+    """Turns latents into signals."""
 
-    def refine(self, codes: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """Estimates, (M, S, channels, *space).
 
         Args:
-            codes: (M, S, *grid) of the chosen candidates.
+            latents: (M, S, dim, *grid) to start from: the codebook vectors of the chosen candidates, or their mean.
             mixtures: (M, channels, *space).
             codec: whose decoder is descended through.
         """
@@ -34,15 +34,15 @@ class NoRefinement:
     """Only decodes."""
 
     @torch.no_grad()
-    def refine(self, codes: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement."""
-        return codec.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
 
 @register
 @dataclass(frozen=True)
 class LatentDescent:
-    """Gradient descent (Adam) on the latents, from the codebook vectors of the codes.
+    """Gradient descent (Adam) on the latents.
 
     Args:
         steps: T of the paper.
@@ -50,6 +50,8 @@ class LatentDescent:
         halve_every: steps after which α is halved, as in the authors' code; 0 keeps it.
         proximal_weight: weight of the mean squared distance to the start. It keeps the estimates near the prior: with
             the authors' 1e-3 the mixture is met, but the sources drift away (experiments/README.md, "Refinement").
+        consistent: for images in [0, 1]: finally share what is still missing of the mixture between both estimates, as
+            far as they stay in [0, 1]. Then they mix into the mixture exactly (one that is in [0, 1] itself).
 
     Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term:
     the authors' code.
@@ -59,6 +61,7 @@ class LatentDescent:
     learning_rate: float = 0.1
     halve_every: int = 100
     proximal_weight: float = 1e-2
+    consistent: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.learning_rate <= 0:
@@ -66,23 +69,37 @@ class LatentDescent:
                 f"Refinement needs steps ≥ 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}."
             )
 
-    def refine(self, codes: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement. Mixtures do not influence each other."""
+        num_mixtures_and_sources = latents.shape[:2]
         # Lightning predicts in inference mode, whose tensors cannot be part of a gradient: leave it and copy.
         with torch.inference_mode(False), torch.enable_grad():
-            start = codec.embed(codes.flatten(0, 1).clone()).detach()
+            start = latents.flatten(0, 1).clone().detach()
             mixtures = mixtures.clone()
-            latents = start.clone().requires_grad_()
-            optimizer = torch.optim.Adam([latents], self.learning_rate)
+            moving = start.clone().requires_grad_()
+            optimizer = torch.optim.Adam([moving], self.learning_rate)
             for step in range(self.steps):
                 if self.halve_every and step and step % self.halve_every == 0:
                     optimizer.param_groups[0]["lr"] /= 2
-                remixed = mix(codec.decode_latents(latents).unflatten(0, codes.shape[:2]))
+                remixed = mix(codec.decode_latents(moving).unflatten(0, num_mixtures_and_sources))
                 # Means within a mixture, a sum over mixtures: each has the gradient that it would have alone.
                 misfit = (remixed - mixtures).square().flatten(1).mean(1).sum()
-                distance = (latents - start).square().unflatten(0, codes.shape[:2]).flatten(2).mean(2).sum()
+                distance = (moving - start).square().unflatten(0, num_mixtures_and_sources).flatten(2).mean(2).sum()
                 loss = misfit + self.proximal_weight * distance
-                (latents.grad,) = torch.autograd.grad(loss, [latents])
+                (moving.grad,) = torch.autograd.grad(loss, [moving])
                 optimizer.step()
         with torch.no_grad():
-            return codec.decode_latents(latents.detach()).unflatten(0, codes.shape[:2])
+            estimates = codec.decode_latents(moving.detach()).unflatten(0, num_mixtures_and_sources)
+            return make_consistent(estimates, mixtures) if self.consistent else estimates
+
+
+def make_consistent(estimates: Tensor, mixtures: Tensor) -> Tensor:
+    """The nearest (L2) pair of images in [0, 1] whose mean is the mixture.
+
+    Args:
+        estimates: (M, 2, channels, *space).
+        mixtures: (M, channels, *space) in [0, 1].
+    """
+    first = estimates[:, 0] + mixtures - mix(estimates)
+    first = first.clamp((2 * mixtures - 1).clamp(min=0), (2 * mixtures).clamp(max=1))
+    return torch.stack([first, 2 * mixtures - first], 1)

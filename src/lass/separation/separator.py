@@ -19,6 +19,7 @@ from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import separate_codes
+from lass.separation.averaging import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.selection import ClosestToMixture, Selection
 
@@ -50,6 +51,7 @@ class Separator:
         refinement: improves the chosen one; default the paper's 500 steps.
         likelihood_weight: the paper's λ.
         memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
+        average: start the refinement from the mean latents of all candidates, not from those of the chosen one.
 
     Raises:
         LassError: if a prior or the likelihood was made for another codec.
@@ -71,6 +73,7 @@ class Separator:
         refinement: Refinement | None = None,
         likelihood_weight: float = 1.0,
         memory_budget: int = 2**30,
+        average: bool = False,
     ) -> None:
         self.codec = codec
         self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
@@ -80,7 +83,7 @@ class Separator:
         self.sampler = sampler or TopK()
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
-        self.likelihood_weight, self.memory_budget = likelihood_weight, memory_budget
+        self.likelihood_weight, self.memory_budget, self.average = likelihood_weight, memory_budget, average
         self._check_parts()
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -179,7 +182,12 @@ class Separator:
         )
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
-        estimates = self.refinement.refine(codes, mixtures, self.codec)
+        if self.average:
+            any_order = conditions is None and all(prior is self.priors[0] for prior in self.priors)
+            start = mean_latents(candidates, chosen, self.codec, grid, any_order)
+        else:
+            start = self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        estimates = self.refinement.refine(start, mixtures, self.codec)
         return SeparationResult(
             estimates,
             codes,
@@ -197,9 +205,9 @@ class Separator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is not weights: sampler, selection, refinement and λ, ready for JSON."""
+        """What is not weights: sampler, selection, averaging, refinement and λ, ready for JSON."""
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
-        return {**parts, "likelihood_weight": self.likelihood_weight}
+        return {**parts, "likelihood_weight": self.likelihood_weight, "average": self.average}
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write everything into a folder that `from_pretrained` can rebuild it from, and return it.
@@ -242,6 +250,7 @@ class Separator:
                 priors=[priors[name] for name in facts["priors"]],
                 likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
+                average=facts["average"],
                 **parts,
             )
         except KeyError as error:

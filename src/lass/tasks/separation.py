@@ -44,6 +44,7 @@ class Separation(LightningModule):
         smoothing: pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: how codes are chosen; null for TopK(512, 32).
         selection: how a candidate is chosen; null for ClosestToMixture.
+        average: refine the mean latents of all candidates instead of the chosen one's.
         refinement: how it is improved; null for LatentDescent, NoRefinement to leave it.
         likelihood_weight: λ of Algorithm 1.
         conditional: give the classes of the sources to class-conditional priors (weakly supervised separation).
@@ -68,6 +69,7 @@ class Separation(LightningModule):
         overwrite: bool = False,
         smoothing: float = 0.0,
         memory_budget: int = 2**30,
+        average: bool = False,
     ) -> None:
         super().__init__()
         folders = [priors] if isinstance(priors, str) else priors
@@ -82,6 +84,7 @@ class Separation(LightningModule):
             refinement,
             likelihood_weight,
             memory_budget,
+            average,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
         shared = len(loaded) == 1
