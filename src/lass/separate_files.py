@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from lass.data.image_files import read_image, write_image
 from lass.errors import LassError
 from lass.report.figures import image_grid, save_figure
-from lass.separation import Separator
+from lass.separation import SeparationResult, Separator
 
 FIGURE = "separations.png"
 NUM_PICTURED = 20  # mixtures in the figure
@@ -76,13 +77,13 @@ def _refuse_to_lose(targets: Sequence[Path], files: Sequence[Path], overwrite: b
         raise LassError(f"{there[0]} is there already: choose another --out, or replace it with --overwrite.")
 
 
-def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence) -> object:
+def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
     chosen = slice(NUM_PICTURED)
     estimates = torch.stack([result.estimates for result in results[chosen]])
     columns = {"mixture": torch.stack(list(mixtures[chosen])), "estimate 1": estimates[:, 0]}
     columns |= {"estimate 2": estimates[:, 1]}
     columns["|residual|"] = torch.stack([result.residual.abs() for result in results[chosen]])
-    return image_grid(columns, [path.stem for path in files[chosen]], f"{len(files)} mixtures, separated")
+    return image_grid(columns, [path.stem for path in files[chosen]], "Mixtures and their estimates")
 
 
 def parser() -> argparse.ArgumentParser:
