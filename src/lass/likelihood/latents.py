@@ -139,7 +139,9 @@ class LatentMoments:
         crossed = sums.T @ means
         scatter = self._products - crossed - crossed.T + means.T @ (counts * means)
         covariance = scatter / counts.sum()
-        floor = ridge * covariance.diagonal().mean() * torch.eye(self.dim).to(covariance)
+        # Where few pairs were seen, rounding could leave less than nothing of the covariance.
+        rounding = 1e-9 * self._products.diagonal().mean() / counts.sum()
+        floor = (ridge * covariance.diagonal().mean() + rounding) * torch.eye(self.dim).to(covariance)
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + floor)).T
         if self.symmetric:
             pairs = torch.arange(self.num_codes**2, device=self.device)
