@@ -2,6 +2,7 @@
 
 DATASET ?= digits
 ARGS ?=
+MODELS ?=
 CASES ?=
 VENV ?= .venv
 PYTHON ?= python3
@@ -56,14 +57,15 @@ count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)
 
 separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET and score them
-	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(ARGS)
+	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(MODELS) $(ARGS)
 
 eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with the models in pretrained/ where none were trained
-	@$(MAKE) --no-print-directory separate DATASET=$* ARGS='$(if $(wildcard runs/$*/prior/prior),,$(if \
-	  $(wildcard pretrained/$*),$(call PRETRAINED,$*))) $(ARGS)'
+	@$(MAKE) --no-print-directory separate DATASET=$* MODELS="$(if $(wildcard runs/$*/prior/prior),,$(if \
+	  $(wildcard pretrained/$*),$(call PRETRAINED,$*)))"
 
 PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/prior \
-  --model.likelihood=pretrained/$(1)/likelihood.safetensors --trainer.default_root_dir=runs/$(1)/pretrained
+  --model.likelihood=pretrained/$(1)/likelihood.safetensors --trainer.default_root_dir=runs/$(1)/pretrained \
+  --trainer.logger.init_args.save_dir=runs/$(1)/pretrained
 
 .PHONY: experiment
 experiment:

@@ -139,6 +139,15 @@ def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
     assert losses[1] - losses[0] == pytest.approx(0.5 * deviation.item(), abs=1e-5)
 
 
+def test_a_single_source_is_no_reason_for_a_loss_that_is_no_number(monkeypatch):
+    """The last batch of an epoch may be one: nothing is mixed then, and linearity has nothing to compare."""
+    task = VQVAETraining(ImageVQVAE((1, 8, 8), num_codes=6, width=8, latent_dim=4), linearity=0.5)
+    monkeypatch.setattr(task, "log_dict", lambda scores: None)
+    assert task.training_step(Sources(torch.rand(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))).isfinite()
+    with pytest.raises(LassError, match="needs a mixture_share above 0"):
+        VQVAETraining(ImageVQVAE(), mixture_share=0.0, linearity=0.5)
+
+
 def test_saved_codec_is_the_same(codec, tmp_path):
     again = load_codec(codec.save_pretrained(tmp_path))
     images = torch.rand(2, 3, 12, 8)

@@ -54,19 +54,23 @@ def test_files_that_are_no_such_image_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (3, 4))).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:50])
-    Image.fromarray(np.full((3, 4), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((3, 4), 40, dtype=np.uint16)).save(tmp_path / "deep.png")  # would pass for 8 bits
+    Image.fromarray(np.full((3, 4, 3), 9, dtype=np.uint8), "RGB").convert("LAB").save(tmp_path / "lab.tiff")
     for path, message in {
         tmp_path / "nowhere.png": "There is no file",
         tmp_path / "text.png": "no image that can be read",
         tmp_path / "cut.png": "no image that can be read",
-        tmp_path / "deep.png": "more than 8-bit grey",
-        save(tmp_path / "red.png", red): "more than 8-bit grey",
-        save(tmp_path / "see_through.png", see_through): "more than 8-bit grey",
+        tmp_path / "lab.tiff": "not just opaque 8-bit grey",
+        tmp_path / "deep.png": "not just opaque 8-bit grey",
+        save(tmp_path / "red.png", red): "not just opaque 8-bit grey",
+        save(tmp_path / "see_through.png", see_through): "not just opaque 8-bit grey",
         save(tmp_path / "large.png", np.zeros((28, 28))): r"28×28 pixels, but this separator is for 3×4",
     }.items():
         with pytest.raises(LassError, match=message) as error:
             read_image(path, shape)
         assert str(path) in str(error.value)
+    with pytest.raises(LassError, match="an image of 2 channels is expected"):
+        read_image(tmp_path / "whole.png", (2, 3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,8 @@ def separate(*arguments):
 
 def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_path, capsys):
     one, two = mixtures(tmp_path / "folder")
-    (tmp_path / "folder" / "notes.txt").write_text("not an image, and not asked for")
+    for name in ("notes.txt", "paper.pdf"):
+        (tmp_path / "folder" / name).write_text("not an image, and not asked for")
     extra = mixtures(tmp_path, ["extra"])[0]
     out = tmp_path / "out"
     separate(tmp_path / "folder", extra, "--separator", separator_folder, "--out", out)
@@ -128,6 +133,9 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["a.png", "--classes", "0", "7"], "Classes must be in 0…2; got 0…7"),
         (["a.png", "--separator", "nowhere"], "There is no separator at nowhere"),
         (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
+        (["a.png", "--out", "a.png"], "The folder a.png cannot be made"),
+        (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
+        (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),
         (
             ["done/a.png", "done/a-1.png", "--out", "done", "--overwrite"],
             "one of the mixtures and would be",
@@ -147,4 +155,4 @@ def test_mistakes_are_one_sentence_and_lose_nothing(separator_folder, tmp_path, 
     assert str(stopped.value).startswith("lass: ")
     assert "\n" not in str(stopped.value)
     assert (tmp_path / "done" / "a-1.png").read_bytes() == before
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -76,6 +77,25 @@ def test_ridge_silences_directions_that_hardly_vary(observations):
     assert likelihood.state_dict()["tail"][1] < 2.1  # two of three dimensions count
 
 
+def test_values_are_those_of_the_formula_with_the_ridge_that_is_used(observations):
+    """By single numbers: the means with their start, the covariance with its ridge, the effective dimension."""
+    first, second, latents, centres = (x.double().numpy() if x.is_floating_point() else x for x in observations)
+    likelihood = moments(observations, symmetric=False).likelihood(observations[3])
+    means, scatter = {}, np.zeros((DIM, DIM))
+    for a, b in itertools.product(range(K), repeat=2):
+        found = latents[((first == a) & (second == b)).numpy()]
+        means[a, b] = (found.sum(0) + 4 * (centres[a] + centres[b]) / 2) / (len(found) + 4)
+        scatter += (found - means[a, b]).T @ (found - means[a, b])
+    covariance = scatter / len(latents)
+    widened = covariance + np.trace(covariance) / DIM * np.eye(DIM)
+    dimension = np.trace(np.linalg.solve(widened, covariance))
+    seen = np.array([0.3, -0.5, 1.0])
+    pairs = likelihood.at([0], torch.tensor(seen)[None])[0]
+    for a, b, value in zip(*(x.tolist() for x in pairs), strict=True):
+        distance = (seen - means[a, b]) @ np.linalg.inv(widened) @ (seen - means[a, b])
+        assert value == pytest.approx(-(4 + dimension) / 2 * math.log(1 + distance / 4), abs=1e-4)
+
+
 def test_one_sum_however_it_was_put_together(observations, tmp_path):
     whole, parts = moments(observations), moments(observations, chunks=7)
     for name, tensor in whole.state_dict().items():
@@ -122,12 +142,19 @@ def test_algorithm_1_with_latents_matches_enumeration(observations, sampler):
         best = max(steps_1[p] + steps_2[p][q] for p in pairs for q in pairs)
         assert candidates.scores[0, 0].item() == pytest.approx(best, abs=1e-4)
         return
-    # Drawn position by position: the share of each first pair, and the mean score, against their expectation.
-    weights = np.exp(np.array(list(steps_1.values())))
-    weights /= weights.sum()
-    drawn = [as_sequences(sequence) for sequence in candidates.codes[0]]
-    shares = np.array([sum((z1[0], z2[0]) == pair for z1, z2 in drawn) for pair in pairs]) / len(drawn)
-    assert np.abs(shares - weights).max() < 4 * 0.5 / math.sqrt(len(drawn))
+    # Drawn position by position: the share of every sequence, and the mean score, against their expectation.
+    steps_1, steps_2 = softmax(steps_1), {past: softmax(steps) for past, steps in steps_2.items()}
+    expected = {p + q: steps_1[p] * steps_2[p][q] for p in pairs for q in pairs}
+    drawn = Counter((z1[0], z2[0], z1[1], z2[1]) for z1, z2 in map(as_sequences, candidates.codes[0]))
+    deviation = sum(abs(drawn[sequence] / 3000 - p) for sequence, p in expected.items()) / 2
+    spread = sum(math.sqrt(p * (1 - p) / 3000) for p in expected.values()) / 2
+    assert deviation < 1.3 * spread  # its expectation is 0.8 of this sum, with a standard deviation below a tenth of it
+
+
+def softmax(logits):
+    top = max(logits.values())
+    total = sum(math.exp(value - top) for value in logits.values())
+    return {key: math.exp(value - top) / total for key, value in logits.items()}
 
 
 def test_separator_gives_the_latents_to_the_likelihood(tmp_path):
@@ -139,8 +166,20 @@ def test_separator_gives_the_latents_to_the_likelihood(tmp_path):
     separator = Separator(codec, prior, made.likelihood(codebook_of(codec)), Ancestral(8))
     mixture = torch.rand(1, 8, 8)
     result = separator.separate(mixture)
+    latents = codec.encode_latents(mixture[None]).flatten(2)
+    by_hand = separate_codes(
+        codec.encode(mixture[None]).flatten(1), [prior] * 2, separator.likelihood, Ancestral(8), mixture_latents=latents
+    )
+    torch.testing.assert_close(result.scores, by_hand.scores[0])
     again = Separator.from_pretrained(separator.save_pretrained(tmp_path)).separate(mixture)
     torch.testing.assert_close(again.estimates, result.estimates)
+
+    class WithoutLatents:
+        num_codes, encode = K, codec.encode
+        embed, decode, decode_latents = codec.embed, codec.decode, codec.decode_latents
+
+    with pytest.raises(LassError, match="a WithoutLatents, has no encode_latents"):
+        Separator(WithoutLatents(), prior, separator.likelihood)
 
 
 def test_mistakes_are_explained(observations, tmp_path):
@@ -149,6 +188,16 @@ def test_mistakes_are_explained(observations, tmp_path):
         LatentMoments(K, DIM).likelihood(centres)
     with pytest.raises(LassError, match=r"codebook of shape \(4, 3\), got \(5, 3\)"):
         moments(observations).likelihood(torch.randn(5, DIM))
+    for senseless in ({"degrees_of_freedom": 0.0}, {"shrinkage": -1.0}, {"ridge": -2.0}):
+        with pytest.raises(LassError, match="Expected degrees_of_freedom > 0, shrinkage ≥ 0 and ridge ≥ 0"):
+            moments(observations).likelihood(centres, **senseless)
+    for other in (
+        LatentMoments(K, DIM, False),
+        LatentMoments(K, DIM, codec_fingerprint="b"),
+        LatentMoments(K, DIM + 1),
+    ):
+        with pytest.raises(LassError, match="These moments do not belong together"):
+            moments(observations).merge(other)
     with pytest.raises(LassError, match="would take 64 GiB"):
         LatentMoments(2**14, 32)
     with pytest.raises(LassError, match="give separate_codes mixture_latents"):

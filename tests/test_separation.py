@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -293,17 +294,19 @@ def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
     weights /= weights.sum(1, keepdim=True)
     chosen = torch.tensor([1, 3])
     several = Candidates(codes, torch.zeros(2, 7), weights)
-    for any_order in (True, False):
-        found = mean_latents(several, chosen, codec, (2, 2), any_order)
-        for m, best in enumerate(chosen.tolist()):
-            embedded = [codec.embed(codes[m, n].view(2, 2, 2)) for n in range(7)]
-            total = torch.zeros_like(embedded[0])
-            for weight, latents in zip(weights[m], embedded, strict=True):
-                orders = [latents, latents.flip(0)] if any_order else [latents]
-                total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
-            torch.testing.assert_close(found[m], total)
+    any_order = torch.tensor([True, False])
+    found = mean_latents(several, chosen, codec, (2, 2), any_order)
+    for m, best in enumerate(chosen.tolist()):
+        embedded = [codec.embed(codes[m, n].view(2, 2, 2)) for n in range(7)]
+        total = torch.zeros_like(embedded[0])
+        for weight, latents in zip(weights[m], embedded, strict=True):
+            orders = [latents, latents.flip(0)] if any_order[m] else [latents]
+            total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
+        torch.testing.assert_close(found[m], total)
+    in_double = Candidates(codes, torch.zeros(2, 7).double(), weights.double())  # a prior of double precision
+    torch.testing.assert_close(mean_latents(in_double, chosen, codec, (2, 2), any_order), found)
     impossible = Candidates(codes, torch.full((2, 7), -torch.inf), torch.zeros(2, 7))
-    found = mean_latents(impossible, chosen, codec, (2, 2), True)
+    found = mean_latents(impossible, chosen, codec, (2, 2), any_order)
     torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(2, 2, 2)))
 
 
@@ -329,6 +332,32 @@ def test_separator_returns_what_it_promises(separator):
     torch.testing.assert_close(result.residual, mixture - result.estimates.mean(0))
     again = separator.separate_batch(torch.stack([mixture, mixture.flip(1)]))
     torch.testing.assert_close(again.estimates[0], result.estimates, atol=1e-4, rtol=1e-4)
+
+
+def test_only_equal_priors_and_classes_leave_the_order_open(separator):
+    classes = torch.tensor([[3, 3], [3, 1]])
+    assert separator.any_order(None, 2).tolist() == [True, True]
+    assert separator.any_order(classes, 2).tolist() == [True, False]
+    separator.priors = [separator.priors[0], copy.deepcopy(separator.priors[0])]
+    assert separator.any_order(None, 2).tolist() == separator.any_order(classes, 2).tolist() == [False, False]
+
+
+def test_averaging_refines_the_mean_of_the_candidates(separator, tmp_path):
+    """One of many candidates decodes to something else than their mean; the choice survives saving."""
+    separator.average, separator.refinement = True, NoRefinement()
+    mixtures = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = separator.separate_batch(mixtures)
+    candidates = separate_codes(
+        separator.codec.encode(mixtures).flatten(1), separator.priors, separator.likelihood, separator.sampler
+    )
+    chosen = separator.selection.select(candidates, mixtures, separator.codec, (2, 2))
+    latents = mean_latents(candidates, chosen, separator.codec, (2, 2), torch.tensor([True, True]))
+    decoded = separator.codec.decode_latents(latents.flatten(0, 1)).view_as(result.estimates)
+    torch.testing.assert_close(result.estimates, decoded)
+    again = Separator.from_pretrained(separator.save_pretrained(tmp_path))
+    torch.testing.assert_close(again.separate_batch(mixtures).estimates, result.estimates)
+    again.average = False
+    assert not torch.allclose(again.separate_batch(mixtures).estimates, result.estimates, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])

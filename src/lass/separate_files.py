@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,6 +19,7 @@ from lass.report.figures import image_grid, save_figure
 from lass.separation import SeparationResult, Separator
 
 FIGURE = "separations.png"
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # taken from a folder
 NUM_PICTURED = 20  # mixtures in the figure
 
 
@@ -29,21 +30,33 @@ def main(args: Sequence[str]) -> None:
         LassError: if something cannot be read or would be overwritten; then nothing was separated yet.
     """
     options = parser().parse_args(args)
-    separator = Separator.from_pretrained(options.separator).to(options.device)
+    if options.seed < 0:
+        raise LassError(f"The seed must be 0 or more, not {options.seed}.")
+    separator = Separator.from_pretrained(options.separator)
+    try:
+        separator.to(options.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, and several lines of it
+        reason = str(error).splitlines()[0]
+        raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
     if not hasattr(separator.codec, "image_shape"):
         raise LassError(f"The separator in {options.separator} is not for images, so it cannot take image files.")
     files = find_images(options.mixtures)
     mixtures = [read_image(path, separator.codec.image_shape) for path in files]
     targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
     _refuse_to_lose([*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LassError(f"The folder {options.out} cannot be made ({error.strerror}): choose another --out.") from error
     conditions = None if options.classes is None else torch.tensor(options.classes)
-    results = []
+    pictured = []
     for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
         result = separator.separate(mixture, conditions, seed=options.seed)
         for target, estimate in zip(targets[path], result.estimates, strict=True):
             write_image(target, estimate)
-        results.append(result)
-    save_figure(_picture(files, mixtures, results), options.out / FIGURE)
+        if len(pictured) < NUM_PICTURED:
+            pictured.append(result)
+    save_figure(_picture(files, mixtures, pictured), options.out / FIGURE)
     print(f"Estimates of {len(files)} mixture(s) are in {options.out}; picture: {options.out / FIGURE}")
 
 
@@ -58,7 +71,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not inside:
             raise LassError(f"There are no images in the folder {path}: expected files like mixture.png.")
         files += inside
@@ -66,7 +79,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _refuse_to_lose(targets: Sequence[Path], files: Sequence[Path], overwrite: bool) -> None:
-    twice = {target for target in targets if targets.count(target) > 1}
+    twice = [target for target, times in Counter(targets).items() if times > 1]
     if twice:
         raise LassError(f"Two of the mixtures would both become {min(twice)}: give them different names.")
     same = {file.resolve() for file in files} & {target.resolve() for target in targets}
@@ -78,12 +91,11 @@ def _refuse_to_lose(targets: Sequence[Path], files: Sequence[Path], overwrite: b
 
 
 def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
-    chosen = slice(NUM_PICTURED)
-    estimates = torch.stack([result.estimates for result in results[chosen]])
-    columns = {"mixture": torch.stack(list(mixtures[chosen])), "estimate 1": estimates[:, 0]}
-    columns |= {"estimate 2": estimates[:, 1]}
-    columns["|residual|"] = torch.stack([result.residual.abs() for result in results[chosen]])
-    return image_grid(columns, [path.stem for path in files[chosen]], "Mixtures and their estimates")
+    """Of as many mixtures, the first ones, as there are results."""
+    first, second = torch.stack([result.estimates for result in results]).unbind(1)
+    columns = {"mixture": torch.stack(list(mixtures[: len(results)])), "estimate 1": first, "estimate 2": second}
+    columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
+    return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
 
 def parser() -> argparse.ArgumentParser:

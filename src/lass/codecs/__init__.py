@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lass.artifacts import load_artifact
 from lass.codecs.image_vqvae import ImageVQVAE
@@ -23,4 +23,7 @@ def codebook_of(codec: Codec) -> Tensor | None:
     """The codec's vectors, (num_codes, dim); None for a codec that does not say what grid its codes have."""
     if not hasattr(codec, "grid"):
         return None
-    return codec.embed(torch.arange(codec.num_codes).view(-1, *(1 for _ in codec.grid))).flatten(1)
+    device = (
+        next((parameter.device for parameter in codec.parameters()), None) if isinstance(codec, nn.Module) else None
+    )
+    return codec.embed(torch.arange(codec.num_codes, device=device).view(-1, *(1 for _ in codec.grid))).flatten(1)

@@ -11,6 +11,8 @@ class Codec(Protocol):
     """Signals to codes and back. Any published VQ model becomes one in about twenty lines.
 
     `signal` has shape (batch, channels, *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
+
+    For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises.
     """
 
     num_codes: int

@@ -15,6 +15,7 @@ from lass.artifacts import written_whole
 from lass.errors import LassError
 
 MODES = {1: "L", 3: "RGB"}  # what Pillow calls 8-bit images of so many channels
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # kinds that RGBA holds without loss
 NAMES = {1: "grey", 3: "colour"}
 
 
@@ -29,6 +30,8 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         LassError: if the file is missing, no image, or would have to be changed to have that shape.
     """
     path = Path(path)
+    if image_shape is not None and image_shape[0] not in MODES:
+        raise LassError(f"Image files have 1 or 3 channels, but an image of {image_shape[0]} channels is expected.")
     try:
         with Image.open(path) as image:
             image.load()
@@ -45,7 +48,7 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         )
     if not _is_lossless(image, MODES[channels]):
         raise LassError(
-            f"{path} is an image of the kind {image.mode!r}, which is more than 8-bit {NAMES[channels]}: convert it."
+            f"{path} is an image of the kind {image.mode!r}, not just opaque 8-bit {NAMES[channels]}: convert it."
         )
     pixels = np.asarray(image.convert(MODES[channels]))
     return torch.tensor(pixels).view(height, width, channels).movedim(-1, 0) / 255
@@ -60,6 +63,7 @@ def write_image(path: str | Path, image: Float[Tensor, "channels height width"])
 
 def _is_lossless(image: Image.Image, mode: str) -> bool:
     """Whether converting to a mode loses nothing: grey pixels saved as colour, or an opaque alpha channel, are fine."""
-    full = image.convert("RGBA") if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") else image
-    there_and_back = image.convert(mode).convert(full.mode)
-    return np.array_equal(np.asarray(there_and_back), np.asarray(full))
+    if image.mode not in EIGHT_BIT:
+        return False
+    full = np.asarray(image.convert("RGBA"))
+    return np.array_equal(np.asarray(image.convert(mode).convert("RGBA")), full)

@@ -15,7 +15,8 @@ from lass.errors import LassError
 from lass.likelihood.protocol import Pairs
 
 MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
-MOST_BYTES = 2**32  # of the sums: there is one vector for each of the K² pairs
+MOST_BYTES = 2**30  # of the sums, one vector for each of the K² pairs; making a likelihood takes a few times that
+FACTS = ("num_codes", "dim", "symmetric", "codec_fingerprint")  # what moments must agree in to be merged
 
 
 class LatentMoments:
@@ -65,7 +66,15 @@ class LatentMoments:
         self._products += latents.T @ latents
 
     def merge(self, other: LatentMoments) -> None:
-        """Add everything another one has taken in."""
+        """Add everything another one has taken in.
+
+        Raises:
+            LassError: if the other one is of another codec, or of ordered pairs where this one is not.
+        """
+        for name in FACTS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise LassError(f"These moments do not belong together: {name} is {mine} here and {theirs} there.")
         for name, mine in self.state_dict().items():
             mine += other.state_dict()[name].to(mine)
 
@@ -86,7 +95,7 @@ class LatentMoments:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        facts = {name: getattr(self, name) for name in ("num_codes", "dim", "symmetric", "codec_fingerprint")}
+        facts = {name: getattr(self, name) for name in FACTS}
         save_tensors(path, self.state_dict(), {"kind": MOMENTS, **facts})
 
     @classmethod
@@ -99,7 +108,7 @@ class LatentMoments:
         tensors, metadata = load_tensors(path, MOMENTS)
         if metadata.get("kind") != MOMENTS:
             raise LassError(f"{path} holds no {MOMENTS}: name the file that `make count` wrote with latents=true.")
-        facts = {name: metadata[name] for name in ("num_codes", "dim", "symmetric", "codec_fingerprint")}
+        facts = {name: metadata[name] for name in FACTS}
         return cls(**facts).load_state_dict(tensors)
 
     def likelihood(
@@ -109,7 +118,8 @@ class LatentMoments:
         shrinkage: float = 4.0,
         ridge: float = 1.0,
     ) -> LatentLikelihood:
-        """p(latents | first, second): Student's t around the mean of each pair, with one shape for all.
+        """p(latents | first, second) up to a constant: like Student's t around the mean of each pair, with one shape
+        for all.
 
         The tails have to be heavy: what a pair leaves open differs much from pair to pair, and a Gaussian that fits
         all of them is far too sure about most.
@@ -122,8 +132,13 @@ class LatentMoments:
                 then hardly count.
 
         Raises:
-            LassError: if nothing was taken in, or the codebook has another size.
+            LassError: if nothing was taken in, the codebook has another size, or a setting makes no sense.
         """
+        if degrees_of_freedom <= 0 or shrinkage < 0 or ridge < 0:
+            raise LassError(
+                f"Expected degrees_of_freedom > 0, shrinkage ≥ 0 and ridge ≥ 0, got {degrees_of_freedom}, {shrinkage} "
+                f"and {ridge}."
+            )
         if not self._counts.any():
             raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
         if tuple(codebook.shape) != (self.num_codes, self.dim):
@@ -161,7 +176,11 @@ class LatentLikelihood:
     """log p(mixture's latents | first, second) up to a constant, for all pairs of codes.
 
     With W the whitening, q = |W (latents − mean of the pair)|², ν the degrees of freedom and d' the effective
-    dimension, it is −(ν + d') / 2 · log(1 + q / ν).
+    dimension, it is −(ν + d') / 2 · log(1 + q / ν). Without a ridge d' is the dimension and that is Student's t; with
+    one it is t-shaped, but no density. Only differences between pairs mean something, and so `log_evidence` of a
+    sampler compares mixtures under one such likelihood, no more.
+
+    All K² pairs come back for every mixture: (mixtures, K²) floats, outside the `memory_budget` of `separate_codes`.
 
     Args:
         num_codes: size K of the codebook.
@@ -171,11 +190,14 @@ class LatentLikelihood:
     Source: our own, in place of the counted likelihood of LASS (arXiv:2301.08562), Eq. 4.
     """
 
+    needs_latents = True  # of the mixture; `Separator` asks the codec for them
+
     def __init__(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None) -> None:
         self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
         pairs = torch.arange(num_codes**2, device=self.device)
         self._first, self._second = pairs // num_codes, pairs % num_codes
         self._squared_means = table["means"].square().sum(1)
+        self._degrees_of_freedom, self._effective_dim = table["tail"].tolist()
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
         """See Likelihood; the codes are not looked at.
@@ -185,12 +207,10 @@ class LatentLikelihood:
         """
         if mixture_latents is None:
             raise LassError("This likelihood looks at the mixture's latents: give separate_codes mixture_latents.")
-        degrees_of_freedom, effective_dim = self._table["tail"].tolist()
         whitened = mixture_latents.float() @ self._table["whitening"]
         distances = self._squared_means - 2 * whitened @ self._table["means"].T + whitened.square().sum(1, keepdim=True)
-        log_likelihood = (distances.clamp(min=0) / degrees_of_freedom).log1p_() * (
-            -(degrees_of_freedom + effective_dim) / 2
-        )
+        log_likelihood = distances.clamp_(min=0).div_(self._degrees_of_freedom).log1p_()
+        log_likelihood *= -(self._degrees_of_freedom + self._effective_dim) / 2
         return [Pairs(self._first, self._second, row) for row in log_likelihood]
 
     @property

@@ -41,8 +41,10 @@ def training_curves(root: str | Path) -> Figure:
     figure = Figure(figsize=(3.4 * len(panels), 2.8))
     for axes, (stage, title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         rows = logs[stage]
+        epochs = _epochs(rows)
         for label, name in curves.items():
-            points = [(_epoch(row, rows), row[name]) for row in rows if isinstance(row.get(name), int | float)]
+            logged = zip(epochs, rows, strict=True)
+            points = [(epoch, row[name]) for epoch, row in logged if isinstance(row.get(name), int | float)]
             if points:
                 axes.plot(
                     *zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 40 else None
@@ -57,14 +59,22 @@ def training_curves(root: str | Path) -> Figure:
 
 
 def _rows(folder: Path) -> list[dict]:
-    return [row for run in read_offline_runs(folder) for row in run.rows]
+    """What the last training logged. One that was resumed left several runs, an earlier training others."""
+    rows = []
+    for run in read_offline_runs(folder):
+        logged = [row for row in run.rows if "epoch" in row]
+        if logged:  # it began with this epoch: 0 of a new training, or the one after its checkpoint
+            rows = [row for row in rows if row["epoch"] < logged[0]["epoch"]] + logged
+    return rows
 
 
-def _epoch(row: dict, rows: list[dict]) -> float:
-    """Where a row lies, in epochs; steps are spread evenly over them."""
-    last = max(rows, key=lambda other: other.get("trainer/global_step", 0))
-    steps, epochs = last.get("trainer/global_step", 0) + 1, last.get("epoch", 0) + 1
-    return (row["trainer/global_step"] + 1) / steps * epochs if steps > 1 else row["epoch"] + 1
+def _epochs(rows: list[dict]) -> list[float]:
+    """Where rows lie, in epochs: steps are spread evenly over them."""
+    steps = max((row.get("trainer/global_step", 0) for row in rows), default=0) + 1
+    if steps == 1:  # counting makes no steps
+        return [row["epoch"] + 1 for row in rows]
+    per_step = (max(row["epoch"] for row in rows) + 1) / steps
+    return [(row["trainer/global_step"] + 1) * per_step for row in rows]
 
 
 if __name__ == "__main__":

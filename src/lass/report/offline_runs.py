@@ -48,6 +48,8 @@ def _records(data: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
         position += RECORD_HEADER
+        if position + length > len(data):  # the run was killed while it wrote this
+            return
         collected = (
             data[position : position + length]
             if kind in (FULL, FIRST)
@@ -64,15 +66,14 @@ def read_offline_runs(root: str | Path) -> list[OfflineRun]:
     Raises:
         LassError: if there is none.
     """
-    folders = sorted((Path(root) / "wandb").glob("offline-run-*"))
-    if not folders:
+    files = sorted((Path(root) / "wandb").glob("offline-run-*/run-*.wandb"))
+    if not files:
         raise LassError(f"There is no offline run of Weights & Biases in {Path(root) / 'wandb'}.")
-    return [_read(folder) for folder in folders]
+    return [_read(file) for file in files]
 
 
-def _read(folder: Path) -> OfflineRun:
-    run = OfflineRun(folder)
-    (file,) = folder.glob("run-*.wandb")
+def _read(file: Path) -> OfflineRun:
+    run = OfflineRun(file.parent)
     for data in _records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)

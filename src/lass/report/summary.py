@@ -10,7 +10,7 @@ from lass.report.results import ResultsFolder
 LABELS = {
     "psnr_db": "estimates",
     "average_psnr_db": "average baseline (the mixture itself)",
-    "codec_psnr_db": "codec's reconstruction (the ceiling)",
+    "codec_psnr_db": "codec's reconstruction of the sources",
 }
 
 

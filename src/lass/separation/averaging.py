@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lass.codecs import Codec
@@ -14,7 +14,11 @@ from lass.separation.algorithm import Candidates
 
 @torch.no_grad()
 def mean_latents(
-    candidates: Candidates, chosen: Int[Tensor, " M"], codec: Codec, grid: tuple[int, ...], any_order: bool
+    candidates: Candidates,
+    chosen: Int[Tensor, " M"],
+    codec: Codec,
+    grid: tuple[int, ...],
+    any_order: Bool[Tensor, " M"],
 ) -> Float[Tensor, "M S dim *grid"]:
     """The weighted mean of the candidates' codebook vectors.
 
@@ -26,25 +30,26 @@ def mean_latents(
         chosen: the selected candidate of each mixture.
         codec: whose codebook is looked up.
         grid: shape of the codes of one signal.
-        any_order: nothing says which source is which, so each candidate's sources are put in that order in which they
-            are closest to the chosen one's.
+        any_order: mixtures in which nothing says which source is which, so that each candidate's sources are put in
+            that order in which they are closest to the chosen one's.
 
     Source: our own; the posterior mean minimises the expected squared error (Bayes).
     """
     means = []
-    for codes, weights, best in zip(candidates.codes, candidates.weights, chosen.tolist(), strict=True):
+    per_mixture = zip(candidates.codes, candidates.weights, chosen.tolist(), any_order.tolist(), strict=True)
+    for codes, weights, best, exchangeable in per_mixture:
         distinct, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)
-        vectors = codec.embed(distinct.unflatten(1, grid)).flatten(1)
+        embedded = codec.embed(distinct.unflatten(1, grid))
+        vectors = embedded.flatten(1)
         which = which.view(codes.shape[:2])  # (N, S)
-        if any_order:
+        if exchangeable:
             to_best = torch.cdist(vectors, vectors[which[best]]).square()  # (distinct, S)
             kept = to_best[which[:, 0], 0] + to_best[which[:, 1], 1]
             swapped = to_best[which[:, 0], 1] + to_best[which[:, 1], 0]
             which = torch.where((swapped < kept)[:, None], which.flip(1), which)
         if not weights.any():  # every candidate is impossible
             weights = torch.zeros_like(weights).index_fill_(0, chosen.new_tensor([best]), 1.0)
-        share = torch.zeros(codes.shape[1], len(distinct), device=codes.device)
-        share.scatter_add_(1, which.T, weights.expand(codes.shape[1], -1))  # of each distinct sequence in each source
-        means.append(share @ vectors)
-    dim = codec.embed(candidates.codes.new_zeros(1, *grid)).shape[1]
-    return torch.stack(means).unflatten(-1, (dim, *grid))
+        share = vectors.new_zeros(codes.shape[1], len(distinct))  # of each distinct sequence in each source
+        share.scatter_add_(1, which.T, weights.to(vectors).expand(codes.shape[1], -1))
+        means.append((share @ vectors).unflatten(-1, embedded.shape[1:]))
+    return torch.stack(means)

@@ -54,7 +54,7 @@ class Separator:
         average: start the refinement from the mean latents of all candidates, not from those of the chosen one.
 
     Raises:
-        LassError: if a prior or the likelihood was made for another codec.
+        LassError: if a prior or the likelihood was made for another codec, or needs latents that it does not give.
 
     Example:
         >>> separator = Separator.from_pretrained("runs/digits/separate/separator")  # doctest: +SKIP
@@ -111,6 +111,11 @@ class Separator:
                     f"The {name} was made for the codec {made_for}, but this codec is {codec_fingerprint}: "
                     f"make the {name} again, or name the codec it was made with."
                 )
+        if getattr(self.likelihood, "needs_latents", False) and not hasattr(self.codec, "encode_latents"):
+            raise LassError(
+                f"This likelihood looks at latents, but the codec, a {type(self.codec).__name__}, has no "
+                "encode_latents: add it, or use a likelihood of counts."
+            )
 
     def to(self, device: torch.device | str) -> Separator:
         """Move everything that can be moved and return self."""
@@ -163,10 +168,10 @@ class Separator:
         mixtures = mixtures.to(self.device, torch.float32)
         if not mixtures.isfinite().all():
             raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
-        encode_latents = getattr(self.codec, "encode_latents", None)
+        needs_latents = getattr(self.likelihood, "needs_latents", False)
         with torch.no_grad():
             mixture_codes = self.codec.encode(mixtures)
-            mixture_latents = None if encode_latents is None else encode_latents(mixtures).flatten(2)
+            mixture_latents = self.codec.encode_latents(mixtures).flatten(2) if needs_latents else None
         grid = tuple(mixture_codes.shape[1:])
         candidates = separate_codes(
             mixture_codes.flatten(1),
@@ -183,8 +188,7 @@ class Separator:
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         if self.average:
-            any_order = conditions is None and all(prior is self.priors[0] for prior in self.priors)
-            start = mean_latents(candidates, chosen, self.codec, grid, any_order)
+            start = mean_latents(candidates, chosen, self.codec, grid, self.any_order(conditions, len(mixtures)))
         else:
             start = self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
         estimates = self.refinement.refine(start, mixtures, self.codec)
@@ -197,6 +201,19 @@ class Separator:
             num_uncounted=self._num_uncounted(mixture_codes),
             log_evidence=candidates.log_evidence,
         )
+
+    def any_order(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
+        """Which mixtures have sources that nothing tells apart, (num_mixtures,) bool: one prior, and one class if any.
+
+        Args:
+            conditions: (num_mixtures, sources) classes, or None.
+            num_mixtures: how many there are.
+        """
+        if any(prior is not self.priors[0] for prior in self.priors):
+            return torch.zeros(num_mixtures, dtype=torch.bool, device=self.device)
+        if conditions is None:
+            return torch.ones(num_mixtures, dtype=torch.bool, device=self.device)
+        return (conditions == conditions[:, :1]).all(1).to(self.device)
 
     def _num_uncounted(self, mixture_codes: Tensor) -> Tensor:
         is_counted = getattr(self.likelihood, "is_counted", lambda code: True)

@@ -147,7 +147,10 @@ class LikelihoodCounting(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the kept counts, if they are of this codec's codes."""
         check_same_codec(checkpoint, fingerprint(self.codec))
-        for name, then in {"symmetric": checkpoint["symmetric"], "latents": checkpoint["moments"] is not None}.items():
+        for name, then in {
+            "symmetric": checkpoint["symmetric"],
+            "latents": checkpoint.get("moments") is not None,
+        }.items():
             if then != (now := getattr(self, name)):
                 raise LassError(
                     f"The checkpoint was counted with {name}={then}, but this run has {now}: start without "

@@ -70,10 +70,12 @@ class PriorTraining(TrainingTask):
         return loss
 
     def validation_step(self, batch: CodeSequences) -> None:
-        """The same on held-out sources."""
-        loss = self._nats_per_code(batch)
-        self.log("val/nats_per_code", loss, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
+        """The same on held-out sources; also without their classes, if the prior can do without."""
+        scores = {"val/nats_per_code": self._nats_per_code(batch)}
+        if getattr(self.artifact, "class_dropout", 0):
+            scores["val/nats_per_code_any_class"] = self._nats_per_code(batch, with_class=False)
+        self.log_dict(scores, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
 
-    def _nats_per_code(self, batch: CodeSequences) -> Tensor:
-        condition = batch.labels if self.artifact.num_classes else None
+    def _nats_per_code(self, batch: CodeSequences, with_class: bool = True) -> Tensor:
+        condition = batch.labels if self.artifact.num_classes and with_class else None
         return F.cross_entropy(self.artifact(batch.codes, condition).flatten(0, 1), batch.codes.flatten())

@@ -87,8 +87,6 @@ class Separation(LightningModule):
             average,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
-        shared = len(loaded) == 1
-        self.any_order = shared and not conditional  # only then nothing says which estimate is which source
         self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
         self.done = CatMetric()  # numbers of the mixtures, from all devices
 
@@ -146,10 +144,12 @@ class Separation(LightningModule):
         conditions = batch.labels if self.conditional else None
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
-        if self.any_order:
-            order = best_permutation(_pairwise_psnr(estimates, sources))
-            rows = torch.arange(len(order), device=order.device)[:, None]
-            estimates, codes = estimates[rows, order], codes[rows, order]
+        # Where nothing says which estimate is which source, the better order counts.
+        order = best_permutation(_pairwise_psnr(estimates, sources))
+        given = torch.arange(order.shape[1], device=order.device)
+        order = torch.where(self.separator.any_order(conditions, len(order))[:, None], order, given)
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        estimates, codes = estimates[rows, order], codes[rows, order]
         codec = self.separator.codec
         rebuilt = codec.decode(codec.encode(sources.flatten(0, 1))).view_as(sources)
         averages = mixtures[:, None].expand_as(sources)

@@ -9,6 +9,7 @@ from torch import Tensor
 from lass.artifacts import Artifact
 from lass.data.mixing import mix
 from lass.data.sources import Sources
+from lass.errors import LassError
 from lass.metrics import CodeUsage, psnr
 from lass.report.media import log_images
 from lass.tasks.training import TrainingTask
@@ -30,6 +31,9 @@ class VQVAETraining(TrainingTask):
         learning_rate: peak, for AdamW.
         warmup_steps: batches until the peak.
 
+    Raises:
+        LassError: for linearity without mixtures.
+
     Source: LASS (arXiv:2301.08562), section "VQ-VAE"; loss: van den Oord et al. 2017, Eq. 3, with the codebook term
     replaced by moving averages.
     """
@@ -44,6 +48,8 @@ class VQVAETraining(TrainingTask):
         warmup_steps: int = 100,
     ) -> None:
         super().__init__(codec, "val/psnr_db", "max", learning_rate, warmup_steps)
+        if linearity and not mixture_share:
+            raise LassError("linearity compares mixtures with their sources: it needs a mixture_share above 0.")
         self.mixture_share, self.commitment, self.linearity = mixture_share, commitment, linearity
         self.usage = CodeUsage(codec.num_codes)
 
@@ -57,7 +63,7 @@ class VQVAETraining(TrainingTask):
         error = F.mse_loss(output.reconstruction, signals)
         loss = error + self.commitment * output.commitment_loss
         terms = {"train/mse": error, "train/commitment": output.commitment_loss}
-        if self.linearity:
+        if self.linearity and num_mixtures:  # the last batch of an epoch may be a single source
             latents = self.artifact.encode_latents(batch.signals)
             mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
             deviation = F.mse_loss(output.latents[:num_mixtures], mean) / latents.var(dim=(0, 2, 3)).mean()

@@ -1,0 +1,51 @@
+"""Training curves from offline logs: the last training only, resumed or killed as it may be."""
+
+from __future__ import annotations
+
+import pytest
+import wandb
+
+from lass import LassError
+from lass.report.curves import training_curves
+from lass.report.offline_runs import read_offline_runs
+from lass.report.wandb_logger import WandbLogger
+
+
+def log(folder, epochs, losses, steps_per_epoch=10):
+    """One run of the prior's stage, with a score after each epoch."""
+    logger = WandbLogger("digits", "prior", save_dir=str(folder / "prior"))
+    for epoch, loss in zip(epochs, losses, strict=True):
+        step = (epoch + 1) * steps_per_epoch - 1
+        logger.log_metrics({"val/nats_per_code": loss, "epoch": epoch}, step)
+    wandb.finish()
+
+
+def drawn(folder):
+    (axes,) = training_curves(folder).axes
+    (line,) = axes.lines
+    return [tuple(point) for point in line.get_xydata().tolist()]
+
+
+def test_a_resumed_training_is_one_curve_and_an_earlier_one_is_left_out(tmp_path):
+    log(tmp_path, [0, 1, 2], [9.0, 8.0, 7.0])  # an earlier training
+    log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.9])  # stopped after its third epoch, but the checkpoint is of the second
+    log(tmp_path, [2, 3], [1.5, 1.25])
+    assert drawn(tmp_path) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (4.0, 1.25)]
+
+
+def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
+    log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.0])
+    (file,) = (tmp_path / "prior" / "wandb").glob("offline-run-*/run-*.wandb")
+    whole = file.read_bytes()
+    counts = []
+    for length in range(len(whole) // 2, len(whole), 97):
+        file.write_bytes(whole[:length])
+        (run,) = read_offline_runs(tmp_path / "prior")
+        counts.append(len(run.rows))
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+
+
+def test_no_log_is_said_so(tmp_path):
+    with pytest.raises(LassError, match="No stage has left an offline log"):
+        training_curves(tmp_path)
