@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
-from lass.data.images import ImageDataModule
+from lass.data.images import ImageDataModule, Split
 from lass.data.sources import ImageSources
 
 NUM_TEST = 397  # the last ones; the 1,400 before are for training and validation
@@ -19,7 +17,7 @@ class Digits(ImageDataModule):
     Source: `sklearn.datasets.load_digits` (UCI, E. Alpaydin and C. Kaynak).
     """
 
-    def read(self, official_split: Literal["train", "test"]) -> ImageSources:
+    def read(self, official_split: Split) -> ImageSources:
         """The first 1,400 digits, or the last 397."""
         from sklearn.datasets import load_digits
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -13,17 +13,21 @@ from lass.data.sharing import EqualShares, FreshPairing
 from lass.data.sources import FixedPairs, FreshPairs, ImageSources, as_is
 from lass.errors import LassError
 
+Split = Literal["train", "validation", "test"]
+NUM_VALIDATION = 5000
+
 
 class ImageDataModule(LightningDataModule):
     """Single images for training, pairs for counting, stored mixtures for separation.
 
-    A dataset is a subclass with one method, `read`.
+    A dataset is a subclass with one method, `read`. One with official validation images says so in `official_splits`.
 
     Args:
         batch_size: number of images, of pairs, or of mixtures in a batch.
         pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
             drawn afresh in every epoch, validation pairs are fixed.
-        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation.
+        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation; default
+            5,000. Only for datasets without official validation images.
         split_seed: seed of that choice and of pairs that are drawn here.
         separate: whether `lass predict` separates mixtures of the test or of the validation images.
         mixtures: CSV file with the stored pairing of test images; null draws one with `split_seed`.
@@ -31,11 +35,13 @@ class ImageDataModule(LightningDataModule):
         num_workers: processes that load images; they lie in memory, so 0 is fastest.
     """
 
+    official_splits: ClassVar[tuple[Split, ...]] = ("train", "test")
+
     def __init__(
         self,
         batch_size: int = 128,
         pairs: bool = False,
-        num_validation: int = 5000,
+        num_validation: int | None = None,
         split_seed: int = 0,
         separate: Literal["test", "validation"] = "test",
         mixtures: str | None = None,
@@ -43,20 +49,23 @@ class ImageDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if num_validation is not None and "validation" in self.official_splits:
+            raise LassError(f"{type(self).__name__} has validation images of its own: leave out num_validation.")
         self.batch_size, self.pairs, self.num_workers = batch_size, pairs, num_workers
-        self.num_validation, self.split_seed = num_validation, split_seed
+        self.num_validation = NUM_VALIDATION if num_validation is None else num_validation
+        self.split_seed = split_seed
         self.separate, self.mixtures, self.num_mixtures = separate, mixtures, num_mixtures
-        self._parts: dict[str, ImageSources] = {}
+        self._parts: dict[Split, ImageSources] = {}
 
-    def read(self, official_split: Literal["train", "test"]) -> ImageSources:
-        """All images of an official split."""
+    def read(self, official_split: Split) -> ImageSources:
+        """All images of one of the `official_splits`."""
         raise NotImplementedError(f"{type(self).__name__} must define read()")
 
-    def part(self, name: Literal["train", "validation", "test"]) -> ImageSources:
-        """The sources of one part, read once; training and validation are the official training split in two."""
+    def part(self, name: Split) -> ImageSources:
+        """The sources of one part, read once; without official validation images, some of the training images are."""
         if name not in self._parts:
-            if name == "test":
-                self._parts["test"] = self.read("test")
+            if name == "test" or "validation" in self.official_splits:
+                self._parts[name] = self.read(name)
             else:
                 self._split_training_images()
         return self._parts[name]
@@ -84,6 +93,11 @@ class ImageDataModule(LightningDataModule):
         what it would have seen.
         """
         sources, seed = self.part("train"), torch.initial_seed() % 2**31
+        if len(sources) < self.batch_size * (1 + self.pairs):
+            raise LassError(
+                f"There are {len(sources)} training images, fewer than one batch of {self.batch_size} "
+                f"{'pairs' if self.pairs else 'images'} needs: make batch_size smaller."
+            )
         if not self.pairs:
             return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed))
         return self._loader(FreshPairs(sources), FreshPairing(len(sources), *self._ranks, seed))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from torchvision import datasets
 
-from lass.data.images import ImageDataModule
+from lass.data.images import ImageDataModule, Split
 from lass.data.sources import ImageSources
 from lass.errors import LassError
 
@@ -38,7 +37,7 @@ class MNIST(ImageDataModule):
                     "DATA_ROOT to the folder that holds MNIST/raw."
                 ) from error
 
-    def read(self, official_split: Literal["train", "test"]) -> ImageSources:
+    def read(self, official_split: Split) -> ImageSources:
         """One official split, read without a download."""
         try:
             dataset = datasets.MNIST(str(self.root), train=official_split == "train", download=False)

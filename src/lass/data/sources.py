@@ -26,7 +26,7 @@ class SourcePairs(NamedTuple):
 
 
 class ImageSources(Dataset):
-    """Images in memory as bytes, given out as floats in [0, 1].
+    """Images in memory (or mapped into it) as bytes, given out as floats in [0, 1].
 
     Args:
         images: (num_images, channels, height, width).
@@ -44,10 +44,24 @@ class ImageSources(Dataset):
     def __getitem__(self, index: int) -> Sources:
         return Sources(*(field[0] for field in self.__getitems__([index])))
 
-    def __getitems__(self, indices: list[int]) -> Sources:
+    def __getitems__(self, indices: list[int] | Int[Tensor, " batch"]) -> Sources:
         """A batch at once; torch's DataLoader calls this when it is there."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return Sources(self.images[chosen].float() / 255, self.labels[chosen])
+
+
+class MirroredSources(ImageSources):
+    """The same images, and after them their mirror images (left and right exchanged)."""
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        signals, labels = super().__getitems__(chosen % len(self.images))
+        mirrored = (chosen >= len(self.images)).view(-1, 1, 1, 1)
+        return Sources(torch.where(mirrored, signals.flip(-1), signals), labels)
 
 
 class FreshPairs(Dataset):
