@@ -12,7 +12,7 @@ DATASETS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separ
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint train-vqvae train-prior count separate clean
+.PHONY: help setup demo test bench lint train-vqvae train-prior train-features count separate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ train-vqvae: experiment $(INSTALLED) ## Stage 1: train the codec of DATASET
 
 train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(ARGS)
+
+train-features: experiment $(INSTALLED) ## Train the features of a Fréchet distance (for celeba; a small network is shipped)
+	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
 
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)

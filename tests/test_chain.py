@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 import torch
 import wandb
 from pytorch_lightning.cli import LightningCLI
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lass import Separator, SparseCounts
+from lass.artifacts import fingerprint
 from lass.cli import LassCLI, main
 from lass.codecs import codebook_of, load_codec
 from lass.data.digits import Digits
@@ -377,31 +380,107 @@ def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, reposit
         lass(repository, "separate", finished, "--model.smoothing=0.5", "--trainer.default_root_dir=runs/no/separate")
 
 
-def test_offline_runs_hold_metrics_config_images_and_the_table(chain):
-    expected = {
-        "vqvae": ["train/loss", "val/psnr_sources_db", "val/psnr_mixtures_db", "codebook/perplexity", "codebook/used"],
-        "prior": ["train/nats_per_code", "val/nats_per_code"],
-        "likelihood": [
+PAGES = {
+    "vqvae": {
+        "numbers": ["train/loss", "train/learning_rate", "val/psnr_sources_db", "codebook/perplexity", "codebook/used"],
+        "histograms": ["codebook/use_of_codes"],
+        "images": ["val/reconstructions"],
+        "directions": {"val/psnr_db": "max", "val/psnr_sources_db": "max", "codebook/perplexity": "max"},
+    },
+    "prior": {
+        "numbers": ["train/nats_per_code", "train/learning_rate", "val/nats_per_code"],
+        "histograms": [],
+        "images": ["val/samples"],
+        "directions": {"val/nats_per_code": "min"},
+    },
+    "likelihood": {
+        "numbers": [
             "likelihood/density_percent",
             "likelihood/num_pairs_seen",
             "val/coverage",
             "val/log_likelihood_per_code",
         ],
-        "separate": ["separation/psnr_db/mean", "separation/psnr_db/std", "separation/average_psnr_db/mean"],
-    }
-    for stage, keys in expected.items():
-        run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
-        assert (run.group, run.job_type, run.tags) == ("digits", stage, ["digits", stage])
-        assert set(keys) <= set(run.history), stage
-        assert all(isinstance(run.history[key][-1], float | int) for key in keys)
-        assert run.config["model"]["class_path"].startswith("lass.tasks.")
-    for stage, key in [("vqvae", "val/reconstructions"), ("separate", "separation/examples")]:
-        run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
+        "histograms": ["likelihood/nonzeros_per_mixture_code"],
+        "images": [],
+        "directions": {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
+    },
+    "separate": {
+        "numbers": ["separation/psnr_db/mean", "separation/average_psnr_db/mean", "separation/entropy"],
+        "histograms": ["separation/entropy_of_positions", "separation/psnr_db_of_mixtures"],
+        "images": ["separation/examples", "separation/entropy_map"],
+        "directions": {"separation/psnr_db/mean": "max", "separation/fid/psnr_db": "min"},
+    },
+}
+
+
+@pytest.mark.parametrize("stage", SMALL)
+def test_the_page_of_every_stage_is_complete(chain, stage):
+    """Read back from the offline run: what a user sees, in named groups, findable, and with its direction."""
+    run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
+    assert (run.group, run.job_type) == ("digits", stage)
+    codec = fingerprint(load_codec("runs/digits/vqvae/codec"))
+    assert run.tags == ["digits", stage, f"codec-{codec}"]  # which finds all four
+    assert run.config["model"]["class_path"].startswith("lass.tasks.")
+    page = PAGES[stage]
+    assert page["directions"].items() <= run.directions.items()
+    for key in page["numbers"]:
+        assert isinstance(run.history[key][-1], float | int), key
+    for key in page["histograms"]:
+        assert run.history[f"{key}/_type"][-1] == "histogram"
+        heights, edges = run.history[f"{key}/values"][-1], run.history[f"{key}/bins"][-1]
+        assert len(edges) == len(heights) + 1
+        assert sum(heights) > 0
+    for key in page["images"]:
         for name in run.history[f"{key}/filenames"][-1]:
             assert (run.folder / "files" / name).read_bytes().startswith(b"\x89PNG")
-    assert run.history["separation/mixtures/nrows"] == [6]
-    table = json.loads((run.folder / "files" / run.history["separation/mixtures/path"][0]).read_text())
-    assert {"mixture", "psnr_db", "num_uncounted"} <= set(table["columns"])
+    groups = {name.partition("/")[0] for name in run.history if "/" in name}
+    assert groups <= {"train", "val", "codebook", "likelihood", "separation", "trainer"}
+
+
+def test_images_say_what_they_show(chain):
+    captions = {
+        stage: read_offline_runs(chain / "runs" / "digits" / stage)[0].history[f"{key}/captions"][-1]
+        for stage, key in (("vqvae", "val/reconstructions"), ("separate", "separation/examples"))
+    }
+    assert len(captions["vqvae"]) == 12
+    parts = r"source \| reconstruction \| mixture \| its reconstruction: [\d.]+ and [\d.]+ dB"
+    assert all(re.fullmatch(parts, caption) for caption in captions["vqvae"])
+    rows = [ResultsFolder("runs/digits/separate").read(index)[1] for index in range(6)]
+    columns = "mixture | estimate 1 | estimate 2 | source 1 | source 2 | |residual|"
+    assert captions["separate"] == [f"{columns}: #{row['mixture']}, {row['psnr_db']:.1f} dB" for row in rows]
+
+
+def test_the_table_of_mixtures_has_their_images_and_scores(chain):
+    files = read_offline_runs(chain / "runs" / "digits" / "separate")[0].artifacts["run_table"]
+    table = json.loads(files["separation/mixtures.table.json"].read_text())
+    assert table["columns"][:3] == ["images", "mixture", "psnr_db"]
+    assert len(table["data"]) == 6
+    for index, row in enumerate(table["data"]):
+        assert files[row[0]["path"]].read_bytes().startswith(b"\x89PNG")
+        assert row[1:3] == [index, ResultsFolder("runs/digits/separate").read(index)[1]["psnr_db"]]
+
+
+@pytest.mark.parametrize(
+    ("logger", "written"),
+    [("CSVLogger", "metrics.csv"), ("TensorBoardLogger", "events.out.tfevents*")],
+)
+@pytest.mark.parametrize("stage", SMALL)
+def test_other_loggers_are_a_one_line_override(chain, repository, stage, logger, written):
+    folder = chain / "runs" / logger / stage
+    override = f"--trainer.logger=pytorch_lightning.loggers.{logger}"
+    lass(repository, stage, override, f"--trainer.logger.save_dir={folder}", f"--trainer.default_root_dir={folder}")
+    (file,) = folder.rglob(written)
+    assert not list(folder.rglob("wandb"))
+    if logger == "CSVLogger":
+        with open(file, newline="") as opened:
+            names = set(next(csv.reader(opened)))
+    else:
+        events = EventAccumulator(str(file)).Reload().Tags()
+        names = {*events["scalars"], *events["images"], *events["histograms"]}
+        for kind, key in (("images", "images"), ("histograms", "histograms")):
+            expected = set(PAGES[stage][key]) - {"separation/entropy_map"}
+            assert expected <= set(events[kind])
+    assert set(PAGES[stage]["numbers"]) - {"train/learning_rate"} <= names
 
 
 def test_the_run_ends_with_its_scores(chain, repository, capsys):
@@ -448,7 +527,7 @@ def test_mistakes_end_in_one_sentence(chain, repository, stage, options, words):
 def configs():
     from conftest import REPOSITORY
 
-    return sorted(path for path in REPOSITORY.glob("experiments/*/*.yaml") if path.stem in SMALL)
+    return sorted(path for path in REPOSITORY.glob("experiments/*/*.yaml") if path.stem in {*SMALL, "features"})
 
 
 class ParseOnly(LassCLI):
@@ -494,15 +573,17 @@ def test_the_papers_recipe_leaves_nothing_of_ours(repository):
 @pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
+    from test_celeba import write_tiny_celeba
     from test_data import write_tiny_mnist
 
-    from lass.artifacts import fingerprint
     from lass.codecs import ImageVQVAE
+    from lass.metrics import ImageFeatures
     from lass.priors import TransformerPrior
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    write_tiny_mnist(tmp_path)
+    write_tiny_mnist(tmp_path), write_tiny_celeba(tmp_path)
+    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{path.parent.name}/features")
     stages = {
         stage: ParseOnly(["fit", "-c", str(path.with_name(f"{stage}.yaml"))]).config.fit for stage in ("vqvae", "prior")
     }
@@ -519,7 +600,8 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
-    options = [f"--{sources}.num_validation=10", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
+    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", f"--{sources}.batch_size=3"]
+    options += [] if path.parent.name == "celeba" else [f"--{sources}.num_validation=10"]
     if path.stem == "separate":
         options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
         options += ["--model.refinement=lass.separation.NoRefinement"]

@@ -30,6 +30,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 STAGE_TARGETS = {
     "vqvae": "train-vqvae",
     "prior": "train-prior",
+    "features": "train-features",
     "likelihood": "count",
     "separate": "separate",
 }
@@ -174,7 +175,8 @@ def fingerprint(tensors: nn.Module | dict[str, Tensor]) -> str:
 class Artifact(nn.Module):
     """A module that can be saved to a folder (safetensors + JSON) and rebuilt from that folder alone.
 
-    Subclasses are registered, keep their constructor's arguments in `self.config`, and set `kind` ("codec", "prior").
+    Subclasses are registered, keep their constructor's arguments in `self.config`, and set `kind`: "codec", "prior"
+    or "features".
     """
 
     kind: str

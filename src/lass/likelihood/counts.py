@@ -129,6 +129,15 @@ class SparseCounts:
         """How many triples were added, repeated ones included."""
         return int(self._merged()[1].sum())
 
+    @property
+    def nonzeros_per_mixture_code(self) -> Int[Tensor, " num_codes"]:
+        """Of how many pairs of source codes each mixture code was counted; they sum to `num_nonzero`."""
+        first, second, mixture = self._codes(self._merged()[0])
+        numbers = torch.bincount(mixture, minlength=self.num_codes)
+        if self.symmetric:  # the reverse pairs are not stored
+            numbers += torch.bincount(mixture[first != second], minlength=self.num_codes)
+        return numbers
+
     def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """F as coordinates: (first, second, mixture, counts), grouped by mixture code, then sorted by first, second.
 

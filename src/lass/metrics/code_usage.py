@@ -8,13 +8,14 @@ from torchmetrics import Metric
 
 
 class CodeUsage(Metric):
-    """Counts codes; `compute` gives the perplexity (exponential of the entropy) and the share of codes used at all.
+    """Counts codes; `compute` gives the perplexity (exponential of the entropy), the share of codes that are used at
+    all, and the counts themselves, (num_codes,).
 
     Example:
         >>> usage = CodeUsage(num_codes=4)
         >>> usage.update(torch.tensor([0, 0, 1, 1]))
-        >>> {name: round(value.item(), 4) for name, value in usage.compute().items()}
-        {'perplexity': 2.0, 'used': 0.5}
+        >>> usage.compute()
+        {'perplexity': tensor(2.), 'used': tensor(0.5000), 'counts': tensor([2, 2, 0, 0])}
     """
 
     full_state_update = False
@@ -29,9 +30,10 @@ class CodeUsage(Metric):
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
     def compute(self) -> dict[str, Tensor]:
-        """`{"perplexity", "used"}`."""
+        """`{"perplexity", "used", "counts"}`."""
         frequencies = self.counts / self.counts.sum()
         return {
             "perplexity": torch.special.entr(frequencies).sum().exp(),
             "used": (self.counts > 0).float().mean(),
+            "counts": self.counts,
         }

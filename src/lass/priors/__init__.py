@@ -4,9 +4,10 @@ from pathlib import Path
 
 from lass.artifacts import load_artifact
 from lass.priors.protocol import Prior
+from lass.priors.sampling import sample_codes
 from lass.priors.transformer import TransformerPrior
 
-__all__ = ["Prior", "TransformerPrior", "load_prior"]
+__all__ = ["Prior", "TransformerPrior", "load_prior", "sample_codes"]
 
 
 def load_prior(folder: str | Path) -> Prior:

@@ -14,22 +14,6 @@ from lass.artifacts import written_whole
 COLUMN_INCHES = 1.1
 
 
-def separation_figure(
-    mixtures: Float[Tensor, "num channels height width"],
-    estimates: Float[Tensor, "num sources channels height width"],
-    sources: Float[Tensor, "num sources channels height width"],
-    residuals: Float[Tensor, "num channels height width"],
-    row_labels: Sequence[str],
-    title: str,
-) -> Figure:
-    """A grid mixture | estimates | sources | residual, one row per mixture; the residual is shown as its size."""
-    columns = {"mixture": mixtures}
-    columns |= {f"estimate {i + 1}": images for i, images in enumerate(estimates.unbind(1))}
-    columns |= {f"source {i + 1}": images for i, images in enumerate(sources.unbind(1))}
-    columns["|residual|"] = residuals.abs()
-    return image_grid(columns, row_labels, title)
-
-
 def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Sequence[str], title: str) -> Figure:
     """Named columns of images in [0, 1], one row per item."""
     figure = Figure(figsize=(COLUMN_INCHES * len(columns) + 0.7, COLUMN_INCHES * len(row_labels) + 0.7))
@@ -46,6 +30,22 @@ def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Se
                 cell.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
+    return figure
+
+
+def entropy_figure(entropy: Float[Tensor, "*grid"], num_mixtures: int) -> Figure:
+    """Mean entropy at each position: a map for images, a line for sequences."""
+    figure = Figure(figsize=(4, 3.2))
+    axes = figure.subplots()
+    values = entropy.detach().cpu().numpy()
+    if entropy.dim() == 2:
+        figure.colorbar(axes.imshow(values, vmin=0), ax=axes, label="nats")
+        axes.set(xticks=[], yticks=[])
+    else:
+        axes.plot(values.ravel(), linewidth=0.8)
+        axes.set(xlabel="position", ylabel="nats", ylim=(0, None))
+    axes.set_title(f"Entropy of the candidates' pairs, mean of {num_mixtures} mixtures", fontsize=9)
+    figure.tight_layout()
     return figure
 
 

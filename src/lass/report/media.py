@@ -1,16 +1,19 @@
-"""Images into whichever logger a run has."""
+"""Images and histograms into whichever loggers a run has; those that only know numbers do without."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import wandb
 from jaxtyping import Float
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
+
+MOST_BINS = 512  # that Weights & Biases takes
 
 
 def image_rows(columns: Mapping[str, Float[Tensor, "num channels height width"]], padding: int = 2) -> np.ndarray:
@@ -28,11 +31,63 @@ def image_rows(columns: Mapping[str, Float[Tensor, "num channels height width"]]
     return (picture * 255).round().byte().numpy()
 
 
-def log_images(trainer: Trainer, key: str, columns: Mapping[str, Tensor]) -> None:
-    """Log `image_rows` to Weights & Biases or TensorBoard, captioned with the names of the columns; else do nothing."""
-    caption = " | ".join(columns)
+def image_strips(columns: Mapping[str, Float[Tensor, "num channels height width"]]) -> list[np.ndarray]:
+    """`image_rows` of each item alone."""
+    num = len(next(iter(columns.values())))
+    return [image_rows({name: images[i : i + 1] for name, images in columns.items()}) for i in range(num)]
+
+
+def log_images(
+    trainer: Trainer,
+    key: str,
+    columns: Mapping[str, Float[Tensor, "num channels height width"]],
+    captions: Sequence[str] | None = None,
+) -> None:
+    """Log one strip of images per item to Weights & Biases, all below each other to TensorBoard.
+
+    Args:
+        trainer: whose loggers are used.
+        key: where the images appear, `group/name`.
+        columns: the images of all items under their names, which become the caption.
+        captions: what is to be said about each item.
+    """
+    names = " | ".join(columns)
     for logger in trainer.loggers:
         if isinstance(logger, LightningWandbLogger):
-            logger.log_image(key, [image_rows(columns)], caption=[caption])
+            strips = image_strips(columns)
+            said = [names] * len(strips) if captions is None else [f"{names}: {caption}" for caption in captions]
+            logger.log_image(key, strips, caption=said)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, image_rows(columns), trainer.global_step, dataformats="HWC")
+
+
+def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) -> None:
+    """Log a histogram that was counted already; where there are more than 512 bins, neighbours are put together.
+
+    Args:
+        trainer: whose loggers are used.
+        key: where it appears, `group/name`.
+        heights: of the bins, (bins,).
+        edges: of the bins, (bins + 1,).
+    """
+    together = -(-len(heights) // MOST_BINS)
+    starts = torch.arange(0, len(heights), together)
+    heights = torch.stack([part.sum() for part in heights.detach().cpu().double().split(together)]).numpy()
+    edges = torch.cat([edges.cpu().double()[starts], edges.cpu().double()[-1:]]).numpy()
+    for logger in trainer.loggers:
+        if isinstance(logger, LightningWandbLogger):
+            logger.log_metrics({key: wandb.Histogram(np_histogram=(heights, edges))}, trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            centres = (edges[1:] + edges[:-1]) / 2
+            moments = {"sum": heights @ centres, "sum_squares": heights @ centres**2}
+            limits = {"bucket_limits": edges[1:].tolist(), "bucket_counts": heights.tolist()}
+            extent = {"min": edges[0], "max": edges[-1], "num": heights.sum()}
+            logger.experiment.add_histogram_raw(key, **extent, **moments, **limits, global_step=trainer.global_step)
+
+
+def log_values(trainer: Trainer, key: str, values: Tensor, bins: int = 50) -> None:
+    """Log the histogram of some values, from 0 (or the least) to the largest."""
+    values = values.detach().cpu().float().flatten()
+    low, high = min(0.0, values.min().item()), values.max().item()
+    edges = torch.linspace(low, high if high > low else low + 1, bins + 1)
+    log_histogram(trainer, key, torch.histc(values, bins, edges[0].item(), edges[-1].item()), edges)

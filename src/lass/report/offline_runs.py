@@ -28,6 +28,8 @@ class OfflineRun:
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)  # what was logged together
+    directions: dict[str, str] = field(default_factory=dict)  # "min" or "max", of scores whose best value is kept
+    artifacts: dict[str, dict[str, Path]] = field(default_factory=dict)  # by type: names of files, and where they are
 
     @property
     def history(self) -> dict[str, list[Any]]:
@@ -87,6 +89,11 @@ def _read(file: Path) -> OfflineRun:
             items = []
         for item in items:
             run.config["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+        if kind == "metric" and (record.metric.summary.min or record.metric.summary.max):
+            run.directions[record.metric.name] = "max" if record.metric.summary.max else "min"
+        if kind == "artifact":
+            files = {item.path: Path(item.local_path) for item in record.artifact.manifest.contents}
+            run.artifacts.setdefault(record.artifact.type, {}).update(files)
         if kind == "history":
             row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             run.rows.append(row)

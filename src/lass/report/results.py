@@ -2,10 +2,11 @@
 
 config.yaml             the resolved configuration
 settings.json           what a resumed run must agree with
-mixtures/NNNNNN.safetensors   the estimates of one mixture, and its row of the table
+mixtures/NNNNNN.safetensors   one mixture: estimates, codes, entropy by position, and its row of the table
 results.csv             one row per mixture
 summary.json            mean, standard deviation and number for every score
 separations.png         mixture | estimates | sources | residual
+entropy.png             how undecided the candidates are, by position
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from lass.artifacts import load_tensors, read_json, save_tensors, write_json, wr
 from lass.errors import LassError
 
 Row = dict[str, int | float]
+
+CONTENT = 2  # raised when files of mixtures hold more than before, so that old ones are not gone on with
 
 
 class ResultsFolder:
@@ -40,7 +43,7 @@ class ResultsFolder:
             LassError: if the folder holds results that were made with other settings.
         """
         path = self.root / "settings.json"
-        settings = json.loads(json.dumps(settings))  # as it will be read back
+        settings = json.loads(json.dumps({**settings, "content": CONTENT}))  # as it will be read back
         if path.exists() and not overwrite and (there := read_json(path, "run's settings")) != settings:
             changed = [name for name in settings if there.get(name) != settings[name]]
             raise LassError(
@@ -81,6 +84,11 @@ class ResultsFolder:
     def figure(self) -> Path:
         """Where the picture is."""
         return self.root / "separations.png"
+
+    @property
+    def entropy_figure(self) -> Path:
+        """Where the picture of the entropies is."""
+        return self.root / "entropy.png"
 
     def _path(self, index: int) -> Path:
         return self.root / "mixtures" / f"{index:06d}.safetensors"

@@ -12,12 +12,21 @@ LABELS = {
     "average_psnr_db": "average baseline (the mixture itself)",
     "codec_psnr_db": "codec's reconstruction of the sources",
 }
+DISTANCES = {
+    "fid": "FID (Fréchet inception distance)",
+    "frechet_small": "Fréchet distance on features of a small network, not FID",
+}
 
 
 def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     """The scores of a results folder as a small table, and where to look."""
-    num = next(iter(summary.values()))["num"]
+    num = summary["psnr_db"]["num"]
     lines = [f"Separated {num} mixtures of two sources each. PSNR per source, in dB, mean ± standard deviation:"]
-    lines += [f"  {LABELS[name]:<40} {score['mean']:6.2f} ± {score['std']:.2f}" for name, score in summary.items()]
+    for name, label in LABELS.items():
+        lines.append(f"  {label:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
+    for name, title in DISTANCES.items():
+        if name in summary:
+            lines += [f"{title}, to the {2 * num} sources:"]
+            lines += [f"  {LABELS[scored]:<40} {distance:6.2f}" for scored, distance in summary[name].items()]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])

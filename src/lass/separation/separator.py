@@ -20,6 +20,7 @@ from lass.priors import Prior
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import separate_codes
 from lass.separation.averaging import mean_latents
+from lass.separation.entropy import entropy_by_position
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.selection import ClosestToMixture, Selection
 
@@ -35,6 +36,7 @@ class SeparationResult:
     scores: Tensor  # (candidates,) log posterior of all candidates, best first
     residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
     weights: Tensor  # (candidates,) what each candidate counts for; they sum to 1
+    entropy: Tensor  # (*grid) how undecided the candidates are at each position, in nats
     num_uncounted: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
     log_evidence: Tensor | None = None  # scalar, from samplers that estimate it
 
@@ -187,8 +189,9 @@ class Separator:
         )
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
+        any_order = self.any_order(conditions, len(mixtures))
         if self.average:
-            start = mean_latents(candidates, chosen, self.codec, grid, self.any_order(conditions, len(mixtures)))
+            start = mean_latents(candidates, chosen, self.codec, grid, any_order)
         else:
             start = self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
         estimates = self.refinement.refine(start, mixtures, self.codec)
@@ -198,6 +201,7 @@ class Separator:
             candidates.scores,
             residual=mixtures - mix(estimates),
             weights=candidates.weights,
+            entropy=entropy_by_position(candidates, any_order).unflatten(-1, grid),
             num_uncounted=self._num_uncounted(mixture_codes),
             log_evidence=candidates.log_evidence,
         )

@@ -1,9 +1,10 @@
-"""The LightningModules of the four stages."""
+"""The LightningModules of the four stages, and one for the features of a Fréchet distance."""
 
 from lass.tasks.encoded_sources import EncodedSources
+from lass.tasks.features import FeatureTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.separation import Separation
 from lass.tasks.vqvae import VQVAETraining
 
-__all__ = ["EncodedSources", "LikelihoodCounting", "PriorTraining", "Separation", "VQVAETraining"]
+__all__ = ["EncodedSources", "FeatureTraining", "LikelihoodCounting", "PriorTraining", "Separation", "VQVAETraining"]

@@ -18,6 +18,8 @@ from lass.data.mixing import mix
 from lass.data.sources import SourcePairs, Sources
 from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
+from lass.report.dashboard import Dashboard
+from lass.report.media import log_values
 from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT, check_same_codec
 
 COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
@@ -54,6 +56,7 @@ class LikelihoodCounting(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.min_coverage_gain = min_coverage_gain
+        self.codec_folder = codec
         self.codec = load_codec(codec).requires_grad_(False)
         self.latents, self.symmetric = latents, symmetric
         if latents and (not hasattr(self.codec, "encode_latents") or codebook_of(self.codec) is None):
@@ -72,8 +75,15 @@ class LikelihoodCounting(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
-        folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
-        callbacks: list[Callback] = [CheckpointEachEpoch(folder)]
+        folder = Path(self.trainer.default_root_dir)
+        files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
+        dashboard = Dashboard(
+            {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
+            codec_fingerprint=fingerprint(self.codec),
+            used=[("codec", self.codec_folder)],
+            made=[("likelihood", folder / name) for name in files],
+        )
+        callbacks: list[Callback] = [CheckpointEachEpoch(folder / CHECKPOINT_FOLDER), dashboard]
         if self.min_coverage_gain is not None:
             gain = {"mode": "max", "min_delta": self.min_coverage_gain, "patience": 1}
             callbacks.append(EarlyStopping("val/coverage", **gain, check_on_train_epoch_end=False, verbose=True))
@@ -136,6 +146,8 @@ class LikelihoodCounting(LightningModule):
             "num_triples": self.counts.num_triples,
         }
         self.log_dict({f"likelihood/{name}": float(value) for name, value in facts.items()})
+        if self.trainer.is_global_zero:
+            log_values(self.trainer, "likelihood/nonzeros_per_mixture_code", self.counts.nonzeros_per_mixture_code)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts with the trainer's progress; all ranks come here."""

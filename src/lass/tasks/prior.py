@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lass.artifacts import Artifact
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
+from lass.priors import sample_codes
+from lass.report.dashboard import Dashboard
+from lass.report.media import log_images
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.training import TrainingTask, check_same_codec
+
+NUM_SAMPLES = 16  # drawn after every validation
 
 
 class PriorTraining(TrainingTask):
@@ -25,6 +31,8 @@ class PriorTraining(TrainingTask):
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models".
     """
+
+    goals: ClassVar = {"val/nats_per_code_any_class": "min"}
 
     def __init__(
         self,
@@ -55,6 +63,13 @@ class PriorTraining(TrainingTask):
                 )
         self.artifact.codec_fingerprint = data.codec_fingerprint
 
+    def dashboard(self) -> Dashboard:
+        """See TrainingTask; data without a codec is refused in `setup`."""
+        data = self.trainer.datamodule
+        if not isinstance(data, EncodedSources):
+            return super().dashboard()
+        return super().dashboard(codec_fingerprint=data.codec_fingerprint, used=[("codec", data.codec_folder)])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which codec's codes were learned."""
         checkpoint["codec_fingerprint"] = self.artifact.codec_fingerprint
@@ -75,6 +90,21 @@ class PriorTraining(TrainingTask):
         if getattr(self.artifact, "class_dropout", 0):
             scores["val/nats_per_code_any_class"] = self._nats_per_code(batch, with_class=False)
         self.log_dict(scores, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Show what the prior comes up with by itself, decoded: the same random numbers every time."""
+        codec = self.trainer.datamodule.codec
+        if not self.trainer.is_global_zero or not hasattr(codec, "image_shape"):
+            return
+        classes = None
+        if num_classes := self.artifact.num_classes:
+            classes = torch.arange(NUM_SAMPLES, device=self.device) % num_classes
+        generator = torch.Generator(self.device).manual_seed(0)
+        codes = sample_codes(self.artifact, NUM_SAMPLES, self.artifact.num_positions, classes, generator)
+        with torch.no_grad():
+            images = codec.to(self.device).decode(codes.unflatten(1, codec.grid))
+        captions = None if classes is None else [f"class {label}" for label in classes.tolist()]
+        log_images(self.trainer, "val/samples", {"sample": images}, captions)
 
     def _nats_per_code(self, batch: CodeSequences, with_class: bool = True) -> Tensor:
         condition = batch.labels if self.artifact.num_classes and with_class else None

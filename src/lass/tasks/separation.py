@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import zlib
-from itertools import islice
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from lass.artifacts import fingerprint
+from lass.artifacts import fingerprint, load_artifact
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.sources import SourcePairs
 from lass.errors import LassError
 from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, psnr
+from lass.metrics.frechet import (
+    INCEPTION_URL,
+    FrechetDistances,
+    InceptionFeatures,
+    find_inception_weights,
+    inception_cache,
+)
 from lass.priors import load_prior
-from lass.report.figures import save_figure, separation_figure
+from lass.report.dashboard import Dashboard
 from lass.report.results import ResultsFolder, Row
+from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
-
-NUM_PICTURED = 10  # mixtures in the figure
 
 #: Scores of a mixture: the estimates; the mixture itself as both estimates; the codec's reconstruction of the sources.
 SCORES = ("psnr_db", "average_psnr_db", "codec_psnr_db")
@@ -51,6 +55,13 @@ class Separation(LightningModule):
         seed: of the sampler.
         memory_budget: bytes for temporaries, see `separate_codes`.
         overwrite: replace results in the folder that were made with other settings.
+        fid: also give the Fréchet inception distance between estimates and sources, for images. It needs Inception's
+            weights and 2,049 images; where it lacks either, the run says so and goes on without.
+        inception_weights: file with these weights; default where torch keeps downloads.
+        features: folder of ImageFeatures; gives a Fréchet distance on their features, which is not called FID.
+
+    Raises:
+        LassError: if something named is missing, damaged, or does not belong together.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1; PSNR protocol of Table 2.
     """
@@ -70,8 +81,13 @@ class Separation(LightningModule):
         smoothing: float = 0.0,
         memory_budget: int = 2**30,
         average: bool = False,
+        fid: bool = False,
+        inception_weights: str | None = None,
+        features: str | None = None,
     ) -> None:
         super().__init__()
+        self.paths = [("codec", codec), ("likelihood", likelihood)]
+        self.paths += [("features", features)] if features else []
         folders = [priors] if isinstance(priors, str) else priors
         loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
         loaded_codec = load_codec(codec)
@@ -89,9 +105,37 @@ class Separation(LightningModule):
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
         self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
         self.done = CatMetric()  # numbers of the mixtures, from all devices
+        self.entropies = CatMetric()  # of all mixtures, from all devices
+        self.paths += [("prior", folder) for folder in loaded]
+        self.distances = nn.ModuleDict()
+        if (fid or features) and not hasattr(loaded_codec, "image_shape"):
+            raise LassError("Fréchet distances are for images, but this codec is not: set --model.fid=false.")
+        if features:
+            self.distances["frechet_small"] = FrechetDistances(load_artifact(features, "features"), SCORES)
+        if fid and (weights := find_inception_weights(inception_weights)):
+            self.distances["fid"] = FrechetDistances(InceptionFeatures(weights), SCORES)
+        elif fid:
+            rank_zero_info(
+                f"There will be no FID: Inception's weights are not at {inception_cache()}. Download {INCEPTION_URL} "
+                "to there, or name the file with --model.inception_weights."
+            )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The page of the run."""
+        goals = {f"separation/{name}/mean": "max" for name in SCORES}
+        goals |= {f"separation/{kind}/{name}": "min" for kind in ("fid", "frechet_small") for name in SCORES}
+        return [Dashboard(goals, fingerprint(self.separator.codec), used=self.paths)]
 
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""
+        num_images = 2 * len(self.trainer.predict_dataloaders.dataset)
+        for kind, distance in list(self.distances.items()):
+            if num_images < distance.least_images:
+                rank_zero_info(
+                    f"There will be no {kind}: it needs at least {distance.least_images} images, so "
+                    f"{-(-distance.least_images // 2)} mixtures, and this run has {num_images // 2}."
+                )
+                del self.distances[kind]
         self.separator.to(self.device)
         self.results = ResultsFolder(self.trainer.default_root_dir)
         parts = {"codec": self.separator.codec, "likelihood": self.separator.likelihood.state_dict()}
@@ -116,11 +160,14 @@ class Separation(LightningModule):
                 )
         if missing:
             self._separate(SourcePairs(*(field[missing] for field in batch)))
-        for index in indices:
-            _, row = self.results.read(index)
+        stored, rows = zip(*(self.results.read(index) for index in indices), strict=True)
+        for row in rows:
             for name, score in self.scores.items():
                 score.update(torch.tensor(row[name]))
+        self.entropies.update(torch.stack([tensors["entropy"] for tensors in stored]).to(self.device))
         self.done.update(batch.indices.float())
+        if self.distances:
+            self._compare_images(batch.signals, torch.stack([tensors["estimates"] for tensors in stored]))
         return indices
 
     def on_predict_epoch_end(self) -> None:
@@ -128,9 +175,12 @@ class Separation(LightningModule):
         summary = {
             name: {key: value.item() for key, value in score.compute().items()} for name, score in self.scores.items()
         }
-        done = self.done.compute().long().unique().tolist()
+        summary |= {kind: distance.compute() for kind, distance in self.distances.items()}
+        done, entropies = self.done.compute().long().unique().tolist(), self.entropies.compute()
         self.trainer.strategy.barrier()
-        self._report(summary, done)
+        if self.trainer.is_global_zero:
+            sampler = type(self.separator.sampler).__name__
+            report_separation(self.trainer, self.results, done, summary, entropies, sampler)
         self._summary = summary
 
     @rank_zero_only
@@ -150,8 +200,7 @@ class Separation(LightningModule):
         order = torch.where(self.separator.any_order(conditions, len(order))[:, None], order, given)
         rows = torch.arange(len(order), device=order.device)[:, None]
         estimates, codes = estimates[rows, order], codes[rows, order]
-        codec = self.separator.codec
-        rebuilt = codec.decode(codec.encode(sources.flatten(0, 1))).view_as(sources)
+        rebuilt = self._rebuilt(sources)
         averages = mixtures[:, None].expand_as(sources)
         by_source = {
             name: psnr(given.flatten(0, 1), sources.flatten(0, 1)).view(len(sources), -1)
@@ -169,30 +218,19 @@ class Separation(LightningModule):
             if result.log_evidence is not None:
                 row |= {"log_evidence": result.log_evidence[i].item()}
             row |= {"checksum": checksum(sources[i])}
-            self.results.write(index, {"estimates": estimates[i], "codes": codes[i]}, row)
+            tensors = {"estimates": estimates[i], "codes": codes[i], "entropy": result.entropy[i]}
+            self.results.write(index, tensors, row)
 
-    @rank_zero_only
-    def _report(self, summary: dict[str, dict[str, float]], done: list[int]) -> None:
-        dataset = self.trainer.predict_dataloaders.dataset
-        rows = [self.results.read(index)[1] for index in done]
-        self.results.write_table(rows, summary)
-        figure = self._picture(dataset.__getitems__(done[:NUM_PICTURED]), rows)
-        save_figure(figure, self.results.figure)
-        metrics = {f"separation/{name}/{key}": v for name, values in summary.items() for key, v in values.items()}
-        metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
-        for logger in self.trainer.loggers:
-            logger.log_metrics(metrics)
-            if isinstance(logger, WandbLogger):
-                logger.log_image("separation/examples", [str(self.results.figure)])
-                logger.log_table("separation/mixtures", list(rows[0]), [list(row.values()) for row in rows])
+    def _rebuilt(self, sources: Tensor) -> Tensor:
+        codec = self.separator.codec
+        return codec.decode(codec.encode(sources.flatten(0, 1))).view_as(sources)
 
-    def _picture(self, batch: SourcePairs, rows: list[Row]):
-        estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in batch.indices.tolist()])
-        mixtures = mix(batch.signals)
-        labels = [f"#{row['mixture']}\n{row['psnr_db']:.1f} dB" for row in islice(rows, len(mixtures))]
-        residuals = mixtures - mix(estimates)
-        title = f"{type(self.separator.sampler).__name__}, the first {len(mixtures)} mixtures"
-        return separation_figure(mixtures, estimates, batch.signals, residuals, labels, title)
+    def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
+        """Add a batch to the Fréchet distances, all of (batch, sources, channels, height, width)."""
+        sets = (estimates.to(sources), mix(sources)[:, None].expand_as(sources), self._rebuilt(sources))
+        images = {name: x.flatten(0, 1) for name, x in zip(SCORES, sets, strict=True)}
+        for distance in self.distances.values():
+            distance.update(sources.flatten(0, 1), images)
 
 
 def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:

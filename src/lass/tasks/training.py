@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lass.artifacts import Artifact
+from lass.artifacts import Artifact, fingerprint
 from lass.errors import LassError
+from lass.report.dashboard import Dashboard, Direction, tag_codec
 
 CHECKPOINT_FOLDER, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # in a run's folder
 
@@ -56,6 +57,8 @@ class ExportBest(Callback):
             self.best = score
             if trainer.is_global_zero:
                 pl_module.artifact.save_pretrained(pl_module.artifact_folder)
+                if pl_module.artifact.kind == "codec":
+                    tag_codec(trainer, fingerprint(pl_module.artifact))
 
 
 class TrainingTask(LightningModule):
@@ -68,6 +71,9 @@ class TrainingTask(LightningModule):
         warmup_steps: length of the warm-up.
         weight_decay: of AdamW.
     """
+
+    #: Direction of further scores, for the summary of a run.
+    goals: ClassVar[dict[str, Direction]] = {}
 
     def __init__(
         self,
@@ -88,17 +94,27 @@ class TrainingTask(LightningModule):
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoints (`--ckpt_path=last` resumes) and the best artefact."""
+        """Checkpoints (`--ckpt_path=last` resumes), the best artefact, and the page of the run."""
         folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
         checkpoint = ModelCheckpoint(
             folder, "best", self.monitor, mode=self.mode, save_last=True, enable_version_counter=False
         )
-        return [checkpoint, ExportBest(self.monitor, self.mode)]
+        return [checkpoint, ExportBest(self.monitor, self.mode), self.dashboard()]
+
+    def dashboard(self, **facts: Any) -> Dashboard:
+        """The page of the run; subclasses add what they know."""
+        return Dashboard(
+            {self.monitor: self.mode, **self.goals}, made=[(self.artifact.kind, self.artifact_folder)], **facts
+        )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log where the schedule is."""
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine decay, stepped every batch."""
         optimizer = torch.optim.AdamW(
-            self.artifact.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+            self.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
 

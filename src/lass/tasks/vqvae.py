@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from lass.data.mixing import mix
 from lass.data.sources import Sources
 from lass.errors import LassError
 from lass.metrics import CodeUsage, psnr
-from lass.report.media import log_images
+from lass.report.media import log_histogram, log_images
 from lass.tasks.training import TrainingTask
 
 NUM_IMAGES = 12  # in a logged grid
@@ -37,6 +39,8 @@ class VQVAETraining(TrainingTask):
     Source: LASS (arXiv:2301.08562), section "VQ-VAE"; loss: van den Oord et al. 2017, Eq. 3, with the codebook term
     replaced by moving averages.
     """
+
+    goals: ClassVar = {"val/psnr_sources_db": "max", "val/psnr_mixtures_db": "max", "codebook/perplexity": "max"}
 
     def __init__(
         self,
@@ -91,10 +95,17 @@ class VQVAETraining(TrainingTask):
                 "mixture": mixtures,
                 "its reconstruction": rebuilt["mixtures"],
             }
-            log_images(self.trainer, "val/reconstructions", {name: x[:NUM_IMAGES] for name, x in columns.items()})
+            columns = {name: x[:NUM_IMAGES] for name, x in columns.items()}
+            of_sources = psnr(columns["reconstruction"], columns["source"]).tolist()
+            of_mixtures = psnr(columns["its reconstruction"], columns["mixture"]).tolist()
+            captions = [f"{a:.1f} and {b:.1f} dB" for a, b in zip(of_sources, of_mixtures, strict=True)]
+            log_images(self.trainer, "val/reconstructions", columns, captions)
 
     def on_validation_epoch_end(self) -> None:
         """Perplexity and use of the codebook over sources and mixtures together."""
         usage = self.usage.compute()
         self.usage.reset()
+        counts = usage.pop("counts")
         self.log_dict({f"codebook/{name}": value for name, value in usage.items()})
+        if self.trainer.is_global_zero:
+            log_histogram(self.trainer, "codebook/use_of_codes", counts, torch.arange(len(counts) + 1))

@@ -1,0 +1,42 @@
+"""A small network whose features tell images apart: for Fréchet distances where Inception's weights are not at hand."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lass.artifacts import Artifact, register
+
+
+@register
+class ImageFeatures(Artifact):
+    """Images of any size to vectors: three times convolution and halving, the mean over positions, a linear layer.
+
+    It is trained without labels (`lass.tasks.FeatureTraining`).
+
+    Args:
+        num_features: length of the vectors.
+        width: channels after the first layer; the next have two and four times as many.
+    """
+
+    kind = "features"
+
+    def __init__(self, num_features: int = 64, width: int = 32) -> None:
+        super().__init__()
+        self.config = {"num_features": num_features, "width": width}
+        self.num_features = num_features
+        layers: list[nn.Module] = []
+        for before, after in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.to_features = nn.Linear(4 * width, num_features)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch num_features"]:
+        """Features of images in [0, 1], grey or in colour."""
+        return self.to_features(self.body(in_colour(images) - 0.5).mean((2, 3)))
+
+
+def in_colour(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """Grey images as three equal channels, others as they are."""
+    return images.expand(-1, 3, -1, -1)

@@ -1,0 +1,73 @@
+"""What a separation run leaves at its end: the table, the pictures, and its page in whichever loggers it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import wandb
+from jaxtyping import Float
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
+from torch import Tensor
+
+from lass.data.mixing import mix
+from lass.report.figures import entropy_figure, image_grid, save_figure
+from lass.report.media import image_strips, log_images, log_values
+from lass.report.results import ResultsFolder
+
+NUM_PICTURED = 10  # mixtures in the figure
+NUM_TABULATED = 500  # mixtures with a picture in the table of Weights & Biases
+
+
+def report_separation(
+    trainer: Trainer,
+    results: ResultsFolder,
+    done: list[int],
+    summary: dict[str, dict[str, float]],
+    entropies: Float[Tensor, "mixtures *grid"],
+    sampler: str,
+) -> None:
+    """Write results.csv, summary.json and the pictures, and log all of it.
+
+    Args:
+        trainer: of the run; its data are the mixtures.
+        results: where the mixtures lie.
+        done: their numbers, sorted.
+        summary: mean scores of all of them.
+        entropies: of the candidates' pairs at each position, in nats.
+        sampler: named in the title of the picture.
+    """
+    rows = [results.read(index)[1] for index in done]
+    results.write_table(rows, summary)
+    columns = _columns(trainer, results, done[:NUM_TABULATED])
+    pictured = {name: images[:NUM_PICTURED] for name, images in columns.items()}
+    captions = [f"#{row['mixture']}, {row['psnr_db']:.1f} dB" for row in rows[:NUM_PICTURED]]
+    labels = [caption.replace(", ", "\n") for caption in captions]
+    save_figure(image_grid(pictured, labels, f"{sampler}, the first {len(labels)} mixtures"), results.figure)
+    save_figure(entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
+
+    metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
+    metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
+    metrics["separation/entropy"] = entropies.mean().item()
+    log_images(trainer, "separation/examples", pictured, captions)
+    log_values(trainer, "separation/entropy_of_positions", entropies)
+    log_values(trainer, "separation/psnr_db_of_mixtures", torch.tensor([row["psnr_db"] for row in rows]))
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics)
+        if isinstance(logger, LightningWandbLogger):
+            logger.log_image("separation/entropy_map", [str(results.entropy_figure)])
+            images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
+            images += [None] * (len(rows) - len(images))
+            cells: list[list[Any]] = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
+            logger.log_table("separation/mixtures", ["images", *rows[0]], cells)
+
+
+def _columns(trainer: Trainer, results: ResultsFolder, indices: list[int]) -> dict[str, Tensor]:
+    """mixture | estimates | sources | size of the residual, (num, channels, height, width) each."""
+    sources = trainer.predict_dataloaders.dataset.__getitems__(indices).signals
+    estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
+    columns = {"mixture": mix(sources)}
+    columns |= {f"estimate {i + 1}": images for i, images in enumerate(estimates.unbind(1))}
+    columns |= {f"source {i + 1}": images for i, images in enumerate(sources.unbind(1))}
+    return {**columns, "|residual|": (mix(sources) - mix(estimates)).abs()}

@@ -1,0 +1,37 @@
+"""How undecided the candidates are, position by position."""
+
+# M mixtures, N candidates, S sources, T code positions
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lass.separation.algorithm import Candidates
+
+
+def entropy_by_position(candidates: Candidates, any_order: Bool[Tensor, " M"]) -> Float[Tensor, "M T"]:
+    """Entropy, in nats, of the pairs that the weighted candidates have at each position; at most log N.
+
+    0 means that all candidates agree. It estimates the entropy of the posterior's marginal, from below when there are
+    few candidates.
+
+    Args:
+        candidates: of Algorithm 1, with their weights.
+        any_order: mixtures in which a pair and its reverse are the same.
+
+    Source: our own.
+    """
+    num_codes = int(candidates.codes.max()) + 1
+    entropies = []
+    for codes, weights, exchangeable in zip(candidates.codes, candidates.weights, any_order.tolist(), strict=True):
+        first, second = codes.sort(1).values.unbind(1) if exchangeable else codes.unbind(1)  # (N, T)
+        num_positions = codes.shape[-1]
+        position = torch.arange(num_positions, device=codes.device)
+        distinct, which = ((position * num_codes + first) * num_codes + second).unique(return_inverse=True)
+        share = weights.new_zeros(len(distinct))
+        share.index_add_(0, which.flatten(), weights.repeat_interleave(num_positions))
+        entropy = weights.new_zeros(num_positions)
+        entropies.append(entropy.index_add_(0, distinct // num_codes**2, torch.special.entr(share)))
+    return torch.stack(entropies)

@@ -1,0 +1,184 @@
+"""Fréchet distances: Gaussians in closed form, SciPy's route, torchmetrics' own FID; and the features we train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+
+from lass import LassError
+from lass.metrics import ImageFeatures
+from lass.metrics.frechet import (
+    INCEPTION_URL,
+    FrechetDistances,
+    InceptionFeatures,
+    find_inception_weights,
+    inception_cache,
+)
+from lass.tasks.features import FeatureTraining, random_view
+
+
+class Pixels(nn.Module):
+    """The pixels themselves as features."""
+
+    num_features = 4
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def images_of(generator, num, mean, deviation):
+    """2×2 pixels, far from 0 and 1, so that nothing is clipped."""
+    return mean + deviation * torch.randn(num, 4, generator=generator).view(num, 1, 2, 2)
+
+
+def by_hand(real, fake):
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), with SciPy's matrix root."""
+    real, fake = (x.flatten(1).double().numpy() for x in (real, fake))
+    first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    root = sqrtm(first @ second).real
+    return ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(first + second - 2 * root)
+
+
+def test_gaussians_give_the_closed_form():
+    """Independent pixels N(m, s²): the distance is d (m₁ − m₂)² + d (s₁ − s₂)²; 20,000 samples, within 5 %."""
+    generator = torch.Generator().manual_seed(0)
+    distances = FrechetDistances(Pixels(), ["moved", "wider", "same"])
+    distances.update(
+        images_of(generator, 20_000, 0.5, 0.02),
+        {
+            "moved": images_of(generator, 20_000, 0.6, 0.02),
+            "wider": images_of(generator, 20_000, 0.5, 0.08),
+            "same": images_of(generator, 20_000, 0.5, 0.02),
+        },
+    )
+    found = distances.compute()
+    assert found["moved"] == pytest.approx(4 * 0.1**2, rel=0.05)
+    assert found["wider"] == pytest.approx(4 * 0.06**2, rel=0.05)
+    assert abs(found["same"]) < 1e-5
+
+
+def test_batches_add_up_to_scipys_route():
+    """Correlated pixels, two sets, in batches of different sizes."""
+    generator = torch.Generator().manual_seed(0)
+    blend = torch.randn(4, 4, generator=generator) * 0.05
+
+    def correlated(num, mean):
+        return mean + (torch.randn(num, 4, generator=generator) @ blend).view(num, 1, 2, 2)
+
+    real, one, other = correlated(300, 0.5), correlated(300, 0.55), images_of(generator, 300, 0.4, 0.02)
+    distances = FrechetDistances(Pixels(), ["one", "other"])
+    for part in (slice(0, 7), slice(7, 150), slice(150, 300)):
+        distances.update(real[part], {"one": one[part], "other": other[part]})
+    found = distances.compute()
+    assert found["one"] == pytest.approx(by_hand(real, one), rel=1e-4)
+    assert found["other"] == pytest.approx(by_hand(real, other), rel=1e-4)
+    assert distances.least_images == 5
+
+
+def test_values_outside_are_clipped_as_a_file_would():
+    inside, outside = torch.full((3, 1, 2, 2), 1.0), torch.full((3, 1, 2, 2), 1.7)
+    distances = FrechetDistances(Pixels(), ["outside"])
+    distances.update(inside, {"outside": outside})
+    assert distances.compute()["outside"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """A file with weights of Inception's shapes."""
+
+    class Empty(NoTrainInceptionV3):
+        def load_state_dict(self, state):
+            """Keep the random ones."""
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    torch.save(Empty("inception-v3-compat", ["2048"], str(path)).state_dict(), path)
+    return path
+
+
+def test_with_inception_it_is_torchmetrics_own_fid(random_inception):
+    """On 64 features of an early layer, whose distance is quick to compute; grey images count as equal channels."""
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randint(high, (5, 3, 16, 16), generator=generator) for high in (256, 128))
+    distances = FrechetDistances(InceptionFeatures(random_inception, 64), ["fake"])
+    distances.update(real / 255, {"fake": fake / 255})
+    theirs = FrechetInceptionDistance(64, feature_extractor_weights_path=str(random_inception))
+    theirs.update(real.byte(), real=True)
+    theirs.update(fake.byte(), real=False)
+    assert distances.compute()["fake"] == pytest.approx(theirs.compute().item(), rel=1e-3)
+    grey = real[:, :1] / 255
+    torch.testing.assert_close(distances.network(grey), distances.network(grey.repeat(1, 3, 1, 1)))
+
+
+def test_inception_weights_are_found_where_they_are(random_inception, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert find_inception_weights() is None
+    inception_cache().parent.mkdir(parents=True)
+    inception_cache().write_bytes(b"weights")
+    assert find_inception_weights() == inception_cache()
+    assert find_inception_weights(random_inception) == random_inception
+    with pytest.raises(LassError, match=f"no Inception weights at nowhere.pth: download {INCEPTION_URL}"):
+        find_inception_weights("nowhere.pth")
+
+
+class Trap:
+    def __reduce__(self):
+        return (open, ("trap-was-sprung", "w"))
+
+
+@pytest.mark.parametrize("content", ["text", "other", "trap"])
+def test_files_that_are_something_else_are_refused_unopened(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    if content == "text":
+        (tmp_path / "weights.pth").write_text("not a checkpoint")
+    else:
+        torch.save({"other": torch.zeros(3)} if content == "other" else {"x": Trap()}, tmp_path / "weights.pth")
+    with pytest.raises(LassError, match="holds no Inception weights: download"):
+        InceptionFeatures(tmp_path / "weights.pth")
+    assert not (tmp_path / "trap-was-sprung").exists()
+
+
+# ---- the features we train
+
+
+def test_features_are_saved_and_take_grey_and_colour(tmp_path):
+    torch.manual_seed(0)
+    features = ImageFeatures(num_features=8, width=8).eval()
+    again = ImageFeatures.from_pretrained(features.save_pretrained(tmp_path))
+    for shape in ((2, 3, 32, 32), (2, 1, 28, 28)):
+        images = torch.rand(shape)
+        torch.testing.assert_close(again(images), features(images))
+        assert features(images).shape == (2, 8)
+
+
+def test_views_are_parts_of_the_image_and_stay_in_range():
+    torch.manual_seed(0)
+    column = torch.linspace(0, 1, 32).expand(400, 3, 32, 32).clone()  # darker to the left
+    views = random_view(column)
+    assert views.min() >= 0
+    assert views.max() <= 1
+    rising = (views[..., 24:].mean((1, 2, 3)) > views[..., :8].mean((1, 2, 3))).float().mean()
+    assert 0.42 < rising < 0.58  # half are mirrored: four standard deviations of 0.025 would be 0.1
+    span = (views.amax((1, 2, 3)) - views.amin((1, 2, 3))).sort().values
+    assert span[20] < 0.8 < span[-20]  # parts of different sizes
+
+
+def test_views_are_found_again_after_a_little_training():
+    """Of 32 views, a guess would find one in 31."""
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 3, 3).repeat_interleave(6, 2).repeat_interleave(6, 3)
+    task = FeatureTraining(ImageFeatures(num_features=16, width=8))
+    optimizer = torch.optim.Adam(task.parameters(), 3e-3)
+    scores = []
+    for _ in range(120):
+        loss, top_1 = task._compare(images)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scores.append(top_1.item())
+    assert np.mean(scores[:3]) < 0.5 < 0.7 < np.mean(scores[-10:])
