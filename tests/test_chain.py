@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import wandb
 from pytorch_lightning.cli import LightningCLI
+from scipy.linalg import sqrtm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lass import Separator, SparseCounts
@@ -25,7 +27,7 @@ from lass.data.digits import Digits
 from lass.data.mixing import mix
 from lass.data.sharing import FreshPairing
 from lass.likelihood import LatentLikelihood, LatentMoments
-from lass.metrics import psnr
+from lass.metrics import ImageFeatures, psnr
 from lass.priors import load_prior
 from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
@@ -306,12 +308,13 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
 
 
-def in_processes(repository, *options):
-    """`lass fit` of the likelihood stage as a command of its own."""
-    config = str(repository / "experiments/digits/likelihood.yaml")
-    command = [sys.executable, "-m", "lass.cli", "fit", "-c", config, "--trainer.enable_progress_bar=false"]
+def in_processes(repository, stage, *options):
+    """A stage as a command of its own."""
+    config = str(repository / f"experiments/digits/{stage}.yaml")
+    command = [sys.executable, "-m", "lass.cli", "predict" if stage == "separate" else "fit", "-c", config]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *SMALL["likelihood"], *options], env=environment, stderr=subprocess.PIPE)
+    options = ["--trainer.enable_progress_bar=false", *SMALL[stage], *options]
+    return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE)
 
 
 def test_two_processes_count_exactly_what_one_counts(chain, repository):
@@ -320,7 +323,7 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
     where = "--trainer.default_root_dir=runs/{}/likelihood"
     lass(repository, "likelihood", *odd, where.format("one"))
     both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    run = in_processes(repository, *odd, *both, where.format("two"))
+    run = in_processes(repository, "likelihood", *odd, *both, where.format("two"))
     assert run.wait(timeout=300) == 0, run.stderr.read().decode()
     one, two = ((chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("one", "two"))
     assert SparseCounts.load(chain / "runs/two/likelihood/counts.safetensors").num_triples == 3 * 600 * 16 + 3 * 16
@@ -333,7 +336,7 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
 def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
     """Killed for good, some time after its first checkpoint."""
     where = "--trainer.default_root_dir=runs/killed/likelihood"
-    endless = in_processes(repository, where, "--trainer.max_epochs=100000", "--trainer.logger=false")
+    endless = in_processes(repository, "likelihood", where, "--trainer.max_epochs=100000", "--trainer.logger=false")
     checkpoint = chain / "runs/killed/likelihood/checkpoints/last.ckpt"
     for _ in range(1200):
         if checkpoint.exists() or endless.poll() is not None:
@@ -483,6 +486,69 @@ def test_other_loggers_are_a_one_line_override(chain, repository, stage, logger,
     assert set(PAGES[stage]["numbers"]) - {"train/learning_rate"} <= names
 
 
+@pytest.fixture
+def no_inception(tmp_path, monkeypatch):
+    """A machine on which torch has downloaded nothing."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+
+def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository, no_inception, caplog):
+    caplog.set_level("INFO")
+    lass(repository, "separate", "--model.fid=true", "--trainer.default_root_dir=runs/no-inception")
+    said = " ".join(caplog.text.split())
+    assert "There will be no FID: Inception's weights are not at" in said
+    assert "name the file with --model.inception_weights" in said
+    summary = json.loads((chain / "runs/no-inception/summary.json").read_text())
+    assert set(summary) == {"psnr_db", "average_psnr_db", "codec_psnr_db"}
+    with pytest.raises(SystemExit, match=r"no Inception weights at nowhere.pth: download https"):
+        lass(repository, "separate", "--model.fid=true", "--model.inception_weights=nowhere.pth")
+
+
+def test_distances_are_those_of_the_stored_estimates(chain, repository, no_inception, caplog, capsys):
+    """And too few images for a distance are said to be."""
+    caplog.set_level("INFO")
+    features = ImageFeatures(num_features=5, width=8).eval()
+    features.save_pretrained("runs/features/features")
+    options = ["--model.features=runs/features/features", "--trainer.default_root_dir=runs/distances"]
+    lass(repository, "separate", *options)
+    found = json.loads((chain / "runs/distances/summary.json").read_text())["frechet_small"]
+    printed = capsys.readouterr().out
+    assert "Fréchet distance on features of a small network, not FID, to the 12 sources" in printed
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    estimates = torch.stack([ResultsFolder("runs/distances").read(i)[0]["estimates"] for i in range(6)])
+    sets = {"psnr_db": estimates, "average_psnr_db": mix(batch.signals)[:, None].expand_as(batch.signals)}
+    for name, images in sets.items():
+        with torch.no_grad():
+            real, fake = (features(x.flatten(0, 1).clamp(0, 1)).double().numpy() for x in (batch.signals, images))
+        first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+        expected = ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(first + second)
+        expected -= 2 * np.trace(sqrtm(first @ second).real)
+        assert found[name] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+    lass(repository, "separate", *options, "--data.num_mixtures=2")  # goes on with the first two
+    said = " ".join(caplog.text.split())
+    assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
+
+
+def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
+    """Distances and means over both; 5 mixtures, so that one of them has more to do."""
+    ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
+    few = ["--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
+    where = "--trainer.default_root_dir=runs/{}/separate"
+    lass(repository, "separate", *few, where.format("one"))
+    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    stored = f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"
+    options = [stored, *few, *both, where.format("two")]
+    run = in_processes(repository, "separate", *options)
+    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
+    one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
+    assert len(tables[0]) == len(tables[1]) == 6
+
+
 def test_the_run_ends_with_its_scores(chain, repository, capsys):
     lass(repository, "separate")
     printed = capsys.readouterr().out
@@ -577,7 +643,6 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     from test_data import write_tiny_mnist
 
     from lass.codecs import ImageVQVAE
-    from lass.metrics import ImageFeatures
     from lass.priors import TransformerPrior
 
     monkeypatch.chdir(tmp_path)
