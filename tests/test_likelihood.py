@@ -49,6 +49,8 @@ def test_counting_matches_a_dictionary(triples, symmetric, chunks):
     expected = reference_tensor(triples, symmetric)
     assert as_counter(counts) == expected
     assert counts.num_nonzero == len(expected)
+    by_mixture = Counter(mixture for _, _, mixture in expected)
+    assert counts.nonzeros_per_mixture_code.tolist() == [by_mixture[code] for code in range(counts.num_codes)]
     assert counts.density == len(expected) / K**3
     assert counts.num_pairs_seen == len({(first, second) for first, second, _ in expected})
     assert counts.num_triples == len(triples)

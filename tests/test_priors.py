@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
+from toy_worlds import random_world
 
 from lass import LassError
-from lass.priors import Prior, TransformerPrior, load_prior
+from lass.priors import Prior, TransformerPrior, load_prior, sample_codes
 
 K, T = 7, 6
 
@@ -142,3 +146,27 @@ def test_it_can_learn_a_rule():
         optimizer.step()
     free = torch.log(torch.tensor(float(K))) / T
     assert loss.item() == pytest.approx(free.item(), abs=0.02)
+
+
+def test_samples_follow_the_prior():
+    """Shares of all sequences of three codes, within four standard deviations of 20,000 samples; by class too."""
+    prior = random_world(3, num_codes=3).priors[0]
+    samples = sample_codes(prior, 20_000, 3, generator=torch.Generator().manual_seed(0))
+    assert samples.shape == (20_000, 3)
+    for sequence in itertools.product(range(3), repeat=3):
+        probability = math.exp(prior.log_probability(sequence))
+        share = (samples == torch.tensor(sequence)).all(1).float().mean().item()
+        assert abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / 20_000) + 1e-9
+
+
+def test_samples_have_the_class_that_was_asked_for(conditional):
+    """The first codes of 3,000 samples of each class, against the prior's own probabilities: four deviations."""
+    conditional.start_embedding.weight.data.mul_(10)  # so that the classes can be told apart
+    classes = torch.arange(3).repeat(3000)
+    codes = sample_codes(conditional, 9000, 1, classes, torch.Generator().manual_seed(0))[:, 0]
+    with torch.no_grad():
+        expected = conditional.step(conditional.start(3, torch.arange(3)), None).exp()
+    for label in range(3):
+        shares = torch.bincount(codes[classes == label], minlength=K) / 3000
+        assert ((shares - expected[label]).abs() < 4 * (expected[label] / 3000).sqrt()).all()
+    assert (expected[0] - expected[1]).abs().max() > 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lass.priors import TransformerPrior
 from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
 from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement, algorithm
 from lass.separation.averaging import mean_latents
+from lass.separation.entropy import entropy_by_position
 from lass.separation.joint_prior import JointPrior, LogPrior
 from lass.separation.posterior import StepPosterior
 from lass.separation.refinement import make_consistent
@@ -310,6 +312,24 @@ def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
     torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(2, 2, 2)))
 
 
+def test_entropy_is_that_of_the_weighted_pairs():
+    """Against a dictionary; a pair and its reverse are one only where the order is open."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(3, (2, 50, 2, 4), generator=generator)
+    codes[:, :, :, 3] = 2  # all agree
+    weights = torch.rand(2, 50, generator=generator)
+    weights /= weights.sum(1, keepdim=True)
+    found = entropy_by_position(Candidates(codes, torch.zeros(2, 50), weights), torch.tensor([True, False]))
+    for mixture, position in itertools.product(range(2), range(4)):
+        shares = Counter()
+        for candidate in range(50):
+            pair = tuple(codes[mixture, candidate, :, position].tolist())
+            shares[tuple(sorted(pair)) if mixture == 0 else pair] += weights[mixture, candidate].item()
+        expected = -sum(share * math.log(share) for share in shares.values())
+        assert found[mixture, position].item() == pytest.approx(expected, abs=1e-5)
+    assert found[:, 3].abs().max() < 1e-6
+
+
 # ---- Separator
 
 
@@ -329,6 +349,7 @@ def test_separator_returns_what_it_promises(separator):
     assert result.estimates.shape == (2, 1, 8, 8)
     assert result.codes.shape == (2, 2, 2)
     assert result.scores.shape == (16,)
+    assert result.entropy.shape == (2, 2)
     torch.testing.assert_close(result.residual, mixture - result.estimates.mean(0))
     again = separator.separate_batch(torch.stack([mixture, mixture.flip(1)]))
     torch.testing.assert_close(again.estimates[0], result.estimates, atol=1e-4, rtol=1e-4)
