@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from itertools import islice
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -15,7 +15,7 @@ from torchmetrics import CatMetric
 from lass.artifacts import fingerprint
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.sources import SourcePairs
+from lass.data.sources import FixedPairs, SourcePairs
 from lass.errors import LassError
 from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, psnr
@@ -176,7 +176,7 @@ class Separation(LightningModule):
         dataset = self.trainer.predict_dataloaders.dataset
         rows = [self.results.read(index)[1] for index in done]
         self.results.write_table(rows, summary)
-        figure = self._picture(dataset.__getitems__(done[:NUM_PICTURED]), rows)
+        figure = self._picture(dataset, rows)
         save_figure(figure, self.results.figure)
         metrics = {f"separation/{name}/{key}": v for name, values in summary.items() for key, v in values.items()}
         metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
@@ -186,13 +186,18 @@ class Separation(LightningModule):
                 logger.log_image("separation/examples", [str(self.results.figure)])
                 logger.log_table("separation/mixtures", list(rows[0]), [list(row.values()) for row in rows])
 
-    def _picture(self, batch: SourcePairs, rows: list[Row]):
-        estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in batch.indices.tolist()])
-        mixtures = mix(batch.signals)
-        labels = [f"#{row['mixture']}\n{row['psnr_db']:.1f} dB" for row in islice(rows, len(mixtures))]
-        residuals = mixtures - mix(estimates)
-        title = f"{type(self.separator.sampler).__name__}, the first {len(mixtures)} mixtures"
-        return separation_figure(mixtures, estimates, batch.signals, residuals, labels, title)
+    def _picture(self, dataset: FixedPairs, rows: list[Row]) -> Figure:
+        """Good and bad mixtures alike: from the best to the worst, in equal steps."""
+        ranked = sorted(rows, key=lambda row: -row["psnr_db"])
+        steps = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
+        shown = [ranked[step] for step in steps]
+        sources = dataset.__getitems__([row["mixture"] for row in shown]).signals
+        estimates = torch.stack([self.results.read(row["mixture"])[0]["estimates"] for row in shown])
+        labels = [f"#{row['mixture']}\n{row['psnr_db']:.1f} dB" for row in shown]
+        title = (
+            f"{type(self.separator.sampler).__name__}, {len(shown)} of {len(rows)} mixtures, from the best to the worst"
+        )
+        return separation_figure(mix(sources), estimates, sources, mix(sources) - mix(estimates), labels, title)
 
 
 def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:
