@@ -449,6 +449,7 @@ def test_images_say_what_they_show(chain):
     parts = r"source \| reconstruction \| mixture \| its reconstruction: [\d.]+ and [\d.]+ dB"
     assert all(re.fullmatch(parts, caption) for caption in captions["vqvae"])
     rows = [ResultsFolder("runs/digits/separate").read(index)[1] for index in range(6)]
+    rows.sort(key=lambda row: -row["psnr_db"])
     columns = "mixture | estimate 1 | estimate 2 | source 1 | source 2 | |residual|"
     assert captions["separate"] == [f"{columns}: #{row['mixture']}, {row['psnr_db']:.1f} dB" for row in rows]
 

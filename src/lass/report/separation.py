@@ -40,11 +40,14 @@ def report_separation(
     """
     rows = [results.read(index)[1] for index in done]
     results.write_table(rows, summary)
-    columns = _columns(trainer, results, done[:NUM_TABULATED])
-    pictured = {name: images[:NUM_PICTURED] for name, images in columns.items()}
-    captions = [f"#{row['mixture']}, {row['psnr_db']:.1f} dB" for row in rows[:NUM_PICTURED]]
+    # Good and bad alike: from the best to the worst, in equal steps.
+    ranked = sorted(rows, key=lambda row: -row["psnr_db"])
+    steps = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
+    pictured = _columns(trainer, results, [ranked[step]["mixture"] for step in steps])
+    captions = [f"#{ranked[step]['mixture']}, {ranked[step]['psnr_db']:.1f} dB" for step in steps]
     labels = [caption.replace(", ", "\n") for caption in captions]
-    save_figure(image_grid(pictured, labels, f"{sampler}, the first {len(labels)} mixtures"), results.figure)
+    title = f"{sampler}, {len(steps)} of {len(rows)} mixtures, from the best to the worst"
+    save_figure(image_grid(pictured, labels, title), results.figure)
     save_figure(entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
@@ -57,6 +60,7 @@ def report_separation(
         logger.log_metrics(metrics)
         if isinstance(logger, LightningWandbLogger):
             logger.log_image("separation/entropy_map", [str(results.entropy_figure)])
+            columns = _columns(trainer, results, done[:NUM_TABULATED])
             images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
             images += [None] * (len(rows) - len(images))
             cells: list[list[Any]] = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
