@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import wandb
 from jaxtyping import Float
+from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
@@ -59,6 +61,16 @@ def log_images(
             logger.log_image(key, strips, caption=said)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(key, image_rows(columns), trainer.global_step, dataformats="HWC")
+
+
+def log_picture(trainer: Trainer, key: str, path: str | Path) -> None:
+    """Log a picture that is a file already."""
+    for logger in trainer.loggers:
+        if isinstance(logger, LightningWandbLogger):
+            logger.log_image(key, [str(path)])
+        elif isinstance(logger, TensorBoardLogger):
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(key, pixels, trainer.global_step, dataformats="HWC")
 
 
 def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lass.data.mixing import mix
 from lass.report.figures import entropy_figure, image_grid, save_figure
-from lass.report.media import image_strips, log_images, log_values
+from lass.report.media import image_strips, log_images, log_picture, log_values
 from lass.report.results import ResultsFolder
 
 NUM_PICTURED = 10  # mixtures in the figure
@@ -54,12 +54,12 @@ def report_separation(
     metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
     metrics["separation/entropy"] = entropies.mean().item()
     log_images(trainer, "separation/examples", pictured, captions)
+    log_picture(trainer, "separation/entropy_map", results.entropy_figure)
     log_values(trainer, "separation/entropy_of_positions", entropies)
     log_values(trainer, "separation/psnr_db_of_mixtures", torch.tensor([row["psnr_db"] for row in rows]))
     for logger in trainer.loggers:
         logger.log_metrics(metrics)
         if isinstance(logger, LightningWandbLogger):
-            logger.log_image("separation/entropy_map", [str(results.entropy_figure)])
             columns = _columns(trainer, results, done[:NUM_TABULATED])
             images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
             images += [None] * (len(rows) - len(images))
