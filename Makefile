@@ -12,7 +12,7 @@ DATASETS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separ
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint train-vqvae train-prior train-features count separate clean
+.PHONY: help setup demo test bench lint eval train-vqvae train-prior train-features count separate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +64,9 @@ separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATA
 
 eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with the models in pretrained/ where none were trained
 	@$(MAKE) --no-print-directory separate DATASET=$* MODELS="$(if $(wildcard runs/$*/prior/prior),,$(if \
-	  $(wildcard pretrained/$*),$(call PRETRAINED,$*)))"
+	  $(wildcard pretrained/$*/prior),$(call PRETRAINED,$*)))"
+
+eval: eval-$(DATASET) ## The same for DATASET
 
 PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/prior \
   --model.likelihood=pretrained/$(1)/likelihood.safetensors --trainer.default_root_dir=runs/$(1)/pretrained \

@@ -26,3 +26,19 @@ def doctest_names(doctest_namespace):
 def repository() -> Path:
     """The folder with experiments/ and the Makefile."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def random_inception(tmp_path_factory):
+    """A file with weights of Inception's shapes."""
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    class Empty(NoTrainInceptionV3):
+        def load_state_dict(self, state):
+            """Keep the random ones."""
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    torch.save(Empty("inception-v3-compat", ["2048"], str(path)).state_dict(), path)
+    return path

@@ -63,7 +63,9 @@ def test_official_parts_are_cropped_and_resized_as_torchvision_does(tmp_path, he
 def test_images_are_decoded_once_and_mapped(root):
     celeba(root).prepare_data()
     files = sorted((root / "cache").iterdir())
-    assert len(files) == 3
+    assert [file.name.split("-")[1] for file in files] == ["train", "validation"]  # no test images to train
+    celeba(root).part("test")
+    files = sorted((root / "cache").iterdir())
     before = [file.stat().st_mtime_ns for file in files]
     for image in (root / "celeba" / "img_align_celeba").iterdir():
         image.unlink()  # no longer needed
@@ -106,7 +108,8 @@ def spoil(folder):
     (folder / "000004.jpg").write_text("no image")
 
 
-def test_bad_images_are_named_and_counted_and_left_out_only_if_asked(root, capsys):
+def test_bad_images_are_named_and_counted_and_left_out_only_if_asked(root, caplog):
+    caplog.set_level("INFO")
     whole = celeba(root).part("train").images.clone()
     spoil(root / "celeba" / "img_align_celeba")
     for file in (root / "cache").iterdir():
@@ -120,14 +123,37 @@ def test_bad_images_are_named_and_counted_and_left_out_only_if_asked(root, capsy
     assert not list((root / "cache").iterdir())  # nothing half done
     data = celeba(root, skip_bad_images=True)
     data.prepare_data()
-    assert torch.equal(data.part("train").images, whole[4:])
-    assert "Left out 4 of 6 train images, the first of them 000001.jpg" in capsys.readouterr().out
+    for _ in range(2):  # also when the small images are there already
+        caplog.clear()
+        data = celeba(root, skip_bad_images=True)
+        assert torch.equal(data.part("train").images, whole[4:])
+        said = " ".join(caplog.text.split())
+        assert "4 train images are left out (000001.jpg, 000002.jpg, 000003.jpg, …); all are named in" in said
+    (listed,) = (root / "cache").glob("*.left-out.txt")
+    assert listed.read_text().split() == [f"00000{number}.jpg" for number in (1, 2, 3, 4)]
     for number in (5, 6):
         (root / "celeba" / "img_align_celeba" / f"{number:06d}.jpg").unlink()
     for file in (root / "cache").iterdir():
         file.unlink()
     with pytest.raises(LassError, match="None of the 6 train images"):
         celeba(root, skip_bad_images=True).prepare_data()
+
+
+def test_stored_mixtures_do_not_fit_when_test_images_are_left_out(root):
+    (root / "celeba" / "img_align_celeba" / "000010.jpg").unlink()
+    stored = celeba(root, skip_bad_images=True, mixtures="pairs.csv")
+    with pytest.raises(LassError, match=r"the numbers in pairs.csv would mean others: .*--data.mixtures=null"):
+        stored.part("test")
+    assert len(celeba(root, skip_bad_images=True).part("test")) == 3
+
+
+def test_codes_are_kept_apart_by_what_the_images_were_made_of(root):
+    identities = {celeba(root, **settings).identity("train") for settings in ({}, {"size": 16}, {"mirror": True})}
+    assert len(identities) == 3
+    assert celeba(root, batch_size=3, pairs=True).identity("train") in identities
+    partition = root / "celeba" / "list_eval_partition.txt"
+    partition.write_text(partition.read_text().replace("000001.jpg 0", "000001.jpg 2"))
+    assert celeba(root).identity("train") not in identities
 
 
 def test_images_of_another_kind_or_shape_say_what_they_are(tmp_path):
@@ -155,15 +181,21 @@ def test_what_is_missing_is_said_with_what_to_put_where(root, tmp_path, monkeypa
         celeba(root).part("train")
 
 
+class Refused(Exception):
+    """As gdown's own errors, which are no more special than this."""
+
+
 def test_a_download_that_fails_says_what_to_get(tmp_path, monkeypatch):
     def fails(*arguments, **settings):
-        raise RuntimeError("no network")
+        raise Refused("no\nnetwork")
 
     monkeypatch.delenv("DATA_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lass.data.celeba.datasets.CelebA", fails)
     with pytest.raises(LassError, match=r"no network.*img_align_celeba.zip and list_eval_partition.txt"):
         CelebA().prepare_data()
+    write_tiny_celeba(tmp_path / "data")  # what is there is not downloaded again
+    CelebA().prepare_data()
 
 
 def test_validation_images_are_not_taken_from_training(root):

@@ -96,14 +96,33 @@ def test_nothing_made_is_nothing_kept(tmp_path):
 def test_directions_and_the_tag_of_the_codec(tmp_path):
     run = RememberingRun()
     trainer = trainer_of(run, tmp_path)
-    Dashboard({"val/loss": "min", "val/psnr_db": "max"}, codec_fingerprint="abc").setup(
+    Dashboard({"val/loss": "min", "val/psnr_db": "max"}, codec_fingerprint="0123456789abcdef").setup(
         trainer, LightningModule(), "fit"
     )
     step = "trainer/global_step"
     assert run.directions == {"val/loss": ("min", step), "val/psnr_db": ("max", step)}
-    assert run.tags == ("digits", "prior", "codec-abc")
-    tag_codec(trainer, "def")  # a better codec takes its place
-    assert run.tags == ("digits", "prior", "codec-def")
+    assert run.tags == ("digits", "prior", "codec-0123456789abcdef")
+    tag_codec(trainer, "fedcba9876543210")  # a better codec takes its place
+    assert run.tags == ("digits", "prior", "codec-fedcba9876543210")
+
+
+def test_a_training_that_is_stopped_by_hand_keeps_what_it_made(parts, tmp_path):
+    run = RememberingRun()
+    dashboard, trainer = Dashboard({}, made=parts), trainer_of(run, tmp_path)
+    dashboard.on_exception(trainer, LightningModule(), ValueError("a mistake"))
+    assert not run.made
+    dashboard.on_exception(trainer, LightningModule(), KeyboardInterrupt())
+    assert [x.name for x in run.made] == ["digits-codec", "digits-counts"]
+
+
+def test_a_server_that_does_not_answer_stops_nothing(parts, tmp_path, monkeypatch):
+    def refuses(artifact):
+        raise ValueError("no space left")
+
+    run = RememberingRun()
+    monkeypatch.setattr(run, "use_artifact", refuses)
+    with pytest.warns(UserWarning, match="did not take .*no space left.*goes on without it"):
+        Dashboard({}, used=parts).setup(trainer_of(run, tmp_path), LightningModule(), "fit")
 
 
 def test_other_processes_leave_the_page_alone(parts, tmp_path):

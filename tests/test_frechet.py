@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lass import LassError
 from lass.metrics import ImageFeatures
@@ -86,21 +86,6 @@ def test_values_outside_are_clipped_as_a_file_would():
     assert distances.compute()["outside"] == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.fixture(scope="module")
-def random_inception(tmp_path_factory):
-    """A file with weights of Inception's shapes."""
-
-    class Empty(NoTrainInceptionV3):
-        def load_state_dict(self, state):
-            """Keep the random ones."""
-
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save({}, path)
-    torch.manual_seed(0)
-    torch.save(Empty("inception-v3-compat", ["2048"], str(path)).state_dict(), path)
-    return path
-
-
 def test_with_inception_it_is_torchmetrics_own_fid(random_inception):
     """On 64 features of an early layer, whose distance is quick to compute; grey images count as equal channels."""
     generator = torch.Generator().manual_seed(0)
@@ -138,7 +123,7 @@ def test_files_that_are_something_else_are_refused_unopened(tmp_path, monkeypatc
         (tmp_path / "weights.pth").write_text("not a checkpoint")
     else:
         torch.save({"other": torch.zeros(3)} if content == "other" else {"x": Trap()}, tmp_path / "weights.pth")
-    with pytest.raises(LassError, match="holds no Inception weights: download"):
+    with pytest.raises(LassError, match="holds no Inception weights: replace it by"):
         InceptionFeatures(tmp_path / "weights.pth")
     assert not (tmp_path / "trap-was-sprung").exists()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -109,9 +108,8 @@ def missing(path: Path, what: str) -> LassError:
 
 
 def _target(path: Path) -> str | None:
-    parts = path.parts
-    for dataset, stage in itertools.pairwise(parts):
-        if stage in STAGE_TARGETS:
+    for runs, dataset, stage in zip(path.parts, path.parts[1:], path.parts[2:], strict=False):
+        if runs == "runs" and stage in STAGE_TARGETS:
             return f"{STAGE_TARGETS[stage]} DATASET={dataset}"
     return None
 

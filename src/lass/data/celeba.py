@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from pytorch_lightning.utilities import rank_zero_info
 from torchvision import datasets
 from tqdm.auto import tqdm
 
@@ -64,19 +65,33 @@ class CelebA(ImageDataModule):
         self.cache = Path(cache)
 
     def prepare_data(self) -> None:
-        """Download where that is wanted, and make the small images of all parts; on one process only."""
-        if self.may_download:
-            try:
-                datasets.CelebA(str(self.root), download=True)
-            except (OSError, RuntimeError, ImportError) as error:
-                raise LassError(
-                    f"CelebA could not be downloaded to {self.root.resolve()} ({error}): get img_align_celeba.zip and "
-                    f"{OFFICIAL_PARTITION} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpack the first "
-                    f"to {FOLDER}/{IMAGES}/ and put the second beside it, both in one folder, and set DATA_ROOT to it."
-                ) from error
-        for part, names in self._names().items():
-            if names and not self._cached(part).exists():
-                self._shrink(part, names)
+        """Download where that is wanted, and make the small images that the command needs; on one process only."""
+        separating = self.trainer is not None and self.trainer.state.fn == "predict"
+        parts: tuple[Split, ...] = (self.separate,) if separating else ("train", "validation")
+        if all(self._cached(part).exists() for part in parts):
+            return
+        if self.may_download and not (self._partition_file.is_file() and self._folder.is_dir()):
+            self._download()
+        names = self._names()
+        for part in parts:
+            if names[part] and not self._cached(part).exists():
+                self._shrink(part, names[part])
+
+    def _download(self) -> None:
+        try:
+            datasets.CelebA(str(self.root), download=True)
+        except Exception as error:  # Google Drive's limits, a bad archive: gdown and torchvision raise what they like
+            reason = " ".join(str(error).split())
+            raise LassError(
+                f"CelebA could not be downloaded to {self.root.resolve()} ({reason}): get img_align_celeba.zip and "
+                f"{OFFICIAL_PARTITION} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpack the first to "
+                f"{FOLDER}/{IMAGES}/ and put the second beside it, both in one folder, and set DATA_ROOT to it."
+            ) from error
+
+    def identity(self, part: Split) -> str:
+        """See ImageDataModule: what the small images were made from."""
+        mirrored = "-mirrored" if self.mirror and part == "train" else ""
+        return self._cached(part).stem + mirrored
 
     def read(self, official_split: Split) -> ImageSources:
         """The small images of a part."""
@@ -89,6 +104,16 @@ class CelebA(ImageDataModule):
                     f"{PARTS[official_split]}): name another file with --data.partition."
                 )
             self._shrink(official_split, names)
+        if left_out := self._left_out(official_split):
+            rank_zero_info(
+                f"{len(left_out)} {official_split} images are left out ({_some(left_out, ', ')}); all are named in "
+                f"{self._left_out_file(official_split)}."
+            )
+            if official_split == "test" and self.mixtures is not None:
+                raise LassError(
+                    f"Test images are left out, so the numbers in {self.mixtures} would mean others: draw the mixtures "
+                    "with --data.mixtures=null."
+                )
         try:
             # Copy on write: as a tensor it would otherwise have to be writable.
             images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
@@ -100,6 +125,17 @@ class CelebA(ImageDataModule):
     @property
     def _partition_file(self) -> Path:
         return self.root / FOLDER / self.partition
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / FOLDER / IMAGES
+
+    def _left_out_file(self, part: Split) -> Path:
+        return self._cached(part).with_suffix(".left-out.txt")
+
+    def _left_out(self, part: Split) -> list[str]:
+        path = self._left_out_file(part)
+        return path.read_text().split() if path.is_file() else []
 
     def _names(self) -> dict[Split, list[str]]:
         """File names of each part."""
@@ -130,7 +166,7 @@ class CelebA(ImageDataModule):
         return self.cache / f"celeba-{part}-{self.size}-{hashlib.sha256(facts + text).hexdigest()[:12]}.npy"
 
     def _shrink(self, part: Split, names: Sequence[str]) -> None:
-        folder = self.root / FOLDER / IMAGES
+        folder = self._folder
         if not folder.is_dir():
             raise LassError(
                 f"There are no images of CelebA at {folder.resolve()}: unpack img_align_celeba.zip there, or set "
@@ -148,20 +184,25 @@ class CelebA(ImageDataModule):
                     else:
                         images[i] = image
             if bad and not self.skip_bad_images:
-                named = "; ".join(f"{names[i]} {reason}" for i, reason in bad[:NUM_NAMED])
-                more = "; …" if len(bad) > NUM_NAMED else ""
+                named = _some([f"{names[i]} {reason}" for i, reason in bad], "; ")
                 raise LassError(
-                    f"{len(bad)} of {len(names)} {part} images in {folder} cannot be used ({named}{more}): repair "
-                    "them, or leave them out with --data.skip_bad_images=true."
+                    f"{len(bad)} of {len(names)} {part} images in {folder} cannot be used ({named}): repair them, or "
+                    "leave them out with --data.skip_bad_images=true."
                 )
             if len(bad) == len(names):
                 raise LassError(f"None of the {len(names)} {part} images in {folder} can be used: {bad[0][1]}.")
             if bad:
-                print(f"Left out {len(bad)} of {len(names)} {part} images, the first of them {names[bad[0][0]]}.")
                 kept = np.delete(images, [i for i, _ in bad], axis=0)
                 del images  # the file is written anew
                 with open(temporary, "wb") as file:
                     np.save(file, kept)
+                with written_whole(self._left_out_file(part)) as listed:
+                    listed.write_text("".join(f"{names[i]}\n" for i, _ in bad))
+
+
+def _some(names: Sequence[str], separator: str) -> str:
+    """The first few, and whether there are more."""
+    return separator.join([*names[:NUM_NAMED], "…"] if len(names) > NUM_NAMED else names)
 
 
 def shrink(path: Path, size: int) -> np.ndarray | str:

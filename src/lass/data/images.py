@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +16,15 @@ from lass.errors import LassError
 
 Split = Literal["train", "validation", "test"]
 NUM_VALIDATION = 5000
+
+
+def check_batch(num_sources: int, batch_size: int, pairs: bool = False) -> None:
+    """Raise LassError if there are too few training sources for a batch of so many sources, or pairs of them."""
+    if num_sources < batch_size * (1 + pairs):
+        raise LassError(
+            f"There are {num_sources} training images, fewer than one batch of {batch_size} "
+            f"{'pairs' if pairs else 'images'} needs: make batch_size smaller."
+        )
 
 
 class ImageDataModule(LightningDataModule):
@@ -84,6 +94,11 @@ class ImageDataModule(LightningDataModule):
         self._parts["validation"] = ImageSources(images[held_out], labels[held_out])
         self._parts["train"] = ImageSources(images[kept], labels[kept])
 
+    def identity(self, part: Split) -> str:
+        """Tells the images of a part from those of other datasets, splits and settings; part of names of files."""
+        choice = (type(self).__name__, getattr(self, "root", None), self.num_validation, self.split_seed)
+        return f"{part}-{hashlib.sha256(repr(choice).encode()).hexdigest()[:8]}"
+
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that missing data is reported before anything else starts."""
         self.part(self.separate if stage == "predict" else "train")
@@ -93,11 +108,7 @@ class ImageDataModule(LightningDataModule):
         what it would have seen.
         """
         sources, seed = self.part("train"), torch.initial_seed() % 2**31
-        if len(sources) < self.batch_size * (1 + self.pairs):
-            raise LassError(
-                f"There are {len(sources)} training images, fewer than one batch of {self.batch_size} "
-                f"{'pairs' if self.pairs else 'images'} needs: make batch_size smaller."
-            )
+        check_batch(len(sources), self.batch_size, self.pairs)
         if not self.pairs:
             return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed))
         return self._loader(FreshPairs(sources), FreshPairing(len(sources), *self._ranks, seed))

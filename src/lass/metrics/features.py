@@ -6,6 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import Artifact, register
+from lass.errors import LassError
+
+NUM_GROUPS = 8  # of the normalisation
 
 
 @register
@@ -16,19 +19,24 @@ class ImageFeatures(Artifact):
 
     Args:
         num_features: length of the vectors.
-        width: channels after the first layer; the next have two and four times as many.
+        width: channels after the first layer, a multiple of 8; the next have two and four times as many.
+
+    Raises:
+        LassError: for another width.
     """
 
     kind = "features"
 
     def __init__(self, num_features: int = 64, width: int = 32) -> None:
         super().__init__()
+        if width < 1 or width % NUM_GROUPS:
+            raise LassError(f"The width must be a multiple of {NUM_GROUPS}, not {width}.")
         self.config = {"num_features": num_features, "width": width}
         self.num_features = num_features
         layers: list[nn.Module] = []
         for before, after in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
-            layers += [nn.Conv2d(after, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(NUM_GROUPS, after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, stride=2, padding=1), nn.GroupNorm(NUM_GROUPS, after), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.to_features = nn.Linear(4 * width, num_features)
 

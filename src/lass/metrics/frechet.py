@@ -60,8 +60,7 @@ class InceptionFeatures(nn.Module):
             network = NoTrainInceptionV3("inception-v3-compat", [str(num_features)], str(weights))
         except (RuntimeError, UnpicklingError, EOFError, OSError, TypeError, AttributeError) as error:
             raise LassError(
-                f"{weights} holds no Inception weights: download {INCEPTION_URL} or leave out "
-                "--model.inception_weights."
+                f"{weights} holds no Inception weights: replace it by {INCEPTION_URL}, or set --model.fid=false."
             ) from error
         self.network = network.requires_grad_(False)
 
@@ -107,10 +106,11 @@ class FrechetDistances(nn.Module):
     @torch.no_grad()
     def update(self, real: Tensor, sets: Mapping[str, Tensor]) -> None:
         """Add images, (batch, channels, height, width); values outside [0, 1] are clipped, as in a file."""
-        features = self.network(real)
-        for name, distance in self.distances.items():
-            distance.update(features, real=True)
-            distance.update(self.network(sets[name].clamp(0, 1)), real=False)
+        with torch.autocast(real.device.type, enabled=False):  # scores do not depend on the precision of a run
+            features = self.network(real.float())
+            for name, distance in self.distances.items():
+                distance.update(features, real=True)
+                distance.update(self.network(sets[name].float().clamp(0, 1)), real=False)
 
     def compute(self) -> dict[str, float]:
         """The distance of every set."""

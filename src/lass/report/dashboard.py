@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import wandb
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
 
 Direction = Literal["min", "max"]
 
@@ -44,21 +46,35 @@ class Dashboard(Callback):
                 logger.experiment.define_metric(name, step_metric="trainer/global_step", summary=direction)
             if self.codec_fingerprint:
                 add_tag(logger, self.codec_fingerprint)
-            if _is_online(logger):
-                for kind, path in self.used:
-                    logger.experiment.use_artifact(as_artifact(logger, kind, Path(path)))
+            for kind, path in self.used:
+                _send(logger, "use_artifact", kind, Path(path))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what was made."""
         for logger in _wandb_loggers(trainer):
             for kind, path in self.made:
-                if _is_online(logger) and Path(path).exists():
-                    logger.experiment.log_artifact(as_artifact(logger, kind, Path(path)))
+                if Path(path).exists():
+                    _send(logger, "log_artifact", kind, Path(path))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A training that is stopped by hand has made something, too."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.on_fit_end(trainer, pl_module)
+
+
+def _send(logger: LightningWandbLogger, how: str, kind: str, path: Path) -> None:
+    """Tell the server about an artifact; a server that does not answer is no reason to lose a run."""
+    if not _is_online(logger):
+        return
+    try:
+        getattr(logger.experiment, how)(as_artifact(logger, kind, path))
+    except (wandb.Error, ValueError, RuntimeError, OSError) as error:
+        rank_zero_warn(f"Weights & Biases did not take {path} ({error}): the run goes on without it in its lineage.")
 
 
 def add_tag(logger: LightningWandbLogger, codec_fingerprint: str) -> None:
     """Tag a run with its codec, in place of another one."""
-    others = [tag for tag in logger.experiment.tags or () if not tag.startswith("codec-")]
+    others = [tag for tag in logger.experiment.tags or () if not re.fullmatch(r"codec-[0-9a-f]{16}", tag)]
     logger.experiment.tags = (*others, f"codec-{codec_fingerprint}")
 
 

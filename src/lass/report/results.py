@@ -6,7 +6,7 @@ mixtures/NNNNNN.safetensors   one mixture: estimates, codes, entropy by position
 results.csv             one row per mixture
 summary.json            mean, standard deviation and number for every score
 separations.png         mixture | estimates | sources | residual
-entropy.png             how undecided the candidates are, by position
+entropy.png             how much the candidates differ, by position
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class ResultsFolder:
         path = self.root / "settings.json"
         settings = json.loads(json.dumps({**settings, "content": CONTENT}))  # as it will be read back
         if path.exists() and not overwrite and (there := read_json(path, "run's settings")) != settings:
+            if there.get("content") != CONTENT:
+                raise LassError(
+                    f"{self.root} holds results of another version of lass: choose another folder with "
+                    "--trainer.default_root_dir, or replace them with --model.overwrite=true."
+                )
             changed = [name for name in settings if there.get(name) != settings[name]]
             raise LassError(
                 f"{self.root} holds results made with other settings ({', '.join(changed)}): choose another folder "

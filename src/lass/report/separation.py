@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import wandb
 from jaxtyping import Float
@@ -60,11 +58,18 @@ def report_separation(
     for logger in trainer.loggers:
         logger.log_metrics(metrics)
         if isinstance(logger, LightningWandbLogger):
+            cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
+            logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
             columns = _columns(trainer, results, done[:NUM_TABULATED])
             images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
             images += [None] * (len(rows) - len(images))
-            cells: list[list[Any]] = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
+            cells = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
             logger.log_table("separation/mixtures", ["images", *rows[0]], cells)
+
+
+def _quantiles(values: Float[Tensor, "mixtures positions"]) -> list[list[float]]:
+    """10 %, median and 90 % of each position."""
+    return torch.quantile(values.cpu().double(), torch.tensor([0.1, 0.5, 0.9]).double(), dim=0).T.tolist()
 
 
 def _columns(trainer: Trainer, results: ResultsFolder, indices: list[int]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     for name, title in DISTANCES.items():
         if name in summary:
             lines += [f"{title}, to the {2 * num} sources:"]
-            lines += [f"  {LABELS[scored]:<40} {distance:6.2f}" for scored, distance in summary[name].items()]
+            labelled = zip(LABELS.values(), summary[name].values(), strict=True)
+            lines += [f"  {label:<40} {distance:6.2f}" for label, distance in labelled]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])

@@ -1,4 +1,4 @@
-"""How undecided the candidates are, position by position."""
+"""How much the candidates differ, position by position."""
 
 # M mixtures, N candidates, S sources, T code positions
 
@@ -14,8 +14,9 @@ from lass.separation.algorithm import Candidates
 def entropy_by_position(candidates: Candidates, any_order: Bool[Tensor, " M"]) -> Float[Tensor, "M T"]:
     """Entropy, in nats, of the pairs that the weighted candidates have at each position; at most log N.
 
-    0 means that all candidates agree. It estimates the entropy of the posterior's marginal, from below when there are
-    few candidates.
+    It is 0 where all candidates with a weight agree, and it speaks of these candidates: samplers that cut the posterior
+    (TopK, TopP, BeamSearch) agree more than it does, and those of SequentialMonteCarlo share ancestors, so that early
+    positions look more settled than they are.
 
     Args:
         candidates: of Algorithm 1, with their weights.

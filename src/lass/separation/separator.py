@@ -36,7 +36,7 @@ class SeparationResult:
     scores: Tensor  # (candidates,) log posterior of all candidates, best first
     residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
     weights: Tensor  # (candidates,) what each candidate counts for; they sum to 1
-    entropy: Tensor  # (*grid) how undecided the candidates are at each position, in nats
+    entropy: Tensor  # (*grid) of the candidates' pairs at each position, in nats
     num_uncounted: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
     log_evidence: Tensor | None = None  # scalar, from samplers that estimate it
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
-from lass.data.images import ImageDataModule
+from lass.data.images import ImageDataModule, check_batch
 from lass.data.sources import as_is
 
 
@@ -46,6 +45,7 @@ class EncodedSources(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled code sequences."""
+        check_batch(len(self._shards["train"]), self.batch_size)
         return DataLoader(self._shards["train"], batch_size=self.batch_size, shuffle=True, collate_fn=as_is)
 
     def val_dataloader(self) -> DataLoader:
@@ -54,13 +54,8 @@ class EncodedSources(LightningDataModule):
 
     def _path(self, part: str) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
-        plain = str | int | float | list | tuple | Path | None
-        settings = {
-            key: value for key, value in vars(self.sources).items() if key[0] != "_" and isinstance(value, plain)
-        }
-        data = hashlib.sha256(repr((type(self.sources), sorted(settings.items()))).encode()).hexdigest()[:8]
         folder = Path(self.trainer.default_root_dir) / "codes"
-        return folder / f"{part}-{data}-{self.codec_fingerprint}.npy"
+        return folder / f"{self.sources.identity(part)}-{self.codec_fingerprint}.npy"
 
     def _encode(self, part: str) -> Iterator[CodeSequences]:
         device = self.trainer.strategy.root_device

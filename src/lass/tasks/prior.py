@@ -94,7 +94,7 @@ class PriorTraining(TrainingTask):
     def on_validation_epoch_end(self) -> None:
         """Show what the prior comes up with by itself, decoded: the same random numbers every time."""
         codec = self.trainer.datamodule.codec
-        if not self.trainer.is_global_zero or not hasattr(codec, "image_shape"):
+        if self.trainer.sanity_checking or not self.trainer.is_global_zero or not hasattr(codec, "image_shape"):
             return
         classes = None
         if num_classes := self.artifact.num_classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule
@@ -34,6 +35,9 @@ from lass.separation import Refinement, Selection, Separator
 
 #: Scores of a mixture: the estimates; the mixture itself as both estimates; the codec's reconstruction of the sources.
 SCORES = ("psnr_db", "average_psnr_db", "codec_psnr_db")
+
+#: The same three as sets of images, whose Fréchet distance to the sources is measured.
+SETS = ("estimates", "mixture", "reconstruction")
 
 
 class Separation(LightningModule):
@@ -107,35 +111,19 @@ class Separation(LightningModule):
         self.done = CatMetric()  # numbers of the mixtures, from all devices
         self.entropies = CatMetric()  # of all mixtures, from all devices
         self.paths += [("prior", folder) for folder in loaded]
-        self.distances = nn.ModuleDict()
         if (fid or features) and not hasattr(loaded_codec, "image_shape"):
             raise LassError("Fréchet distances are for images, but this codec is not: set --model.fid=false.")
-        if features:
-            self.distances["frechet_small"] = FrechetDistances(load_artifact(features, "features"), SCORES)
-        if fid and (weights := find_inception_weights(inception_weights)):
-            self.distances["fid"] = FrechetDistances(InceptionFeatures(weights), SCORES)
-        elif fid:
-            rank_zero_info(
-                f"There will be no FID: Inception's weights are not at {inception_cache()}. Download {INCEPTION_URL} "
-                "to there, or name the file with --model.inception_weights."
-            )
+        self.distances = _distances(fid, inception_weights, features)
 
     def configure_callbacks(self) -> list[Callback]:
         """The page of the run."""
         goals = {f"separation/{name}/mean": "max" for name in SCORES}
-        goals |= {f"separation/{kind}/{name}": "min" for kind in ("fid", "frechet_small") for name in SCORES}
+        goals |= {f"separation/{kind}/{name}": "min" for kind in self.distances for name in SETS}
         return [Dashboard(goals, fingerprint(self.separator.codec), used=self.paths)]
 
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""
-        num_images = 2 * len(self.trainer.predict_dataloaders.dataset)
-        for kind, distance in list(self.distances.items()):
-            if num_images < distance.least_images:
-                rank_zero_info(
-                    f"There will be no {kind}: it needs at least {distance.least_images} images, so "
-                    f"{-(-distance.least_images // 2)} mixtures, and this run has {num_images // 2}."
-                )
-                del self.distances[kind]
+        self._drop_distances_without_enough_images()
         self.separator.to(self.device)
         self.results = ResultsFolder(self.trainer.default_root_dir)
         parts = {"codec": self.separator.codec, "likelihood": self.separator.likelihood.state_dict()}
@@ -183,6 +171,18 @@ class Separation(LightningModule):
             report_separation(self.trainer, self.results, done, summary, entropies, sampler)
         self._summary = summary
 
+    def _drop_distances_without_enough_images(self) -> None:
+        trainer, loader = self.trainer, self.trainer.predict_dataloaders
+        at_most = sum(trainer.num_predict_batches) * loader.batch_size * trainer.world_size
+        num_mixtures = min(len(loader.dataset), at_most)
+        for kind, distance in list(self.distances.items()):
+            if 2 * num_mixtures < distance.least_images:
+                rank_zero_info(
+                    f"There will be no {kind}: it needs at least {distance.least_images} images, so "
+                    f"{-(-distance.least_images // 2)} mixtures, and this run has {num_mixtures}."
+                )
+                del self.distances[kind]
+
     @rank_zero_only
     def on_predict_end(self) -> None:
         """Say what it came to, after the progress bar has closed."""
@@ -228,9 +228,31 @@ class Separation(LightningModule):
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
         """Add a batch to the Fréchet distances, all of (batch, sources, channels, height, width)."""
         sets = (estimates.to(sources), mix(sources)[:, None].expand_as(sources), self._rebuilt(sources))
-        images = {name: x.flatten(0, 1) for name, x in zip(SCORES, sets, strict=True)}
+        images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
         for distance in self.distances.values():
             distance.update(sources.flatten(0, 1), images)
+
+
+def _distances(fid: bool, inception_weights: str | None, features: str | None) -> nn.ModuleDict:
+    """Those that were asked for and are possible, by their names."""
+    distances = nn.ModuleDict()
+    if features:
+        if not Path(features).is_dir():
+            raise LassError(
+                f"There are no features at {features}: train some, e.g. with `make train-features DATASET=celeba`, and "
+                "name runs/celeba/features/features with --model.features, or do without: --model.features=null."
+            )
+        distances["frechet_small"] = FrechetDistances(load_artifact(features, "features"), SETS)
+    if inception_weights and not fid:
+        raise LassError("Inception weights were named, but no FID was asked for: set --model.fid=true.")
+    if fid and (weights := find_inception_weights(inception_weights)):
+        distances["fid"] = FrechetDistances(InceptionFeatures(weights), SETS)
+    elif fid:
+        rank_zero_info(
+            f"There will be no FID: Inception's weights are not at {inception_cache()}. Download {INCEPTION_URL} to "
+            "there, or name the file with --model.inception_weights."
+        )
+    return distances
 
 
 def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lass.artifacts import Artifact, fingerprint
+from lass.artifacts import Artifact, fingerprint, load_artifact
 from lass.errors import LassError
 from lass.report.dashboard import Dashboard, Direction, tag_codec
 
@@ -100,6 +100,11 @@ class TrainingTask(LightningModule):
             folder, "best", self.monitor, mode=self.mode, save_last=True, enable_version_counter=False
         )
         return [checkpoint, ExportBest(self.monitor, self.mode), self.dashboard()]
+
+    def on_fit_start(self) -> None:
+        """A resumed run may never export again: what it has exported before says which codec it is about."""
+        if self.artifact.kind == "codec" and self.trainer.ckpt_path and self.artifact_folder.is_dir():
+            tag_codec(self.trainer, fingerprint(load_artifact(self.artifact_folder, self.artifact.kind)))
 
     def dashboard(self, **facts: Any) -> Dashboard:
         """The page of the run; subclasses add what they know."""

@@ -88,7 +88,7 @@ class VQVAETraining(TrainingTask):
             self.usage.update(codes)
         scores["val/psnr_db"] = torch.stack(list(scores.values())).mean()
         self.log_dict(scores, batch_size=len(sources), prog_bar=True, sync_dist=True)
-        if batch_index == 0 and self.trainer.is_global_zero:
+        if batch_index == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             columns = {
                 "source": sources,
                 "reconstruction": rebuilt["sources"],
@@ -105,6 +105,8 @@ class VQVAETraining(TrainingTask):
         """Perplexity and use of the codebook over sources and mixtures together."""
         usage = self.usage.compute()
         self.usage.reset()
+        if self.trainer.sanity_checking:
+            return
         counts = usage.pop("counts")
         self.log_dict({f"codebook/{name}": value for name, value in usage.items()})
         if self.trainer.is_global_zero:
