@@ -53,7 +53,7 @@ train-vqvae: experiment $(INSTALLED) ## Stage 1: train the codec of DATASET
 train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(ARGS)
 
-train-features: experiment $(INSTALLED) ## Train the features of a Fréchet distance (for celeba; a small network is shipped)
+train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
 
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
