@@ -93,7 +93,8 @@ def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, 
         assert ("--model.priors=pretrained/mnist/prior " in command) == expected
         assert command.endswith(" --data.num_mixtures=3")  # after ours, so that it wins
     quoted = "--model.sampler='{class_path: lass.samplers.TopK}'"
-    assert make(tmp_path, "eval-mnist", f"ARGS={quoted}").stdout.rstrip().endswith(quoted)
+    lines = make(tmp_path, "eval-mnist", f"ARGS={quoted}").stdout.splitlines()
+    assert [line for line in lines if line.endswith(quoted) and "bin/lass predict" in line]
 
 
 def test_an_unknown_dataset_is_named(repository):
