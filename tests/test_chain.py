@@ -514,7 +514,8 @@ def test_with_inception_there_is_a_fid(chain, repository, random_inception, monk
     """By the features of an early layer of a random network, of which 65 images are enough."""
     monkeypatch.setattr("lass.tasks.separation.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
     options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
-    lass(repository, "separate", *options, "--trainer.default_root_dir=runs/fid", "--data.batch_size=11")
+    log = "--trainer.logger.init_args.save_dir=runs/fid"
+    lass(repository, "separate", *options, "--data.batch_size=11", "--trainer.default_root_dir=runs/fid", log)
     summary = json.loads((chain / "runs/fid/summary.json").read_text())
     network = InceptionFeatures(random_inception, 64)
     distances = FrechetDistances(network, ["estimates"])
@@ -692,7 +693,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
-    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", f"--{sources}.batch_size=3"]
+    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=3"]
     options += [] if path.parent.name == "celeba" else [f"--{sources}.num_validation=10"]
     if path.stem == "separate":
         options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]

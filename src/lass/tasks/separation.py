@@ -172,9 +172,9 @@ class Separation(LightningModule):
         self._summary = summary
 
     def _drop_distances_without_enough_images(self) -> None:
-        trainer, loader = self.trainer, self.trainer.predict_dataloaders
-        at_most = sum(trainer.num_predict_batches) * loader.batch_size * trainer.world_size
-        num_mixtures = min(len(loader.dataset), at_most)
+        trainer, data = self.trainer, self.trainer.datamodule
+        at_most = sum(trainer.num_predict_batches) * data.batch_size * trainer.world_size
+        num_mixtures = min(len(trainer.predict_dataloaders.dataset), at_most)
         for kind, distance in list(self.distances.items()):
             if 2 * num_mixtures < distance.least_images:
                 rank_zero_info(
