@@ -2,7 +2,7 @@
 
 DATASET ?= digits
 ARGS ?=
-MODELS ?=
+MODELS :=
 CASES ?=
 VENV ?= .venv
 PYTHON ?= python3

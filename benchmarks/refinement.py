@@ -33,7 +33,6 @@ def table(name: str, data: ImageDataModule, steps: int) -> str:
     mixtures = mix(sources)
     with torch.no_grad():
         codes = codec.encode(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])
-
         latents = codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
     def score(refinement) -> float:
