@@ -29,6 +29,26 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def chain_folder(tmp_path_factory):
+    """A folder in which all four stages have run."""
+    from chain import SMALL, lass
+
+    folder = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in SMALL:
+            lass(REPOSITORY, stage)
+    return folder
+
+
+@pytest.fixture
+def chain(chain_folder, monkeypatch):
+    """The same, as working folder."""
+    monkeypatch.chdir(chain_folder)
+    return chain_folder
+
+
+@pytest.fixture(scope="session")
 def random_inception(tmp_path_factory):
     """A file with weights of Inception's shapes."""
     from torchmetrics.image.fid import NoTrainInceptionV3

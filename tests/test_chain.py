@@ -4,83 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-import wandb
-from pytorch_lightning.cli import LightningCLI
-from scipy.linalg import sqrtm
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from chain import SMALL, in_processes, lass
 
 from lass import Separator, SparseCounts
-from lass.artifacts import fingerprint
-from lass.cli import LassCLI, main
 from lass.codecs import codebook_of, load_codec
 from lass.data.digits import Digits
 from lass.data.mixing import mix
 from lass.data.sharing import FreshPairing
 from lass.likelihood import LatentLikelihood, LatentMoments
-from lass.metrics import ImageFeatures, psnr
-from lass.metrics.frechet import FrechetDistances, InceptionFeatures
+from lass.metrics import psnr
 from lass.priors import load_prior
 from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
-from lass.separation import LatentDescent
-
-SMALL = {
-    "vqvae": [
-        "--trainer.max_epochs=6",
-        "--trainer.check_val_every_n_epoch=3",
-        "--model.codec.init_args.width=16",
-        "--model.codec.init_args.num_codes=16",
-    ],
-    "prior": [
-        "--trainer.max_epochs=4",
-        "--model.prior.init_args.dim=16",
-        "--model.prior.init_args.num_layers=1",
-        "--model.prior.init_args.num_codes=16",
-    ],
-    "likelihood": ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1"],
-    "separate": [
-        "--data.num_mixtures=6",
-        "--data.batch_size=4",
-        "--model.sampler.init_args.num_candidates=16",
-        "--model.refinement.init_args.steps=5",
-    ],
-}
-
-
-def lass(repository, stage, *options):
-    """`lass` in this process, with the digits' own config."""
-    command = "predict" if stage == "separate" else "fit"
-    config = str(repository / "experiments" / "digits" / f"{stage}.yaml")
-    stored = [f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"] if stage == "separate" else []
-    try:
-        main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *SMALL[stage], *options])
-    finally:
-        wandb.finish()
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """A folder in which all four stages have run; the working folder of the tests that use it."""
-    from conftest import REPOSITORY
-
-    folder = tmp_path_factory.mktemp("chain")
-    before = os.getcwd()
-    os.chdir(folder)
-    os.environ["WANDB_MODE"] = "offline"
-    for stage in SMALL:
-        lass(REPOSITORY, stage)
-    yield folder
-    os.chdir(before)
 
 
 def test_every_stage_leaves_what_the_next_one_needs(chain):
@@ -309,15 +249,6 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
 
 
-def in_processes(repository, stage, *options):
-    """A stage as a command of its own."""
-    config = str(repository / f"experiments/digits/{stage}.yaml")
-    command = [sys.executable, "-m", "lass.cli", "predict" if stage == "separate" else "fit", "-c", config]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = ["--trainer.enable_progress_bar=false", *SMALL[stage], *options]
-    return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE)
-
-
 def test_two_processes_count_exactly_what_one_counts(chain, repository):
     """Distributed over gloo; 601 pairs, so that the processes' shares differ in length."""
     odd = ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"]
@@ -384,195 +315,6 @@ def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, reposit
         lass(repository, "separate", finished, "--model.smoothing=0.5", "--trainer.default_root_dir=runs/no/separate")
 
 
-PAGES = {
-    "vqvae": {
-        "numbers": ["train/loss", "train/learning_rate", "val/psnr_sources_db", "codebook/perplexity", "codebook/used"],
-        "histograms": ["codebook/use_of_codes"],
-        "images": ["val/reconstructions"],
-        "directions": {"val/psnr_db": "max", "val/psnr_sources_db": "max", "codebook/perplexity": "max"},
-    },
-    "prior": {
-        "numbers": ["train/nats_per_code", "train/learning_rate", "val/nats_per_code"],
-        "histograms": [],
-        "images": ["val/samples"],
-        "directions": {"val/nats_per_code": "min"},
-    },
-    "likelihood": {
-        "numbers": [
-            "likelihood/density_percent",
-            "likelihood/num_pairs_seen",
-            "val/coverage",
-            "val/log_likelihood_per_code",
-        ],
-        "histograms": ["likelihood/nonzeros_per_mixture_code"],
-        "images": [],
-        "directions": {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
-    },
-    "separate": {
-        "numbers": ["separation/psnr_db/mean", "separation/average_psnr_db/mean", "separation/entropy"],
-        "histograms": ["separation/entropy_of_positions", "separation/psnr_db_of_mixtures"],
-        "images": ["separation/examples", "separation/entropy_map"],
-        "directions": {"separation/psnr_db/mean": "max", "separation/codec_psnr_db/mean": "max"},
-    },
-}
-
-
-@pytest.mark.parametrize("stage", SMALL)
-def test_the_page_of_every_stage_is_complete(chain, stage):
-    """Read back from the offline run: what a user sees, in named groups, findable, and with its direction."""
-    run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
-    assert (run.group, run.job_type) == ("digits", stage)
-    codec = fingerprint(load_codec("runs/digits/vqvae/codec"))
-    assert run.tags == ["digits", stage, f"codec-{codec}"]  # which finds all four
-    assert run.config["model"]["class_path"].startswith("lass.tasks.")
-    page = PAGES[stage]
-    assert page["directions"].items() <= run.directions.items()
-    assert set(run.directions) - {"val/nats_per_code_any_class"} <= set(run.history)  # a score of another prior
-    for key in page["numbers"]:
-        assert isinstance(run.history[key][-1], float | int), key
-    for key in page["histograms"]:
-        assert run.history[f"{key}/_type"][-1] == "histogram"
-        heights, edges = run.history[f"{key}/values"][-1], run.history[f"{key}/bins"][-1]
-        assert len(edges) == len(heights) + 1
-        assert sum(heights) > 0
-    for key in page["images"]:
-        for name in run.history[f"{key}/filenames"][-1]:
-            assert (run.folder / "files" / name).read_bytes().startswith(b"\x89PNG")
-    groups = {name.partition("/")[0] for name in run.history if "/" in name}
-    assert groups <= {"train", "val", "codebook", "likelihood", "separation", "trainer"}
-
-
-def test_images_say_what_they_show(chain):
-    captions = {
-        stage: read_offline_runs(chain / "runs" / "digits" / stage)[0].history[f"{key}/captions"][-1]
-        for stage, key in (("vqvae", "val/reconstructions"), ("separate", "separation/examples"))
-    }
-    assert len(captions["vqvae"]) == 12
-    parts = r"source \| reconstruction \| mixture \| its reconstruction: [\d.]+ and [\d.]+ dB"
-    assert all(re.fullmatch(parts, caption) for caption in captions["vqvae"])
-    rows = [ResultsFolder("runs/digits/separate").read(index)[1] for index in range(6)]
-    rows.sort(key=lambda row: -row["psnr_db"])
-    columns = "mixture | estimate 1 | estimate 2 | source 1 | source 2 | |residual|"
-    assert captions["separate"] == [f"{columns}: #{row['mixture']}, {row['psnr_db']:.1f} dB" for row in rows]
-
-
-def test_the_table_of_mixtures_has_their_images_and_scores(chain):
-    files = read_offline_runs(chain / "runs" / "digits" / "separate")[0].artifacts["run_table"]
-    table = json.loads(files["separation/mixtures.table.json"].read_text())
-    assert table["columns"][:3] == ["images", "mixture", "psnr_db"]
-    assert len(table["data"]) == 6
-    for index, row in enumerate(table["data"]):
-        assert files[row[0]["path"]].read_bytes().startswith(b"\x89PNG")
-        assert row[1:3] == [index, ResultsFolder("runs/digits/separate").read(index)[1]["psnr_db"]]
-
-
-@pytest.mark.parametrize(
-    ("logger", "written"),
-    [("CSVLogger", "metrics.csv"), ("TensorBoardLogger", "events.out.tfevents*")],
-)
-@pytest.mark.parametrize("stage", SMALL)
-def test_other_loggers_are_a_one_line_override(chain, repository, stage, logger, written):
-    folder = chain / "runs" / logger / stage
-    override = f"--trainer.logger=pytorch_lightning.loggers.{logger}"
-    lass(repository, stage, override, f"--trainer.logger.save_dir={folder}", f"--trainer.default_root_dir={folder}")
-    (file,) = folder.rglob(written)
-    assert not list(folder.rglob("wandb"))
-    if logger == "CSVLogger":
-        with open(file, newline="") as opened:
-            names = set(next(csv.reader(opened)))
-    else:
-        events = EventAccumulator(str(file)).Reload().Tags()
-        names = {*events["scalars"], *events["images"], *events["histograms"]}
-        for kind, key in (("images", "images"), ("histograms", "histograms")):
-            assert set(PAGES[stage][key]) <= set(events[kind])
-    assert set(PAGES[stage]["numbers"]) <= names
-
-
-@pytest.fixture
-def no_inception(tmp_path, monkeypatch):
-    """A machine on which torch has downloaded nothing."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-
-def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository, no_inception, caplog):
-    caplog.set_level("INFO")
-    lass(repository, "separate", "--model.fid=true", "--trainer.default_root_dir=runs/no-inception")
-    said = " ".join(caplog.text.split())
-    assert "There will be no FID: Inception's weights are not at" in said
-    assert "name the file with --model.inception_weights" in said
-    summary = json.loads((chain / "runs/no-inception/summary.json").read_text())
-    assert set(summary) == {"psnr_db", "average_psnr_db", "codec_psnr_db"}
-    with pytest.raises(SystemExit, match=r"no Inception weights at nowhere.pth: download https"):
-        lass(repository, "separate", "--model.fid=true", "--model.inception_weights=nowhere.pth")
-    with pytest.raises(SystemExit, match=r"no FID was asked for: set --model.fid=true"):
-        lass(repository, "separate", "--model.inception_weights=nowhere.pth")
-    with pytest.raises(SystemExit, match=r"no features at nowhere: train some"):
-        lass(repository, "separate", "--model.features=nowhere")
-
-
-def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
-    """By the features of an early layer of a random network, of which 65 images are enough."""
-    monkeypatch.setattr("lass.tasks.separation.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
-    options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
-    log = "--trainer.logger.init_args.save_dir=runs/fid"
-    lass(repository, "separate", *options, "--data.batch_size=11", "--trainer.default_root_dir=runs/fid", log)
-    summary = json.loads((chain / "runs/fid/summary.json").read_text())
-    network = InceptionFeatures(random_inception, 64)
-    distances = FrechetDistances(network, ["estimates"])
-    batch = next(iter(Digits(batch_size=33, num_validation=200, num_mixtures=33).predict_dataloader()))
-    estimates = torch.stack([ResultsFolder("runs/fid").read(i)[0]["estimates"] for i in range(33)])
-    distances.update(batch.signals.flatten(0, 1), {"estimates": estimates.flatten(0, 1)})
-    assert summary["fid"]["estimates"] == pytest.approx(distances.compute()["estimates"], rel=1e-3)
-    run = read_offline_runs(chain / "runs" / "fid")[0]
-    assert run.history["separation/fid/estimates"] == [summary["fid"]["estimates"]]
-    assert run.directions["separation/fid/estimates"] == "min"
-
-
-def test_distances_are_those_of_the_stored_estimates(chain, repository, no_inception, caplog, capsys):
-    """And too few images for a distance are said to be."""
-    caplog.set_level("INFO")
-    features = ImageFeatures(num_features=5, width=8).eval()
-    features.save_pretrained("runs/features/features")
-    options = ["--model.features=runs/features/features", "--trainer.default_root_dir=runs/distances"]
-    lass(repository, "separate", *options)
-    found = json.loads((chain / "runs/distances/summary.json").read_text())["frechet_small"]
-    printed = capsys.readouterr().out
-    assert "Fréchet distance on features of a small network, not FID, to the 12 sources" in printed
-    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
-    estimates = torch.stack([ResultsFolder("runs/distances").read(i)[0]["estimates"] for i in range(6)])
-    sets = {"estimates": estimates, "mixture": mix(batch.signals)[:, None].expand_as(batch.signals)}
-    for name, images in sets.items():
-        with torch.no_grad():
-            real, fake = (features(x.flatten(0, 1).clamp(0, 1)).double().numpy() for x in (batch.signals, images))
-        first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
-        expected = ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(first + second)
-        expected -= 2 * np.trace(sqrtm(first @ second).real)
-        assert found[name] == pytest.approx(expected, rel=1e-3, abs=1e-6)
-
-    lass(repository, "separate", *options, "--data.num_mixtures=2")  # goes on with the first two
-    said = " ".join(caplog.text.split())
-    assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
-
-
-def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
-    """Distances and means over both; 5 mixtures, so that one of them has more to do."""
-    ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
-    few = ["--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
-    where = "--trainer.default_root_dir=runs/{}/separate"
-    lass(repository, "separate", *few, where.format("one"))
-    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    stored = f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"
-    options = [stored, *few, *both, where.format("two")]
-    run = in_processes(repository, "separate", *options)
-    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
-    one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, values in one.items():
-        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
-    tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
-    assert len(tables[0]) == len(tables[1]) == 6
-
-
 def test_the_run_ends_with_its_scores(chain, repository, capsys):
     lass(repository, "separate")
     printed = capsys.readouterr().out
@@ -609,111 +351,3 @@ def test_mistakes_end_in_one_sentence(chain, repository, stage, options, words):
         lass(repository, stage, *options, f"--trainer.default_root_dir=runs/mistake/{stage}")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-
-
-# ---- configs and commands
-
-
-def configs():
-    from conftest import REPOSITORY
-
-    return sorted(path for path in REPOSITORY.glob("experiments/*/*.yaml") if path.stem in {*SMALL, "features"})
-
-
-class ParseOnly(LassCLI):
-    """Reads the command line as `lass` does and stops there; checkpoints need not exist."""
-
-    def parse_arguments(self, parser, args):
-        LightningCLI.parse_arguments(self, parser, args)
-
-    def instantiate_classes(self):
-        pass
-
-    def _run_subcommand(self, subcommand):
-        pass
-
-
-@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_config_is_parsed_whole(path):
-    command = "predict" if path.stem == "separate" else "fit"
-    config = ParseOnly([command, "-c", str(path)]).config[command]
-    assert config.trainer.default_root_dir == f"runs/{path.parent.name}/{path.stem}"
-    logger = config.trainer.logger.init_args
-    assert (logger.group, logger.job_type) == (path.parent.name, path.stem)
-    assert logger.save_dir == config.trainer.default_root_dir
-
-
-@pytest.mark.parametrize(("dataset", "weight", "refined"), [("mnist", 1.0, True), ("celeba", 3.0, False)])
-def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, weight, refined):
-    """Laid over our own, of which every setting that is not named would stay."""
-    folder = repository / "experiments" / dataset
-    layers = ["-c", str(folder / "separate.yaml"), "-c", str(folder / "paper.yaml")]
-    config = ParseOnly(["predict", *layers]).config.predict
-    model = config.model.init_args
-    if refined:
-        assert vars(model.refinement.init_args) == vars(LatentDescent())
-    else:
-        assert model.refinement.class_path == "lass.separation.NoRefinement"
-    assert (model.sampler.class_path, model.sampler.init_args.num_candidates, model.sampler.init_args.k) == (
-        "lass.samplers.TopK",
-        512,
-        32,
-    )
-    assert (model.average, model.likelihood_weight, model.selection) == (False, weight, None)
-    assert model.likelihood.endswith("counts.safetensors")
-    assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"runs/{dataset}/paper"
-
-
-@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
-    """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
-    from test_celeba import write_tiny_celeba
-    from test_data import write_tiny_mnist
-
-    from lass.codecs import ImageVQVAE
-    from lass.priors import TransformerPrior
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    write_tiny_mnist(tmp_path), write_tiny_celeba(tmp_path)
-    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{path.parent.name}/features")
-    stages = {
-        stage: ParseOnly(["fit", "-c", str(path.with_name(f"{stage}.yaml"))]).config.fit for stage in ("vqvae", "prior")
-    }
-    codec = ImageVQVAE(**stages["vqvae"].model.init_args.codec.init_args)
-    codec.save_pretrained(f"runs/{path.parent.name}/vqvae/codec")
-    prior = TransformerPrior(**stages["prior"].model.init_args.prior.init_args)
-    prior.codec_fingerprint = fingerprint(codec)
-    prior.save_pretrained(f"runs/{path.parent.name}/prior/prior")
-    counts = SparseCounts(codec.num_codes, codec_fingerprint=fingerprint(codec))
-    counts.add(*torch.randint(codec.num_codes, (3, 5000), generator=torch.Generator().manual_seed(0)))
-    counts.save(f"runs/{path.parent.name}/likelihood/counts.safetensors")
-    moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
-    moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
-    moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
-
-    sources = "data.sources.init_args" if path.stem == "prior" else "data"
-    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=3"]
-    options += [] if path.parent.name == "celeba" else [f"--{sources}.num_validation=10"]
-    if path.stem == "separate":
-        options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
-        options += ["--model.refinement=lass.separation.NoRefinement"]
-    main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
-    if path.stem == "separate":
-        assert (tmp_path / f"runs/{path.parent.name}/separate/results.csv").read_text().count("\n") > 1
-    assert fingerprint(load_codec(f"runs/{path.parent.name}/vqvae/codec")) == fingerprint(codec)  # nothing replaced
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["fit", "-c", "experiments/nothing/prior.yaml"], "experiments/nothing/prior.yaml"),
-        (["train", "-c", "x.yaml"], "invalid choice"),
-        (["fit", "--model=lass.tasks.Nothing"], "lass.tasks.Nothing"),
-    ],
-)
-def test_a_mistyped_command_fails_with_its_reason(arguments, words):
-    run = subprocess.run([sys.executable, "-m", "lass.cli", *arguments], capture_output=True, text=True)
-    assert run.returncode != 0
-    assert words in run.stderr
-    assert "Traceback" not in run.stderr

@@ -1,4 +1,4 @@
-"""Tags, directions and lineage, on a run that only remembers what it is asked for; offline pages are in test_chain."""
+"""Tags, directions and lineage, on a run that only remembers what it is asked for; offline pages are in test_pages."""
 
 from __future__ import annotations
 

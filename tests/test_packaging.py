@@ -156,7 +156,7 @@ def readme_blocks(repository, language):
 
 
 def test_readme_commands_exist(repository, monkeypatch):
-    from test_chain import ParseOnly
+    from test_configs import ParseOnly
 
     monkeypatch.chdir(repository)
     commands = [line.split("#")[0].strip() for block in readme_blocks(repository, "sh") for line in block.splitlines()]

@@ -54,7 +54,7 @@ class WandbLogger(LightningWandbLogger):
             rank_zero_info(f"Weights & Biases: offline; `wandb sync {latest}` uploads this run later.")
         super().__init__(
             name=name or f"{group}-{job_type}",
-            save_dir=save_dir,
+            save_dir=str(Path(save_dir).resolve()),  # wandb would take it from where the process was at its first run
             project=project,
             group=group,
             job_type=job_type,

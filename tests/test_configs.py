@@ -1,0 +1,123 @@
+"""Every experiment's YAML files, and commands that are wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from chain import SMALL
+from conftest import REPOSITORY
+from pytorch_lightning.cli import LightningCLI
+
+from lass import SparseCounts
+from lass.artifacts import fingerprint
+from lass.cli import LassCLI, main
+from lass.codecs import codebook_of, load_codec
+from lass.likelihood import LatentMoments
+from lass.metrics import ImageFeatures
+from lass.separation import LatentDescent
+
+
+def configs():
+    return sorted(path for path in REPOSITORY.glob("experiments/*/*.yaml") if path.stem in {*SMALL, "features"})
+
+
+class ParseOnly(LassCLI):
+    """Reads the command line as `lass` does and stops there; checkpoints need not exist."""
+
+    def parse_arguments(self, parser, args):
+        LightningCLI.parse_arguments(self, parser, args)
+
+    def instantiate_classes(self):
+        pass
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_config_is_parsed_whole(path):
+    command = "predict" if path.stem == "separate" else "fit"
+    config = ParseOnly([command, "-c", str(path)]).config[command]
+    assert config.trainer.default_root_dir == f"runs/{path.parent.name}/{path.stem}"
+    logger = config.trainer.logger.init_args
+    assert (logger.group, logger.job_type) == (path.parent.name, path.stem)
+    assert logger.save_dir == config.trainer.default_root_dir
+
+
+@pytest.mark.parametrize(("dataset", "weight", "refined"), [("mnist", 1.0, True), ("celeba", 3.0, False)])
+def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, weight, refined):
+    """Laid over our own, of which every setting that is not named would stay."""
+    folder = repository / "experiments" / dataset
+    layers = ["-c", str(folder / "separate.yaml"), "-c", str(folder / "paper.yaml")]
+    config = ParseOnly(["predict", *layers]).config.predict
+    model = config.model.init_args
+    if refined:
+        assert vars(model.refinement.init_args) == vars(LatentDescent())
+    else:
+        assert model.refinement.class_path == "lass.separation.NoRefinement"
+    assert (model.sampler.class_path, model.sampler.init_args.num_candidates, model.sampler.init_args.k) == (
+        "lass.samplers.TopK",
+        512,
+        32,
+    )
+    assert (model.average, model.likelihood_weight, model.selection) == (False, weight, None)
+    assert model.likelihood.endswith("counts.safetensors")
+    assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"runs/{dataset}/paper"
+
+
+@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
+    """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
+    from test_celeba import write_tiny_celeba
+    from test_data import write_tiny_mnist
+
+    from lass.codecs import ImageVQVAE
+    from lass.priors import TransformerPrior
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    write_tiny_mnist(tmp_path), write_tiny_celeba(tmp_path)
+    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{path.parent.name}/features")
+    stages = {
+        stage: ParseOnly(["fit", "-c", str(path.with_name(f"{stage}.yaml"))]).config.fit for stage in ("vqvae", "prior")
+    }
+    codec = ImageVQVAE(**stages["vqvae"].model.init_args.codec.init_args)
+    codec.save_pretrained(f"runs/{path.parent.name}/vqvae/codec")
+    prior = TransformerPrior(**stages["prior"].model.init_args.prior.init_args)
+    prior.codec_fingerprint = fingerprint(codec)
+    prior.save_pretrained(f"runs/{path.parent.name}/prior/prior")
+    counts = SparseCounts(codec.num_codes, codec_fingerprint=fingerprint(codec))
+    counts.add(*torch.randint(codec.num_codes, (3, 5000), generator=torch.Generator().manual_seed(0)))
+    counts.save(f"runs/{path.parent.name}/likelihood/counts.safetensors")
+    moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
+    moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
+    moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
+
+    sources = "data.sources.init_args" if path.stem == "prior" else "data"
+    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=3"]
+    options += [] if path.parent.name == "celeba" else [f"--{sources}.num_validation=10"]
+    if path.stem == "separate":
+        options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
+        options += ["--model.refinement=lass.separation.NoRefinement"]
+    main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
+    if path.stem == "separate":
+        assert (tmp_path / f"runs/{path.parent.name}/separate/results.csv").read_text().count("\n") > 1
+    assert fingerprint(load_codec(f"runs/{path.parent.name}/vqvae/codec")) == fingerprint(codec)  # nothing replaced
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "-c", "experiments/nothing/prior.yaml"], "experiments/nothing/prior.yaml"),
+        (["train", "-c", "x.yaml"], "invalid choice"),
+        (["fit", "--model=lass.tasks.Nothing"], "lass.tasks.Nothing"),
+    ],
+)
+def test_a_mistyped_command_fails_with_its_reason(arguments, words):
+    run = subprocess.run([sys.executable, "-m", "lass.cli", *arguments], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert words in run.stderr
+    assert "Traceback" not in run.stderr
