@@ -33,6 +33,17 @@ def test_a_resumed_training_is_one_curve_and_an_earlier_one_is_left_out(tmp_path
     assert drawn(tmp_path) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (4.0, 1.25)]
 
 
+def test_runs_that_began_in_one_second_keep_their_order(tmp_path):
+    """The names of their folders differ by chance then."""
+    for index in range(3):
+        log(tmp_path, [0], [float(index)])
+    runs = tmp_path / "prior" / "wandb"
+    folders = sorted(runs.glob("offline-run-*"), key=lambda folder: folder.stat().st_mtime_ns)
+    for name, folder in zip("cab", folders, strict=True):
+        folder.rename(runs / f"offline-run-20260101_000000-{name}")
+    assert [run.rows[0]["val/nats_per_code"] for run in read_offline_runs(tmp_path / "prior")] == [0.0, 1.0, 2.0]
+
+
 def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
     log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.0])
     (file,) = (tmp_path / "prior" / "wandb").glob("offline-run-*/run-*.wandb")

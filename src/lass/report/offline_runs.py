@@ -23,6 +23,7 @@ class OfflineRun:
     """One run as it would be uploaded."""
 
     folder: Path
+    started: int = 0  # in nanoseconds since 1970
     group: str = ""
     job_type: str = ""
     tags: list[str] = field(default_factory=list)
@@ -68,10 +69,10 @@ def read_offline_runs(root: str | Path) -> list[OfflineRun]:
     Raises:
         LassError: if there is none.
     """
-    files = sorted((Path(root) / "wandb").glob("offline-run-*/run-*.wandb"))
+    files = list((Path(root) / "wandb").glob("offline-run-*/run-*.wandb"))
     if not files:
         raise LassError(f"There is no offline run of Weights & Biases in {Path(root) / 'wandb'}.")
-    return [_read(file) for file in files]
+    return sorted(map(_read, files), key=lambda run: run.started)  # names of folders tell seconds only
 
 
 def _read(file: Path) -> OfflineRun:
@@ -82,6 +83,7 @@ def _read(file: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.group, run.job_type, run.tags = record.run.run_group, record.run.job_type, list(record.run.tags)
+            run.started = record.run.start_time.ToNanoseconds()
             items = record.run.config.update
         elif kind == "config":
             items = record.config.update
