@@ -9,9 +9,11 @@ import yaml
 from PIL import Image, ImageDraw
 
 from lass import Separator, SparseCounts, read_image
-from lass.artifacts import build, fingerprint
+from lass.artifacts import build, fingerprint, load_artifact
+from lass.data.mixing import mix
 from lass.likelihood import LatentLikelihood
 from lass.metrics import psnr
+from lass.metrics.frechet import FrechetDistances
 from lass.samplers import SequentialMonteCarlo
 from lass.separation import ClosestToMixture
 
@@ -24,9 +26,25 @@ def folder():
 
 
 def test_it_is_small_and_holds_nothing_but_safetensors_and_text(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
     assert {path.suffix for path in files} == {".safetensors", ".json", ".md"}
+
+
+def test_the_shipped_features_are_the_experiments_and_tell_mixtures_apart(folder, repository):
+    """A set of pictures is nearer to another of its kind than to their mixtures."""
+    config = yaml.safe_load((repository / "experiments/celeba/separate.yaml").read_text())["model"]["init_args"]
+    features = load_artifact(repository / config["features"], "features")
+    made = yaml.safe_load((repository / "experiments/celeba/features.yaml").read_text())["model"]["init_args"]
+    assert features.config == made["features"]["init_args"]
+    torch.manual_seed(0)
+    # Smooth random pictures in place of faces, which cannot be shipped.
+    pictures = torch.nn.functional.interpolate(torch.rand(400, 3, 4, 4), size=32, mode="bilinear")
+    some, others = pictures.chunk(2)
+    distances = FrechetDistances(features, ["others", "mixtures"])
+    distances.update(some, {"others": others, "mixtures": mix(torch.stack([others, others.roll(1, 0)], 1))})
+    found = distances.compute()
+    assert found["others"] < 0.5 * found["mixtures"]
 
 
 def test_its_settings_are_those_of_the_experiment(folder, repository):
