@@ -17,7 +17,8 @@ from torchvision import datasets
 from tqdm.auto import tqdm
 
 from lass.artifacts import written_whole
-from lass.data.images import ImageDataModule, Split
+from lass.data.images import ImageDataModule
+from lass.data.module import Split
 from lass.data.sources import ImageSources, MirroredSources
 from lass.errors import LassError
 

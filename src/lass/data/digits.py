@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lass.data.images import ImageDataModule, Split
+from lass.data.images import ImageDataModule
+from lass.data.module import Split
 from lass.data.sources import ImageSources
 
 NUM_TEST = 397  # the last ones; the 1,400 before are for training and validation

@@ -1,4 +1,4 @@
-"""What all image datasets share: splits, pairs for counting, stored mixtures for evaluation."""
+"""What all image datasets share: splits, random pairs for counting, stored mixtures for evaluation."""
 
 from __future__ import annotations
 
@@ -6,29 +6,20 @@ import hashlib
 from typing import ClassVar, Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from jaxtyping import Int
+from torch import Tensor
 
+from lass.data.module import SourceDataModule, Split
 from lass.data.pairing import draw_pairs, read_pairs
-from lass.data.sharing import EqualShares, FreshPairing
-from lass.data.sources import FixedPairs, FreshPairs, ImageSources, as_is
+from lass.data.sharing import FreshPairing
+from lass.data.sources import ImageSources
 from lass.errors import LassError
 
-Split = Literal["train", "validation", "test"]
 NUM_VALIDATION = 5000
 
 
-def check_batch(num_sources: int, batch_size: int, pairs: bool = False) -> None:
-    """Raise LassError if there are too few training sources for a batch of so many sources, or pairs of them."""
-    if num_sources < batch_size * (1 + pairs):
-        raise LassError(
-            f"There are {num_sources} training images, fewer than one batch of {batch_size} "
-            f"{'pairs' if pairs else 'images'} needs: make batch_size smaller."
-        )
-
-
-class ImageDataModule(LightningDataModule):
-    """Single images for training, pairs for counting, stored mixtures for separation.
+class ImageDataModule(SourceDataModule):
+    """Images in memory; any two can be mixed.
 
     A dataset is a subclass with one method, `read`. One with official validation images says so in `official_splits`.
 
@@ -45,6 +36,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: processes that load images; they lie in memory, so 0 is fastest.
     """
 
+    what = "images"
     official_splits: ClassVar[tuple[Split, ...]] = ("train", "test")
 
     def __init__(
@@ -58,13 +50,10 @@ class ImageDataModule(LightningDataModule):
         num_mixtures: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, pairs, split_seed, separate, mixtures, num_mixtures, num_workers)
         if num_validation is not None and "validation" in self.official_splits:
             raise LassError(f"{type(self).__name__} has validation images of its own: leave out num_validation.")
-        self.batch_size, self.pairs, self.num_workers = batch_size, pairs, num_workers
         self.num_validation = NUM_VALIDATION if num_validation is None else num_validation
-        self.split_seed = split_seed
-        self.separate, self.mixtures, self.num_mixtures = separate, mixtures, num_mixtures
         self._parts: dict[Split, ImageSources] = {}
 
     def read(self, official_split: Split) -> ImageSources:
@@ -99,54 +88,18 @@ class ImageDataModule(LightningDataModule):
         choice = (type(self).__name__, getattr(self, "root", None), self.num_validation, self.split_seed)
         return f"{part}-{hashlib.sha256(repr(choice).encode()).hexdigest()[:8]}"
 
-    def setup(self, stage: str) -> None:
-        """Read what the stage needs, so that missing data is reported before anything else starts."""
-        self.part(self.separate if stage == "predict" else "train")
+    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> FreshPairing:
+        """Random pairs of training images."""
+        return FreshPairing(len(self.part("train")), num_ranks, rank, seed)
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled sources, or fresh random pairs of them; a function of seed and epoch, so that a resumed run sees
-        what it would have seen.
-        """
-        sources, seed = self.part("train"), torch.initial_seed() % 2**31
-        check_batch(len(sources), self.batch_size, self.pairs)
-        if not self.pairs:
-            return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed))
-        return self._loader(FreshPairs(sources), FreshPairing(len(sources), *self._ranks, seed))
+    def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
+        """Random pairs of validation images."""
+        num_sources = len(self.part("validation"))
+        return draw_pairs(num_sources, num_sources // 2, self.split_seed)
 
-    def val_dataloader(self) -> DataLoader:
-        """Held-out sources, or fixed pairs of them."""
-        sources = self.part("validation")
-        if not self.pairs:
-            return self._loader(sources)
-        pairs = FixedPairs(sources, draw_pairs(len(sources), len(sources) // 2, self.split_seed))
-        return self._loader(pairs, EqualShares(len(pairs), *self._ranks))
-
-    def predict_dataloader(self) -> DataLoader:
-        """The mixtures to separate, in their stored order."""
-        sources = self.part(self.separate)
-        if self.num_mixtures is not None and self.num_mixtures < 1:
-            raise LassError(f"num_mixtures must be at least 1, not {self.num_mixtures}.")
+    def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
+        """The stored pairs, or random ones."""
+        num_sources = len(self.part(self.separate))
         if self.mixtures is not None and self.separate == "test":
-            pairs = read_pairs(self.mixtures, len(sources))
-        else:
-            pairs = draw_pairs(len(sources), self.num_mixtures or len(sources) // 2, self.split_seed)
-        if self.num_mixtures is not None and self.num_mixtures > len(pairs):
-            raise LassError(
-                f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}."
-            )
-        return self._loader(FixedPairs(sources, pairs[: self.num_mixtures]))
-
-    @property
-    def _ranks(self) -> tuple[int, int]:
-        """How many processes share the work, and which of them this one is."""
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _loader(self, dataset: Dataset, sampler: Sampler | None = None) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=as_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+            return read_pairs(self.mixtures, num_sources)
+        return draw_pairs(num_sources, self.num_mixtures or num_sources // 2, self.split_seed)

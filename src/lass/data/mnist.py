@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from lass.data.images import ImageDataModule, Split
+from lass.data.images import ImageDataModule
+from lass.data.module import Split
 from lass.data.sources import ImageSources
 from lass.errors import LassError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lass.artifacts import written_whole
 from lass.errors import LassError
 
 HEADER = ["mixture", "first", "second"]
+PLACES_HEADER = ["mixture", "song", "start_seconds"]
 
 
 def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "num_mixtures 2"]:
@@ -39,10 +41,7 @@ def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "n
 
 def write_pairs(path: str | Path, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
     """Store pairs as CSV."""
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(
-            [HEADER, *([i, *pair] for i, pair in enumerate(pairs.tolist()))]
-        )
+    _write(path, HEADER, pairs.tolist())
 
 
 def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 2"]:
@@ -51,6 +50,32 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
     Raises:
         LassError: if the file is missing, is no such list, or names sources that are not there.
     """
+    pairs = torch.tensor(_read(path, HEADER, lambda first, second: (int(first), int(second))))
+    if pairs.min() < 0 or pairs.max() >= num_sources:
+        raise LassError(f"{path} names sources outside 0…{num_sources - 1}: it belongs to another dataset or split.")
+    return pairs
+
+
+def write_places(path: str | Path, places: Sequence[tuple[str, float]]) -> None:
+    """Store where the mixtures of songs lie, as CSV: the song and its start in seconds."""
+    _write(path, PLACES_HEADER, places)
+
+
+def read_places(path: str | Path) -> list[tuple[str, float]]:
+    """Read places stored by `write_places`.
+
+    Raises:
+        LassError: if the file is missing or no such list.
+    """
+    return _read(path, PLACES_HEADER, lambda song, start: (song, float(start)))
+
+
+def _write(path: str | Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
+    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *([i, *row] for i, row in enumerate(rows))])
+
+
+def _read(path: str | Path, header: list[str], parse: Callable[[str, str], tuple]) -> list[tuple]:
     path = Path(path)
     if not path.is_file():
         raise LassError(
@@ -59,11 +84,11 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
     try:
-        if rows[0] != HEADER:
+        if rows[0] != header:
             raise ValueError(f"its first line is {rows[0]}")
-        pairs = torch.tensor([[int(first), int(second)] for _, first, second in rows[1:]])
+        parsed = [parse(one, other) for _, one, other in rows[1:]]
+        if not parsed:
+            raise ValueError("it has no mixtures")
     except (ValueError, IndexError) as error:
-        raise LassError(f"{path} is no list of mixtures with the columns {', '.join(HEADER)}: {error}.") from error
-    if pairs.numel() == 0 or pairs.min() < 0 or pairs.max() >= num_sources:
-        raise LassError(f"{path} names sources outside 0…{num_sources - 1}: it belongs to another dataset or split.")
-    return pairs
+        raise LassError(f"{path} is no list of mixtures with the columns {', '.join(header)}: {error}.") from error
+    return parsed

@@ -23,10 +23,11 @@ class EqualShares(DistributedSampler):
 
     def __init__(self, num_items: int, num_ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
         super().__init__(range(num_items), num_ranks, rank, shuffle=False, seed=seed)
+        self.num_items = num_items
 
     def items(self) -> Sequence[Any]:
         """What is shared in this epoch."""
-        return range(len(self.dataset))
+        return range(self.num_items)
 
     def __iter__(self) -> Iterator[Any]:
         """This rank's share."""
@@ -49,5 +50,5 @@ class FreshPairing(EqualShares):
     def items(self) -> Sequence[tuple[int, int]]:
         """The pairs of this epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.num_sources, generator=generator)[: 2 * len(self.dataset)]
+        order = torch.randperm(self.num_sources, generator=generator)[: 2 * self.num_items]
         return [tuple(pair) for pair in order.view(-1, 2).tolist()]

@@ -1,0 +1,322 @@
+"""What all audio datasets share: songs cut into chunks that are read by seeking, without the silent ones."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from lass.artifacts import read_json, write_json
+from lass.data.audio_files import audio_info, read_segment, resampled_length, rms_db
+from lass.data.module import SourceDataModule, Split
+from lass.data.pairing import read_places, write_places
+from lass.data.sharing import EqualShares
+from lass.data.sources import Sources
+from lass.errors import LassError
+
+SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below what a stem of Slakh has while it plays
+
+
+class Song(NamedTuple):
+    """Files of a song: those of a class sound together."""
+
+    name: str
+    stems: dict[str, list[Path]]  # class name -> files
+
+
+class Chunk(NamedTuple):
+    """Where a chunk lies."""
+
+    song: str
+    start: int  # in samples at the dataset's rate
+    label: int  # number of the class
+
+
+class AudioChunks(Dataset):
+    """Chunks of songs, read when they are asked for.
+
+    Args:
+        songs: by name.
+        chunks: where each chunk lies.
+        classes: names of the classes that the labels stand for.
+        sample_rate: of the chunks, in Hz.
+        num_samples: length of a chunk.
+    """
+
+    def __init__(
+        self,
+        songs: dict[str, Song],
+        chunks: Sequence[Chunk],
+        classes: Sequence[str],
+        sample_rate: int,
+        num_samples: int,
+    ) -> None:
+        self.songs, self.chunks, self.classes = songs, list(chunks), list(classes)
+        self.sample_rate, self.num_samples = sample_rate, num_samples
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once: (batch, 1, samples) in [-1, 1]."""
+        chunks = [self.chunks[index] for index in indices]
+        signals = [read_stems(self._files(chunk), chunk.start, self.num_samples, self.sample_rate) for chunk in chunks]
+        return Sources(torch.stack(signals), torch.tensor([chunk.label for chunk in chunks]))
+
+    def _files(self, chunk: Chunk) -> list[Path]:
+        return self.songs[chunk.song].stems[self.classes[chunk.label]]
+
+
+def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int) -> Float[Tensor, "1 samples"]:
+    """Sum of the same stretch of some files, averaged to mono; start and length in samples at `sample_rate`."""
+    return sum(read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files)
+
+
+def find_chunks(
+    song: Song, classes: Sequence[str], sample_rate: int, num_samples: int, hop: int, silence_db: float
+) -> list[Chunk]:
+    """The chunks of a song that are not silent: every `hop` samples one of `num_samples`, for each class.
+
+    Args:
+        song: with its files.
+        classes: names of the classes; a song may lack some.
+        sample_rate: at which everything is counted, in Hz.
+        num_samples: length of a chunk; a rest at the end of the song is left out.
+        hop: from the start of a chunk to the start of the next.
+        silence_db: chunks with less RMS than this, in dB of full scale, are silent.
+    """
+    chunks = []
+    for label, name in enumerate(classes):
+        files = song.stems.get(name, [])
+        if not files:
+            continue
+        infos = [audio_info(file) for file in files]
+        length = max(resampled_length(info.num_samples, info.sample_rate, sample_rate) for info in infos)
+        for start in range(0, length - num_samples + 1, hop):
+            if rms_db(read_stems(files, start, num_samples, sample_rate)) >= silence_db:
+                chunks.append(Chunk(song.name, start, label))
+    return chunks
+
+
+class ClassPairing(EqualShares):
+    """Pairs of a chunk of the first class and one of the second.
+
+    Args:
+        first, second: positions of the chunks of each class in the dataset; equally many and in step where `aligned`.
+        aligned: pair those in step, in another order in every epoch; otherwise at random, anew in every epoch, each
+            used once until one class is used up.
+        num_ranks, rank, seed: see EqualShares.
+    """
+
+    def __init__(
+        self,
+        first: Sequence[int],
+        second: Sequence[int],
+        aligned: bool,
+        num_ranks: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(min(len(first), len(second)), num_ranks, rank, seed)
+        self.first, self.second, self.aligned = first, second, aligned
+
+    def items(self) -> list[tuple[int, int]]:
+        """The pairs of this epoch."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.first), generator=generator)[: self.num_items]
+        other = order if self.aligned else torch.randperm(len(self.second), generator=generator)[: self.num_items]
+        return [(self.first[i], self.second[j]) for i, j in zip(order.tolist(), other.tolist(), strict=True)]
+
+
+class AudioDataModule(SourceDataModule):
+    """Songs with stems of two classes. A dataset is a subclass with one method, `songs`.
+
+    Args:
+        root: folder of the dataset.
+        classes: names of the two classes that are to be told apart.
+        source: only chunks of this class, for its prior; null for all.
+        sample_rate: to which everything is brought, in Hz.
+        seconds: length of a chunk.
+        hop_seconds: from one training chunk to the next, so that they overlap where it is shorter than `seconds`; null
+            for `seconds`. Chunks of the other parts never overlap.
+        silence_db: chunks with less RMS, in dB of full scale, are left out.
+        pairing: whether counted pairs are of the same song and time ("aligned") or any two ("random").
+        cache: folder for the index of the chunks.
+        batch_size: number of chunks, of pairs, or of mixtures in a batch.
+        pairs: training and validation give pairs of a chunk of each class; for counting.
+        split_seed: seed of the choice of mixtures, and of the order of chunks.
+        separate: whether `lass predict` separates mixtures of the test or of the validation songs. They are aligned:
+            both classes of the same song and time, neither silent.
+        mixtures: CSV file with the stored mixtures of the test, `mixture,song,start_seconds`; null draws them.
+        most_mixtures: so many are drawn by `split_seed`, or all if there are fewer, and stored in `cache`; 450 in the
+            paper.
+        num_mixtures: separate only the first so many; null for all.
+        num_workers: processes that read chunks.
+
+    Source: LASS (arXiv:2301.08562), section "Music Source Separation".
+    """
+
+    what = "chunks"
+
+    def __init__(
+        self,
+        root: str,
+        classes: Sequence[str],
+        source: str | None = None,
+        sample_rate: int = 22050,
+        seconds: float = 3.0,
+        hop_seconds: float | None = None,
+        silence_db: float = SILENCE_DB,
+        pairing: Literal["aligned", "random"] = "aligned",
+        cache: str = "data/cache",
+        batch_size: int = 16,
+        pairs: bool = False,
+        split_seed: int = 0,
+        separate: Literal["test", "validation"] = "test",
+        mixtures: str | None = None,
+        most_mixtures: int = 450,
+        num_mixtures: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, pairs, split_seed, separate, mixtures, num_mixtures, num_workers)
+        self.root, self.classes, self.source, self.cache = Path(root), list(classes), source, Path(cache)
+        if len(self.classes) != 2:
+            raise LassError(f"classes must name two classes to be told apart, not {len(self.classes)}.")
+        if source is not None and source not in self.classes:
+            raise LassError(f"source must be one of {', '.join(self.classes)}, not {source!r}.")
+        if source is not None and pairs:
+            raise LassError("Pairs need chunks of both classes: leave out source.")
+        for name, value in {"sample_rate": sample_rate, "seconds": seconds, "hop_seconds": hop_seconds}.items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise LassError(f"{name} must be positive, not {value}.")
+        self.sample_rate, self.silence_db, self.pairing = sample_rate, silence_db, pairing
+        self.num_samples = round(seconds * sample_rate)
+        self.hop = self.num_samples if hop_seconds is None else round(hop_seconds * sample_rate)
+        if most_mixtures < 1:
+            raise LassError(f"most_mixtures must be at least 1, not {most_mixtures}.")
+        if not self.num_samples or not self.hop:
+            raise LassError(f"Chunks of {seconds} s with a hop of {hop_seconds} s are shorter than a sample.")
+        self.most_mixtures = most_mixtures
+        self._songs: dict[Split, dict[str, Song]] = {}
+        self._parts: dict[Split, AudioChunks] = {}
+
+    def songs(self, split: Split) -> list[Song]:
+        """The songs of a part."""
+        raise NotImplementedError(f"{type(self).__name__} must define songs()")
+
+    def prepare_data(self) -> None:
+        """Look for silence in the parts that the command needs; on one process only."""
+        separating = self.trainer is not None and self.trainer.state.fn == "predict"
+        for part in (self.separate,) if separating else ("train", "validation"):
+            self._index(part)
+
+    def part(self, name: Split) -> AudioChunks:
+        """The chunks of one part, in an order drawn by `split_seed`, so that neighbours are of different songs."""
+        if name not in self._parts:
+            chunks = [chunk for chunk in self._index(name) if self.source in (None, self.classes[chunk.label])]
+            missing = {self.source or each for each in self.classes}
+            missing -= {self.classes[chunk.label] for chunk in chunks}
+            if missing:
+                raise LassError(
+                    f"The {name} songs in {self.root} have no chunk of {self.num_samples / self.sample_rate:g} s in "
+                    f"which {' or '.join(sorted(missing))} is louder than {self.silence_db} dB."
+                )
+            order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(self.split_seed))
+            chunks = [chunks[i] for i in order.tolist()]
+            self._parts[name] = AudioChunks(
+                self._named_songs(name), chunks, self.classes, self.sample_rate, self.num_samples
+            )
+        return self._parts[name]
+
+    def identity(self, part: Split) -> str:
+        """See SourceDataModule."""
+        return f"{self._index_file(part).stem}-{self.source or 'all'}"
+
+    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> ClassPairing:
+        """Chunks of both classes, aligned or not."""
+        aligned = self.pairing == "aligned"
+        first, second = self._aligned("train") if aligned else self._by_class("train")
+        return ClassPairing(first, second, aligned, num_ranks, rank, seed)
+
+    def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
+        """Aligned, as mixtures are."""
+        return torch.tensor(self._aligned("validation")).T
+
+    def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
+        """Aligned ones: stored, or drawn by `split_seed` and then stored in `cache`."""
+        first, second = self._aligned(self.separate)
+        chunks = self.part(self.separate).chunks
+        path = Path(self.mixtures) if self.mixtures and self.separate == "test" else self._mixtures_file
+        if path != self._mixtures_file or path.is_file():
+            position = {(chunks[i].song, chunks[i].start): pair for pair, i in enumerate(first)}
+            places = [(song, round(start * self.sample_rate)) for song, start in read_places(path)]
+            absent = [place for place in places if place not in position]
+            if absent:
+                song, start = absent[0]
+                raise LassError(
+                    f"{path} names {song} at {start / self.sample_rate:g} s, where {' and '.join(self.classes)} do not "
+                    f"both sound in a chunk of this data: it belongs to another dataset or other settings."
+                )
+            chosen = [position[place] for place in places]
+        else:
+            chosen = list(range(min(self.most_mixtures, len(first))))  # chunks lie in random order
+            write_places(path, [(chunks[first[i]].song, chunks[first[i]].start / self.sample_rate) for i in chosen])
+        return torch.tensor([first, second]).T[chosen]
+
+    def _by_class(self, part: Split) -> tuple[list[int], list[int]]:
+        chunks = self.part(part).chunks
+        first, second = ([i for i, chunk in enumerate(chunks) if chunk.label == label] for label in (0, 1))
+        return first, second
+
+    def _aligned(self, part: Split) -> tuple[list[int], list[int]]:
+        chunks = self.part(part).chunks
+        first, second = (
+            {(chunks[i].song, chunks[i].start): i for i in positions} for positions in self._by_class(part)
+        )
+        both = [place for place in first if place in second]
+        if not both:
+            raise LassError(
+                f"In no {part} chunk in {self.root} both {' and '.join(self.classes)} sound: expected some to mix."
+            )
+        return [first[place] for place in both], [second[place] for place in both]
+
+    def _index_file(self, part: Split) -> Path:
+        hop = self.hop if part == "train" else self.num_samples
+        stems = [(song.name, sorted(song.stems.items())) for song in self._named_songs(part).values()]
+        choice = (self.classes, self.sample_rate, self.num_samples, hop, self.silence_db, stems)
+        digest = hashlib.sha256(repr(choice).encode()).hexdigest()[:8]
+        return self.cache / f"{type(self).__name__.lower()}-{part}-{digest}.json"
+
+    @property
+    def _mixtures_file(self) -> Path:
+        stem = self._index_file(self.separate).stem
+        return self.cache / f"{stem}-{self.most_mixtures}-mixtures-{self.split_seed}.csv"
+
+    def _named_songs(self, part: Split) -> dict[str, Song]:
+        if part not in self._songs:
+            self._songs[part] = {song.name: song for song in self.songs(part)}
+        return self._songs[part]
+
+    def _index(self, part: Split) -> list[Chunk]:
+        path = self._index_file(part)
+        if not path.is_file():
+            songs = self._named_songs(part).values()
+            hop = self.hop if part == "train" else self.num_samples
+
+            def find(song: Song) -> list[Chunk]:
+                return find_chunks(song, self.classes, self.sample_rate, self.num_samples, hop, self.silence_db)
+
+            with ThreadPoolExecutor() as threads:  # reading and resampling do not hold Python's lock
+                found = list(tqdm(threads.map(find, songs), f"Looking for silence in {part} songs", len(songs)))
+            chunks = [chunk for of_song in found for chunk in of_song]
+            write_json(path, {"chunks": sorted(chunks, key=lambda chunk: chunk.label)})
+        return [Chunk(*chunk) for chunk in read_json(path, "index of chunks")["chunks"]]
