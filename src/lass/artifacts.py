@@ -109,8 +109,9 @@ def missing(path: Path, what: str) -> LassError:
 
 def _target(path: Path) -> str | None:
     for runs, dataset, stage in zip(path.parts, path.parts[1:], path.parts[2:], strict=False):
+        stage, _, source = stage.partition("-")  # prior-bass is the prior of one source
         if runs == "runs" and stage in STAGE_TARGETS:
-            return f"{STAGE_TARGETS[stage]} DATASET={dataset}"
+            return f"{STAGE_TARGETS[stage]} DATASET={dataset}" + (f" SOURCE={source}" if source else "")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The command `lass`: Lightning's command line over the four stages, and `lass separate` over image files."""
+"""The command `lass`: Lightning's command line over the four stages, `lass separate` over files, and `lass import`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
-from lass import separate_files
+from lass import import_model, separate_files
 from lass.artifacts import written_whole
 from lass.errors import LassError
 from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
@@ -57,7 +57,7 @@ class LassCLI(LightningCLI):
             # `main` reports errors: the parser itself would print a hundred lines of usage before the reason.
             parser_kwargs={
                 "description": "Latent Autoregressive Source Separation, stage by stage. "
-                "For image files and a finished separator: lass separate --help",
+                "For files and a finished separator: lass separate --help. For published models: lass import --help",
                 "exit_on_error": False,
                 **{command: {"exit_on_error": False} for command in self.subcommands()},
             },
@@ -95,6 +95,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         if args[:1] == ["separate"]:
             separate_files.main(args[1:])
+        elif args[:1] == ["import"]:
+            import_model.main(args[1:])
         else:
             LassCLI(args)
     except (ValueError, ArgumentError) as error:

@@ -3,14 +3,29 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lass.artifacts import load_artifact
+from lass.codecs.audio_codec import AudioCodec
+from lass.codecs.audio_vqvae import AudioVQVAE
 from lass.codecs.image_vqvae import ImageVQVAE
+from lass.codecs.jukebox import JukeboxVQVAE
 from lass.codecs.protocol import Codec
 from lass.codecs.quantizer import VectorQuantizer
 
-__all__ = ["Codec", "ImageVQVAE", "VectorQuantizer", "codebook_of", "load_codec"]
+__all__ = [
+    "AudioCodec",
+    "AudioVQVAE",
+    "Codec",
+    "ImageVQVAE",
+    "JukeboxVQVAE",
+    "VectorQuantizer",
+    "codebook_of",
+    "load_codec",
+    "pad_to_codes",
+    "shape_codes",
+]
 
 
 def load_codec(folder: str | Path) -> Codec:
@@ -20,10 +35,23 @@ def load_codec(folder: str | Path) -> Codec:
 
 @torch.no_grad()
 def codebook_of(codec: Codec) -> Tensor | None:
-    """The codec's vectors, (num_codes, dim); None for a codec that does not say what grid its codes have."""
+    """The codec's vectors, (num_codes, dim); None for a codec that tells neither them nor the grid of its codes."""
+    if isinstance(codebook := getattr(codec, "codebook", None), Tensor):
+        return codebook
     if not hasattr(codec, "grid"):
         return None
     device = (
         next((parameter.device for parameter in codec.parameters()), None) if isinstance(codec, nn.Module) else None
     )
     return codec.embed(torch.arange(codec.num_codes, device=device).view(-1, *(1 for _ in codec.grid))).flatten(1)
+
+
+def shape_codes(codec: Codec, codes: Tensor) -> Tensor:
+    """(batch, time) as the codec decodes them: (batch, *grid) where it has a fixed grid."""
+    return codes.unflatten(1, codec.grid) if hasattr(codec, "grid") else codes
+
+
+def pad_to_codes(codec: Codec, signals: Tensor) -> Tensor:
+    """Signals (batch, channels, *space), with silence up to a whole number of codes where the codec has a hop."""
+    hop = getattr(codec, "hop", None)
+    return signals if hop is None else F.pad(signals, (0, -signals.shape[-1] % hop))

@@ -43,10 +43,10 @@ class ResidualBlock(nn.Module):
         return x + self.block(x)
 
 
-def _initialise(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def initialise(layer: nn.Module) -> None:
     """He et al. 2015 (arXiv:1502.01852), Eq. 10: torch's default shrinks the latents until all share one code."""
     taps = math.prod(layer.kernel_size)
-    if isinstance(layer, nn.ConvTranspose2d):
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
         taps /= math.prod(layer.stride)  # each output pixel sees only this many
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * taps)))
     nn.init.zeros_(layer.bias)
@@ -119,7 +119,7 @@ class ImageVQVAE(Artifact):
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                _initialise(layer)
+                initialise(layer)
         self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
     def encode_latents(

@@ -12,7 +12,9 @@ class Codec(Protocol):
 
     `signal` has shape (batch, channels, *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
 
-    For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises.
+    For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises, and
+    `codebook`, the (num_codes, dim) vectors (or `grid`, from which they are found). A codec for images has their
+    `image_shape` and the `grid` of their codes; one for audio has `sample_rate`, `hop` and `margin`, see AudioCodec.
     """
 
     num_codes: int

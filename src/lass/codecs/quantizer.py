@@ -28,7 +28,8 @@ class VectorQuantizer(nn.Module):
         dim: channels of the latents.
         decay: of the moving averages, per training batch.
         restart_below: a code that is used less often than this per batch (moving average) is dead; it starts again at
-            a random latent of the batch.
+            a random latent of the batch. Where batches hold fewer than 16 latents for each code, it is a sixteenth of
+            the mean use.
 
     Source: van den Oord et al. 2017 (arXiv:1711.00937), Eq. 1, 2 and Appendix A.1 (moving averages); restart of dead
     codes: Dhariwal et al. 2020 (arXiv:2005.00341), section 3.1.
@@ -81,12 +82,12 @@ class VectorQuantizer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(usage)
             dist.all_reduce(total)
+        least = (usage.mean() / 16).clamp(max=self.restart_below)
         self.usage.lerp_(usage, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
-        dead = (self.usage < self.restart_below)[:, None]
-        fresh = self._random_latents(latents)
-        self.total.copy_(torch.where(dead, fresh * self.restart_below, self.total))
-        self.usage.clamp_(min=self.restart_below)
+        dead = (self.usage < least)[:, None]
+        self.total.copy_(torch.where(dead, self._random_latents(latents) * least, self.total))
+        self.usage.clamp_(min=least)
         self.codebook.copy_(self.total / self.usage[:, None])
 
     def _random_latents(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""The VQ-VAE for audio: strided 1-D convolutions each way, between them residual blocks with growing dilation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lass.artifacts import register
+from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
+from lass.codecs.image_vqvae import VQVAEOutput, initialise
+from lass.codecs.quantizer import VectorQuantizer
+from lass.errors import LassError
+
+LEAST_WIDTH = 8  # channels at the highest rates
+
+
+@register
+class AudioVQVAE(AudioCodec):
+    """Codec for mono audio; see AudioCodec.
+
+    Args:
+        sample_rate: of the signals, in Hz; for whoever reads and writes files.
+        num_codes: size K of the codebook.
+        strides: of the convolutions, the hop is their product (128 by default).
+        width: channels of the convolutions at the rate of the codes; half as many at each higher rate, 8 at least.
+        latent_dim: channels of the latents and of the codebook vectors.
+        num_residual_blocks: after each strided convolution of the encoder, and before each of the decoder; their
+            dilations are 1, 3, 9 …
+        codebook_decay: decay of the codebook's moving average per training batch.
+
+    Raises:
+        LassError: for strides below 2 or odd ones, which would shift the signal by a fraction of a sample.
+
+    Source: Dhariwal et al. 2020 (arXiv:2005.00341), section 3 and appendix B.1; strides and sizes are our own.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 22050,
+        num_codes: int = 2048,
+        strides: Sequence[int] = (4, 4, 4, 2),
+        width: int = 128,
+        latent_dim: int = 64,
+        num_residual_blocks: int = 2,
+        codebook_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "sample_rate": sample_rate,
+            "num_codes": num_codes,
+            "strides": list(strides),
+            "width": width,
+            "latent_dim": latent_dim,
+            "num_residual_blocks": num_residual_blocks,
+            "codebook_decay": codebook_decay,
+        }
+        if not strides or any(stride < 2 or stride % 2 for stride in strides):
+            raise LassError(f"strides must be even numbers from 2 on, at least one, not {list(strides)}.")
+        self.sample_rate, self.num_codes, self.hop = sample_rate, num_codes, math.prod(strides)
+        dilations = [3**i for i in range(num_residual_blocks)]
+        self.margin = margin_of(strides, dilations)
+        widths = [max(LEAST_WIDTH, width >> halvings) for halvings in reversed(range(len(strides)))]
+        encoder: list[nn.Module] = []
+        for stride, before, here in zip(strides, [1, *widths], widths, strict=False):
+            encoder += [nn.Conv1d(before, here, 2 * stride, stride, padding=stride // 2)]
+            encoder += [DilatedBlock(here, dilation) for dilation in dilations]
+        self.encoder = nn.Sequential(*encoder, nn.ReLU(), nn.Conv1d(widths[-1], latent_dim, 3, padding=1))
+        self.quantizer = VectorQuantizer(num_codes, latent_dim, codebook_decay)
+        decoder: list[nn.Module] = [nn.Conv1d(latent_dim, widths[-1], 3, padding=1)]
+        for stride, before, here in reversed(list(zip(strides, [1, *widths], widths, strict=False))):
+            decoder += [DilatedBlock(here, dilation) for dilation in reversed(dilations)]
+            decoder += [nn.ReLU(), nn.ConvTranspose1d(here, before, 2 * stride, stride, padding=stride // 2)]
+        self.decoder = nn.Sequential(*decoder)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+                initialise(layer)
+
+    def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
+        """See AudioCodec."""
+        return self.encoder(signal)
+
+    def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
+        """See AudioCodec."""
+        return self.decoder(latents)
+
+    def forward(self, signal: Float[Tensor, "batch channels samples"]) -> VQVAEOutput:
+        """Reconstruct, with straight-through gradients; the reconstruction is as long as the signal."""
+        latents = self.encode_latents(signal)
+        quantized, codes, commitment_loss = self.quantizer(latents)
+        reconstruction = self.decode_latents(quantized)[..., : signal.shape[-1]]
+        return VQVAEOutput(reconstruction, codes, commitment_loss, latents)

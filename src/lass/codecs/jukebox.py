@@ -1,0 +1,195 @@
+"""OpenAI's Jukebox VQ-VAE as a codec, and the reader of its published checkpoint."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lass.artifacts import register
+from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
+from lass.codecs.quantizer import VectorQuantizer
+from lass.errors import LassError
+
+NATIVE_RATE = 44100  # in Hz, of the published model
+
+
+@register
+class JukeboxVQVAE(AudioCodec):
+    """One level of Jukebox's VQ-VAE, for mono audio in [-1, 1] at half its native rate or at the native one.
+
+    Signals at 22,050 Hz are brought to 44,100 Hz by linear interpolation, and what is decoded back by the same. It is
+    for use, not for training.
+
+    Args:
+        downs: how often each block of the encoder halves (or divides by its stride) the rate.
+        strides: of the blocks.
+        width: channels of the convolutions.
+        depth: residual blocks at each rate.
+        latent_dim: channels of the latents and of the codebook vectors.
+        num_codes: size K of the codebook.
+        dilation_growth: dilations of the residual blocks are its powers.
+        upsampling: native rate divided by the rate of the signals.
+        sample_rate: of the signals, in Hz.
+
+    Source: Dhariwal et al. 2020 (arXiv:2005.00341), appendix B.1; linear resampling: LASS (arXiv:2301.08562), section
+    "Music Source Separation".
+    """
+
+    def __init__(
+        self,
+        downs: Sequence[int] = (3, 2, 2),
+        strides: Sequence[int] = (2, 2, 2),
+        width: int = 32,
+        depth: int = 4,
+        latent_dim: int = 64,
+        num_codes: int = 2048,
+        dilation_growth: int = 3,
+        upsampling: int = 2,
+        sample_rate: int = NATIVE_RATE // 2,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "downs": list(downs),
+            "strides": list(strides),
+            "width": width,
+            "depth": depth,
+            "latent_dim": latent_dim,
+            "num_codes": num_codes,
+            "dilation_growth": dilation_growth,
+            "upsampling": upsampling,
+            "sample_rate": sample_rate,
+        }
+        self.num_codes, self.sample_rate, self.upsampling = num_codes, sample_rate, upsampling
+        self.native_hop = math.prod(stride**down for down, stride in zip(downs, strides, strict=True))
+        if self.native_hop % upsampling:
+            raise LassError(f"The hop of {self.native_hop} samples is no multiple of upsampling = {upsampling}.")
+        self.hop = self.native_hop // upsampling
+        dilations = [dilation_growth**i for i in range(depth)]
+        all_strides = [stride for down, stride in zip(downs, strides, strict=True) for _ in range(down)]
+        self.margin = margin_of(all_strides, dilations) + 1  # one for the resampling
+
+        def residual(dilations: Sequence[int]) -> nn.Sequential:
+            return nn.Sequential(*(DilatedBlock(width, dilation) for dilation in dilations))
+
+        def block(channels: int, down: int, stride: int) -> nn.Sequential:
+            sizes = [channels] + [width] * (down - 1)
+            convolutions = [nn.Conv1d(size, width, 2 * stride, stride, stride // 2) for size in sizes]
+            rates = [nn.Sequential(convolution, residual(dilations)) for convolution in convolutions]
+            return nn.Sequential(*rates, nn.Conv1d(width, latent_dim, 3, padding=1))
+
+        def mirrored(down: int, stride: int) -> nn.Sequential:
+            sizes = [width] * (down - 1) + [latent_dim]
+            convolutions = [nn.ConvTranspose1d(width, size, 2 * stride, stride, stride // 2) for size in sizes]
+            rates = [nn.Sequential(residual(dilations[::-1]), convolution) for convolution in convolutions]
+            return nn.Sequential(nn.Conv1d(latent_dim, width, 3, padding=1), *rates)
+
+        halvings = list(zip(downs, strides, strict=True))
+        self.encoder = nn.Sequential(*(block(latent_dim if i else 1, *each) for i, each in enumerate(halvings)))
+        # In the order of the checkpoint, which is that of the encoder; decoding goes through it backwards.
+        self.decoder = nn.ModuleList(mirrored(*each) for each in halvings)
+        self.out = nn.Conv1d(latent_dim, 1, 3, padding=1)
+        self.quantizer = VectorQuantizer(num_codes, latent_dim)
+
+    def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
+        """See AudioCodec."""
+        return self.encoder(F.interpolate(signal, scale_factor=self.upsampling, mode="linear"))
+
+    def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
+        """See AudioCodec."""
+        for block in reversed(self.decoder):
+            latents = block(latents)
+        return F.interpolate(self.out(latents), scale_factor=1 / self.upsampling, mode="linear")
+
+
+def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> JukeboxVQVAE:
+    """The codec of one level of a checkpoint of openai/jukebox (`vqvae.pth.tar`), sizes read off its weights.
+
+    Args:
+        path: of the file. It is a pickle; nothing but tensors and plain values is read from it.
+        level: 0 is the finest (hop 8 at 44,100 Hz), 2 the top level (hop 128).
+        upsampling: 2 for signals at 22,050 Hz, 1 for signals at 44,100 Hz.
+
+    Raises:
+        LassError: if the file is missing or damaged, holds anything that could run code, is no such checkpoint, or
+            lacks the level.
+    """
+    weights, settings = _read_checkpoint(Path(path))
+    names = {re.match(r"encoders\.(\d+)\.", name)[1] for name in weights if re.match(r"encoders\.(\d+)\.", name)}
+    if str(level) not in names:
+        raise LassError(
+            f"{path} has the levels {', '.join(sorted(names))}, so --level must be one of them, not {level}."
+            if names
+            else f"{path} is no VQ-VAE of Jukebox: expected weights called encoders.0.level_blocks and so on."
+        )
+    prefixes = {
+        f"encoders.{level}.": "encoder.",
+        f"decoders.{level}.out.": "out.",
+        f"decoders.{level}.": "decoder.",
+    }
+    ours = {f"quantizer.{name}": tensor for name, tensor in _codebook(weights, level, path).items()}
+    for name, tensor in weights.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if prefix:
+            ours[_plain(prefixes[prefix] + name.removeprefix(prefix))] = tensor.float()
+    blocks = range(level + 1)
+    first = [[w for name, w in ours.items() if re.fullmatch(rf"encoder\.{i}\.\d+\.0\.weight", name)] for i in blocks]
+    depths = {int(match[1]) for name in ours if (match := re.match(r"encoder\.0\.0\.1\.(\d+)\.", name))}
+    try:
+        codec = JukeboxVQVAE(
+            downs=[len(convolutions) for convolutions in first],
+            strides=[convolutions[0].shape[2] // 2 for convolutions in first],
+            width=first[0][0].shape[0],
+            depth=len(depths),
+            latent_dim=ours["quantizer.codebook"].shape[1],
+            num_codes=ours["quantizer.codebook"].shape[0],
+            dilation_growth=int(settings.get("dilation_growth_rate", 3)),
+            upsampling=upsampling,
+            sample_rate=NATIVE_RATE // upsampling,
+        )
+        names = {_plain(name): name for name in codec.state_dict()}
+        codec.load_state_dict({names.get(name, name): tensor for name, tensor in ours.items()})
+    except (RuntimeError, IndexError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise LassError(f"{path} is no VQ-VAE of Jukebox with the layers of level {level}: {reason}.") from error
+    return codec.eval()
+
+
+def _plain(name: str) -> str:
+    """Name of a weight without the words that say which class holds it: those differ, the order of layers does not."""
+    return ".".join(part for part in name.split(".") if part not in ("level_blocks", "model", "block"))
+
+
+def _codebook(weights: Mapping[str, Tensor], level: int, path: str | Path) -> dict[str, Tensor]:
+    name = f"bottleneck.level_blocks.{level}.k"
+    if name not in weights:
+        raise LassError(f"{path} is no VQ-VAE of Jukebox: it has no codebook {name}.")
+    codebook = weights[name].float()
+    return {"codebook": codebook, "usage": torch.ones(len(codebook)), "total": codebook.clone()}
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise LassError(
+            f"There is no checkpoint at {path}: get https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise LassError(f"{path} is damaged, or holds more than weights and is not read: {reason}.") from error
+    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise LassError(f"{path} is no checkpoint of Jukebox: expected a dictionary with the weights under 'model'.")
+    settings = checkpoint.get("hps")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}, (
+        settings if isinstance(settings, dict) else {}
+    )
