@@ -11,21 +11,28 @@ class MeanAndDeviation(Metric):
     """Accumulates one number per mixture; `compute` gives the mean, the standard deviation (n − 1) and the count.
 
     The numbers themselves are kept: a sum of squares would lose digits.
+
+    Args:
+        skip_undefined: leave out NaN, the score of mixtures for which it is not defined.
     """
 
     full_state_update = False
     values: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, skip_undefined: bool = False) -> None:
         super().__init__()
+        self.skip_undefined = skip_undefined
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, values: Tensor) -> None:
         """Add the scores of some mixtures."""
-        self.values.append(values.detach().flatten().double())
+        values = values.detach().flatten().double()
+        self.values.append(values[~values.isnan()] if self.skip_undefined else values)
 
     def compute(self) -> dict[str, Tensor]:
         """`{"mean", "std", "num"}`; the deviation of a single number is 0."""
         values = torch.cat(self.values) if isinstance(self.values, list) else self.values
+        if not len(values):
+            return {"mean": torch.tensor(torch.nan), "std": torch.tensor(torch.nan), "num": torch.tensor(0)}
         std = values.std() if len(values) > 1 else torch.zeros_like(values.mean())
         return {"mean": values.mean(), "std": std, "num": torch.tensor(len(values))}
