@@ -11,14 +11,16 @@ from toy_worlds import random_world
 
 from lass import LassError
 from lass.priors import Prior, TransformerPrior, load_prior, sample_codes
+from lass.priors.transformer import rotate, rotation
 
 K, T = 7, 6
 
 
-@pytest.fixture
-def prior():
+@pytest.fixture(params=["learned", "rotary"])
+def prior(request):
     torch.manual_seed(0)
-    model = TransformerPrior(num_codes=K, num_positions=T, dim=16, num_layers=2, num_heads=4).eval()
+    sizes = {"num_codes": K, "num_positions": T, "dim": 16, "num_layers": 2, "num_heads": 4}
+    model = TransformerPrior(**sizes, positions=request.param).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the initial near-uniform predictions
     return model
@@ -92,6 +94,45 @@ def test_a_sequence_has_an_end(prior):
         prior.step(state, torch.tensor([0]) if s else None)
     with pytest.raises(LassError, match=f"sequences of {T} codes"):
         prior.step(state, torch.tensor([0]))
+
+
+def test_rotary_attention_depends_on_distances_only():
+    """The product of a query and a key, turned by their positions, is that of the same two further on."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
+
+    def product(first, second):
+        turned = [
+            rotate(x, rotation(torch.tensor([position]), 8, like=x)) for x, position in ((query, first), (key, second))
+        ]
+        return (turned[0] * turned[1]).sum().item()
+
+    assert product(3, 1) == pytest.approx(product(1002, 1000), abs=1e-3)
+    assert product(3, 1) != pytest.approx(product(4, 1), abs=1e-2)
+    assert product(5, 5) == pytest.approx((query * key).sum().item(), abs=1e-5)
+
+
+def test_positions_stay_apart_in_low_precision():
+    """Angles are not rounded, as bfloat16 would round 1,000 and 1,001 to one."""
+    cos, sin = rotation(torch.tensor([1000, 1001]), 8, like=torch.zeros(1, dtype=torch.bfloat16))
+    assert cos.dtype == torch.bfloat16
+    angles = torch.atan2(sin.float(), cos.float())
+    assert (angles[1, 0] - angles[0, 0]) % (2 * math.pi) == pytest.approx(1, abs=0.02)
+
+
+def test_checkpointing_changes_no_gradient():
+    codes = torch.randint(K, (3, T), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = TransformerPrior(
+            K, T, dim=16, num_heads=4, dropout=0.2, positions="rotary", checkpointing=checkpointing
+        )
+        model.train()
+        torch.manual_seed(1)
+        model(codes).logsumexp(-1).sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*gradients)
 
 
 def test_conditions_are_checked(prior, conditional):

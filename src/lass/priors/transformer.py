@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lass.artifacts import Artifact, register
 from lass.errors import LassError
@@ -25,6 +27,26 @@ class TransformerState:
     start: Tensor  # (B, dim): embedding of "nothing yet", or of the class; for the first position
 
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D / 2)
+
+
+def rotation(positions: Int[Tensor, " T"], head_dim: int, like: Tensor) -> Rotation:
+    """By which angle each pair of channels is turned at each position; in full precision, then as `like`.
+
+    Source: Su et al. 2021 (arXiv:2104.09864), section 3.2.2.
+    """
+    frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
+    angles = torch.outer(positions.float(), frequencies)
+    return angles.cos().to(like), angles.sin().to(like)
+
+
+def rotate(x: Float[Tensor, "B H T D"], by: Rotation) -> Float[Tensor, "B H T D"]:
+    """Turn channels i and i + D/2 together, by the angle of their position."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = by
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
 class Block(nn.Module):
     """Pre-norm attention and feed-forward layer."""
 
@@ -35,22 +57,23 @@ class Block(nn.Module):
         self.to_qkv, self.to_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Full causal pass, (B, T, dim)."""
-        q, k, v = self._qkv(x)
+    def forward(self, x: Tensor, by: Rotation | None) -> Tensor:
+        """Full causal pass, (B, T, dim); turned `by` their positions where these are rotary."""
+        q, k, v = self._qkv(x, by)
         attended = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
         return self._finish(x, attended)
 
-    def step(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+    def step(self, x: Tensor, by: Rotation | None, cache: KeyValueCache, layer: int) -> Tensor:
         """One position, (B, 1, dim), which attends to the past in the cache and joins it."""
-        q, k, v = self._qkv(x)
+        q, k, v = self._qkv(x, by)
         return self._finish(x, cache.attend(layer, q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None])
 
-    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, x: Tensor, by: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         qkv = self.to_qkv(self.attention_norm(x))
-        return rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads).unbind(0)
+        q, k, v = rearrange(qkv, "b t (three h d) -> three b h t d", three=3, h=self.num_heads).unbind(0)
+        return (q, k, v) if by is None else (rotate(q, by), rotate(k, by), v)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self._drop(self.to_out(rearrange(attended, "b h t d -> b t (h d)")))
@@ -73,6 +96,10 @@ class TransformerPrior(Artifact):
         dropout: in training, of attention and of each residual branch.
         num_classes: for a class-conditional prior; 0 for an unconditional one.
         class_dropout: in training, how often the class is withheld. Above 0, one prior serves with and without it.
+        positions: "learned" vectors, one for each position; or "rotary", where only the distance between two positions
+            matters.
+        checkpointing: in training, keep only each block's input and compute the rest again in the backward pass: less
+            memory for a third more time.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
     """
@@ -89,6 +116,8 @@ class TransformerPrior(Artifact):
         dropout: float = 0.1,
         num_classes: int = 0,
         class_dropout: float = 0.0,
+        positions: Literal["learned", "rotary"] = "learned",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -102,11 +131,17 @@ class TransformerPrior(Artifact):
             "dropout": dropout,
             "num_classes": num_classes,
             "class_dropout": class_dropout,
+            "positions": positions,
+            "checkpointing": checkpointing,
         }
         self.num_codes, self.num_positions, self.num_classes = num_codes, num_positions, num_classes
         self.num_heads, self.dropout, self.class_dropout = num_heads, dropout, class_dropout
         self.code_embedding = nn.Embedding(num_codes, dim)
-        self.position_embedding = nn.Parameter(torch.empty(num_positions, dim))
+        self.rotary, self.checkpointing = positions == "rotary", checkpointing
+        if self.rotary and dim // num_heads % 2:
+            raise LassError(f"Rotary positions need an even width of the heads, not {dim // num_heads}.")
+        if not self.rotary:
+            self.position_embedding = nn.Parameter(torch.empty(num_positions, dim))
         # One row per class, and a last one for "any class" where the prior knows that.
         self.start_embedding = nn.Embedding(num_classes + self._knows_any_class, dim)
         self.blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
@@ -131,10 +166,13 @@ class TransformerPrior(Artifact):
             withheld = torch.rand(len(codes), 1, device=start.device) < self.class_dropout
             start = torch.where(withheld, self.start_embedding.weight[-1], start)
         x = torch.cat([start[:, None], self.code_embedding(codes[:, :-1])], 1)
-        x = x + self.position_embedding[: codes.shape[1]]
+        x, by = self._at(x, 0)
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = block(x)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, by, use_reentrant=False)
+            else:
+                x = block(x, by)
         return self.to_logits(self.norm(x))
 
     def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> TransformerState:
@@ -156,9 +194,9 @@ class TransformerPrior(Artifact):
         if length == self.num_positions:
             raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
         x = state.start if codes is None else self.code_embedding(codes)
-        x = (x + self.position_embedding[length])[:, None]
+        x, by = self._at(x[:, None], length)
         for layer, block in enumerate(self.blocks):
-            x = block.step(x, state.cache, layer)
+            x = block.step(x, by, state.cache, layer)
         state.cache.advance()
         return self.to_logits(self.norm(x[:, 0])).float().log_softmax(-1)
 
@@ -168,6 +206,14 @@ class TransformerPrior(Artifact):
             state.start = state.start[parents]
         state.cache.select(parents)
         return state
+
+    def _at(self, x: Tensor, first: int) -> tuple[Tensor, Rotation | None]:
+        """(B, T, dim) at its positions from `first` on, and by how much the attention turns it."""
+        last = first + x.shape[1]
+        if self.rotary:
+            positions = torch.arange(first, last, device=x.device)
+            return x, rotation(positions, x.shape[2] // self.num_heads, like=x)
+        return x + self.position_embedding[first:last], None
 
     @property
     def _knows_any_class(self) -> bool:
