@@ -4,6 +4,7 @@ from lass.separation.algorithm import Candidates, separate_codes
 from lass.separation.refinement import LatentDescent, NoRefinement, Refinement
 from lass.separation.selection import ClosestToMixture, HighestScore, Selection
 from lass.separation.separator import SeparationResult, Separator
+from lass.separation.wiener import WienerFilter
 
 __all__ = [
     "Candidates",
@@ -15,5 +16,6 @@ __all__ = [
     "Selection",
     "SeparationResult",
     "Separator",
+    "WienerFilter",
     "separate_codes",
 ]

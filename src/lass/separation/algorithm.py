@@ -43,6 +43,7 @@ def separate_codes(
     conditions: Int[Tensor, ...] | None = None,
     likelihood_weight: float = 1.0,
     mixture_latents: Float[Tensor, "M dim T"] | None = None,
+    past: Int[Tensor, "M S P"] | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     memory_budget: int = 2**30,
@@ -60,6 +61,8 @@ def separate_codes(
         conditions: (M, S) classes of the sources, for class-conditional priors.
         likelihood_weight: λ; above 1 trusts the likelihood more.
         mixture_latents: unquantised latents of the mixtures, for likelihoods that look at them.
+        past: codes of the sources before the first position, which the priors read but which are decided already; for
+            signals that are longer than a prior's sequences.
         seed: of all randomness, together with `indices`.
         indices: one number per mixture, so that its result does not depend on its batch; default 0…M-1.
         memory_budget: bytes that the posterior of one position may take for temporaries; the priors' caches are apart.
@@ -75,7 +78,9 @@ def separate_codes(
     """
     num_mixtures, _ = mixture_codes.shape
     indices = range(num_mixtures) if indices is None else indices
-    _check(mixture_codes, priors, likelihood, conditions, indices)
+    if past is None:
+        past = mixture_codes.new_empty(num_mixtures, len(priors), 0)
+    _check(mixture_codes, past, priors, likelihood, conditions, indices)
     sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
     at_once = max(1, sequences_at_once // (sampler.num_candidates * len(priors)))
     separated = []
@@ -89,6 +94,7 @@ def separate_codes(
                 sampler,
                 likelihood_weight,
                 None if mixture_latents is None else mixture_latents[group],
+                past[group],
                 MixtureGenerators(seed, indices[group], mixture_codes.device),
                 memory_budget,
             )
@@ -103,6 +109,7 @@ def _separate_together(
     sampler: Sampler,
     likelihood_weight: float,
     mixture_latents: Tensor | None,
+    past: Tensor,
     generator: MixtureGenerators,
     memory_budget: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -110,15 +117,15 @@ def _separate_together(
     num_mixtures, device = len(mixture_codes), mixture_codes.device
     codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
     scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
-    start = (num_mixtures, sampler.num_candidates, device)
+    start = (num_mixtures, sampler.num_candidates, device, past)
 
     for position, step_codes in enumerate(mixture_codes.T.tolist()):
         log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
         pairs = likelihood.at(step_codes, None if mixture_latents is None else mixture_latents[..., position])  # Line 6
         posterior = StepPosterior(log_priors, pairs, likelihood_weight, log_weights, memory_budget)  # Line 7
         parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
-        past = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
-        codes = torch.cat([past, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
+        continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
+        codes = torch.cat([continued, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
 
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     codes = codes.gather(1, order[..., None, None].expand_as(codes))
@@ -131,6 +138,7 @@ def _separate_together(
 
 def _check(
     mixture_codes: Tensor,
+    past: Tensor,
     priors: Sequence[Prior],
     likelihood: Likelihood,
     conditions: Tensor | None,
@@ -142,6 +150,9 @@ def _check(
     if num_mixtures == 0 or num_positions == 0:
         raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:
+        most, asked = getattr(prior, "num_positions", None), past.shape[-1] + num_positions
+        if most is not None and asked > most:
+            raise LassError(f"This prior is for sequences of {most} codes, but {asked} were asked for.")
         if prior.num_codes != likelihood.num_codes:
             raise LassError(
                 f"The prior knows {prior.num_codes} codes and the likelihood {likelihood.num_codes}: "

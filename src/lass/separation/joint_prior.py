@@ -42,9 +42,15 @@ class JointPrior:
         ]
         self._num_sources = len(priors)
 
-    def start(self, num_mixtures: int, num_candidates: int, device: torch.device) -> list[LogPrior]:
-        """log p(first code) of each source, for one empty candidate per mixture; there will be `num_candidates`."""
-        return self._by_source(prior.start(num_mixtures, num_candidates, device) for prior in self._shared)
+    def start(
+        self, num_mixtures: int, num_candidates: int, device: torch.device, past: Int[Tensor, "M S P"]
+    ) -> list[LogPrior]:
+        """log p(first code | past) of each source, for one candidate per mixture; there will be `num_candidates`."""
+        log_priors = self._by_source(prior.start(num_mixtures, num_candidates, device) for prior in self._shared)
+        only_candidate = torch.zeros(num_mixtures, 1, dtype=torch.long, device=device)
+        for codes in past[:, None].unbind(-1):
+            log_priors = self.step(only_candidate, codes)
+        return log_priors
 
     def step(self, parents: Int[Tensor, "M N"], codes: Int[Tensor, "M N S"]) -> list[LogPrior]:
         """Candidate n of a mixture continues its candidate `parents[n]` with `codes[n]`: each source's next code."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,12 @@ from lass.errors import LassError
 
 @runtime_checkable
 class Refinement(Protocol):
-    """Turns latents into signals."""
+    """Turns latents into signals.
+
+    One that works locally may say so, and then audio can be separated as a stream: `reach` samples to each side is
+    what a sample of the result depends on beyond the codec, and signals that are cut at multiples of `step` samples
+    give the same result.
+    """
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """Estimates, (M, S, channels, *space).
@@ -32,6 +37,9 @@ class Refinement(Protocol):
 @dataclass(frozen=True)
 class NoRefinement:
     """Only decodes."""
+
+    reach: ClassVar[int] = 0
+    step: ClassVar[int] = 1
 
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:

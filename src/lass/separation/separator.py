@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, read_json, write_json
-from lass.codecs import Codec
+from lass.codecs import Codec, pad_to_codes
 from lass.data.mixing import mix
 from lass.errors import LassError
 from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior
 from lass.samplers import Sampler, TopK
-from lass.separation.algorithm import separate_codes
+from lass.separation.algorithm import Candidates, separate_codes
 from lass.separation.averaging import mean_latents
 from lass.separation.entropy import entropy_by_position
 from lass.separation.refinement import LatentDescent, Refinement
@@ -54,6 +54,7 @@ class Separator:
         likelihood_weight: the paper's λ.
         memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
         average: start the refinement from the mean latents of all candidates, not from those of the chosen one.
+        source_names: of the sources, for files and tables, where each has its own prior.
 
     Raises:
         LassError: if a prior or the likelihood was made for another codec, or needs latents that it does not give.
@@ -76,6 +77,7 @@ class Separator:
         likelihood_weight: float = 1.0,
         memory_budget: int = 2**30,
         average: bool = False,
+        source_names: Sequence[str] | None = None,
     ) -> None:
         self.codec = codec
         self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
@@ -86,6 +88,7 @@ class Separator:
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
         self.likelihood_weight, self.memory_budget, self.average = likelihood_weight, memory_budget, average
+        self.source_names = None if source_names is None else list(source_names)
         self._check_parts()
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -95,6 +98,8 @@ class Separator:
 
     def _check_parts(self) -> None:
         codec_fingerprint = fingerprint(self.codec) if isinstance(self.codec, nn.Module) else None
+        if self.source_names is not None and len(self.source_names) != len(self.priors):
+            raise LassError(f"Expected a name for each of {len(self.priors)} sources, got {len(self.source_names)}.")
         for name, part in [("prior", prior) for prior in self.priors] + [("likelihood", self.likelihood)]:
             if part.num_codes != self.codec.num_codes:
                 raise LassError(
@@ -166,45 +171,74 @@ class Separator:
             LassError: as `separate`.
         """
         if not mixtures.is_floating_point():
-            raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers, images in [0, 1].")
+            raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers.")
         mixtures = mixtures.to(self.device, torch.float32)
         if not mixtures.isfinite().all():
             raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
         needs_latents = getattr(self.likelihood, "needs_latents", False)
+        num_samples = mixtures.shape[-1]
+        mixtures = pad_to_codes(self.codec, mixtures)
         with torch.no_grad():
             mixture_codes = self.codec.encode(mixtures)
             mixture_latents = self.codec.encode_latents(mixtures).flatten(2) if needs_latents else None
         grid = tuple(mixture_codes.shape[1:])
-        candidates = separate_codes(
+        candidates = self.candidates(
             mixture_codes.flatten(1),
-            self.priors,
-            self.likelihood,
-            self.sampler,
+            mixture_latents,
             conditions=None if conditions is None else conditions.to(self.device),
-            likelihood_weight=self.likelihood_weight,
-            mixture_latents=mixture_latents,
             seed=seed,
             indices=indices,
-            memory_budget=self.memory_budget,
         )
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
-        codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         any_order = self.any_order(conditions, len(mixtures))
-        if self.average:
-            start = mean_latents(candidates, chosen, self.codec, grid, any_order)
-        else:
-            start = self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-        estimates = self.refinement.refine(start, mixtures, self.codec)
+        codes, latents = self.codes_and_latents(candidates, chosen, grid, any_order)
+        estimates = self.refinement.refine(latents, mixtures, self.codec)
         return SeparationResult(
-            estimates,
+            estimates[..., :num_samples],
             codes,
             candidates.scores,
-            residual=mixtures - mix(estimates),
+            residual=(mixtures - mix(estimates))[..., :num_samples],
             weights=candidates.weights,
             entropy=entropy_by_position(candidates, any_order).unflatten(-1, grid),
             num_uncounted=self._num_uncounted(mixture_codes),
             log_evidence=candidates.log_evidence,
         )
+
+    def candidates(self, mixture_codes: Tensor, mixture_latents: Tensor | None, **options: Any) -> Candidates:
+        """Algorithm 1 with the parts and settings of this separator; options of `separate_codes` that it does not set.
+
+        Args:
+            mixture_codes: (M, T).
+            mixture_latents: (M, dim, T), where the likelihood looks at them.
+            options: conditions, past, seed, indices.
+        """
+        return separate_codes(
+            mixture_codes,
+            self.priors,
+            self.likelihood,
+            self.sampler,
+            likelihood_weight=self.likelihood_weight,
+            mixture_latents=mixture_latents,
+            memory_budget=self.memory_budget,
+            **options,
+        )
+
+    @torch.no_grad()
+    def codes_and_latents(
+        self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], any_order: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Codes of the chosen candidates, (M, S, *grid), and the latents to be refined, (M, S, dim, *grid).
+
+        Args:
+            candidates: of Algorithm 1.
+            chosen: (M,), the selected candidate of each mixture.
+            grid: shape of the codes of one signal.
+            any_order: see `any_order`.
+        """
+        codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
+        if self.average:
+            return codes, mean_latents(candidates, chosen, self.codec, grid, any_order)
+        return codes, self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
     def any_order(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
         """Which mixtures have sources that nothing tells apart, (num_mixtures,) bool: one prior, and one class if any.
@@ -251,7 +285,8 @@ class Separator:
         for name, prior in dict(zip(names, self.priors, strict=True)).items():
             prior.save_pretrained(folder / name)
         self.likelihood.save(folder / LIKELIHOOD_FILE)
-        write_json(folder / CONFIG_FILE, {"format": FORMAT, "priors": names, **settings})
+        facts = {"format": FORMAT, "priors": names, "source_names": self.source_names}
+        write_json(folder / CONFIG_FILE, {**facts, **settings})
         return folder
 
     @classmethod
@@ -272,6 +307,7 @@ class Separator:
                 likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
                 average=facts["average"],
+                source_names=facts.get("source_names"),
                 **parts,
             )
         except KeyError as error:

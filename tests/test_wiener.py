@@ -1,0 +1,68 @@
+"""The filter that shares out the mixture's spectrogram."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.signal
+import torch
+
+from lass import LassError
+from lass.separation import Refinement, WienerFilter
+
+
+class Identity:
+    """A codec whose latents are the signal; the filter only decodes."""
+
+    num_codes = 1
+
+    def decode_latents(self, latents):
+        return latents
+
+    encode = embed = decode = decode_latents
+
+
+def tones(*frequencies, num_samples=4000):
+    time = torch.arange(num_samples) / 8000
+    return torch.stack([torch.sin(2 * math.pi * f * time)[None] for f in frequencies])[None]
+
+
+def test_bins_are_shared_out_by_power_as_scipy_would():
+    generator = torch.Generator().manual_seed(0)
+    estimates = torch.randn(2, 2, 1, 4001, generator=generator)
+    mixtures = torch.randn(2, 1, 4001, generator=generator)
+    result = WienerFilter(256).refine(estimates, mixtures, Identity())
+    options = {"window": "hann", "nperseg": 256, "noverlap": 192}
+
+    def spectra(x):
+        return scipy.signal.stft(x.double().numpy(), **options)[2]
+
+    power = abs(spectra(estimates)) ** 2
+    shared = power / power.sum(1, keepdims=True) * spectra(2 * mixtures)[:, None]
+    expected = torch.from_numpy(scipy.signal.istft(shared, **options)[1][..., :4001])
+    inner = slice(0, -256)  # SciPy has one more frame at the end
+    torch.testing.assert_close(result.double()[..., inner], expected[..., inner], atol=1e-5, rtol=1e-4)
+
+
+def test_estimates_mix_into_the_mixture_and_roughly_told_tones_come_out_clean():
+    sources = tones(440, 1200)
+    mixtures = sources.mean(1)
+    rough = 0.3 * sources + 0.02 * torch.randn(sources.shape, generator=torch.Generator().manual_seed(1))
+    result = WienerFilter(512).refine(rough, mixtures, Identity())
+    torch.testing.assert_close(result.mean(1), mixtures, atol=1e-5, rtol=0)
+    error = (result - sources).square().mean() / sources.square().mean()
+    assert error < 0.01 < (rough - sources).square().mean() / sources.square().mean()
+
+
+def test_silent_estimates_share_the_mixture_equally():
+    mixtures = tones(440)[0]
+    result = WienerFilter(512).refine(torch.zeros(1, 2, 1, 4000), mixtures, Identity())
+    torch.testing.assert_close(result, mixtures[:, None].expand(1, 2, 1, 4000), atol=1e-5, rtol=0)
+
+
+def test_it_is_a_refinement_and_says_what_it_needs():
+    assert isinstance(WienerFilter(), Refinement)
+    for options in ({"window": 2}, {"window": 510}, {"exponent": 0.0}):
+        with pytest.raises(LassError, match="multiple of 4 samples and an exponent above 0"):
+            WienerFilter(**options)
