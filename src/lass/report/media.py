@@ -1,4 +1,4 @@
-"""Images and histograms into whichever loggers a run has; those that only know numbers do without."""
+"""Images, audio and histograms into whichever loggers a run has; those that only know numbers do without."""
 
 from __future__ import annotations
 
@@ -63,6 +63,26 @@ def log_images(
             logger.experiment.add_image(key, image_rows(columns), trainer.global_step, dataformats="HWC")
 
 
+def log_audio(
+    trainer: Trainer,
+    key: str,
+    columns: Mapping[str, Float[Tensor, "num 1 samples"]],
+    sample_rate: int,
+    captions: Sequence[str] | None = None,
+) -> None:
+    """Log one player per item and name; arguments as in `log_images`, audio in [-1, 1] at `sample_rate` Hz."""
+    clips = {name: signals.detach().cpu().float().clamp(-1, 1)[:, 0].numpy() for name, signals in columns.items()}
+    num = len(next(iter(clips.values())))
+    items = [(name, i, clips[name][i]) for i in range(num) for name in clips]
+    for logger in trainer.loggers:
+        if isinstance(logger, LightningWandbLogger):
+            said = [name if captions is None else f"{name}: {captions[i]}" for name, i, _ in items]
+            logger.log_audio(key, [clip for *_, clip in items], sample_rate=[sample_rate] * len(items), caption=said)
+        elif isinstance(logger, TensorBoardLogger):
+            for name, i, clip in items:
+                logger.experiment.add_audio(f"{key}/{i} {name}", clip[None], trainer.global_step, sample_rate)
+
+
 def log_picture(trainer: Trainer, key: str, path: str | Path) -> None:
     """Log a picture that is a file already."""
     for logger in trainer.loggers:
@@ -98,8 +118,11 @@ def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) ->
 
 
 def log_values(trainer: Trainer, key: str, values: Tensor, bins: int = 50) -> None:
-    """Log the histogram of some values, from 0 (or the least) to the largest."""
+    """Log the histogram of the finite ones of some values, from 0 (or the least) to the largest."""
     values = values.detach().cpu().float().flatten()
+    values = values[values.isfinite()]
+    if not len(values):
+        return
     low, high = min(0.0, values.min().item()), values.max().item()
     edges = torch.linspace(low, high if high > low else low + 1, bins + 1)
     log_histogram(trainer, key, torch.histc(values, bins, edges[0].item(), edges[-1].item()), edges)

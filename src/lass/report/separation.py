@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import wandb
 from jaxtyping import Float
@@ -10,8 +13,9 @@ from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
 from lass.data.mixing import mix
+from lass.report.display import Display
 from lass.report.figures import entropy_figure, image_grid, save_figure
-from lass.report.media import image_strips, log_images, log_picture, log_values
+from lass.report.media import image_strips, log_picture, log_values
 from lass.report.results import ResultsFolder
 
 NUM_PICTURED = 10  # mixtures in the figure
@@ -24,7 +28,9 @@ def report_separation(
     done: list[int],
     summary: dict[str, dict[str, float]],
     entropies: Float[Tensor, "mixtures *grid"],
+    display: Display,
     sampler: str,
+    source_names: Sequence[str],
 ) -> None:
     """Write results.csv, summary.json and the pictures, and log all of it.
 
@@ -32,35 +38,50 @@ def report_separation(
         trainer: of the run; its data are the mixtures.
         results: where the mixtures lie.
         done: their numbers, sorted.
-        summary: mean scores of all of them.
+        summary: mean scores of all of them; the first decides which is better.
         entropies: of the candidates' pairs at each position, in nats.
+        display: how the signals are shown.
         sampler: named in the title of the picture.
+        source_names: or their numbers.
     """
     rows = [results.read(index)[1] for index in done]
     results.write_table(rows, summary)
     # Good and bad alike: from the best to the worst, in equal steps.
-    ranked = sorted(rows, key=lambda row: -row["psnr_db"])
+    deciding = next(iter(summary))
+    ranked = sorted(rows, key=lambda row: -math.inf if math.isnan(row[deciding]) else row[deciding], reverse=True)
     steps = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
-    pictured = _columns(trainer, results, [ranked[step]["mixture"] for step in steps])
-    captions = [f"#{ranked[step]['mixture']}, {ranked[step]['psnr_db']:.1f} dB" for step in steps]
+
+    def columns_of(indices: list[int]) -> dict[str, Tensor]:
+        """mixture | estimates | sources | residual, (num, channels, *space) each."""
+        sources = trainer.predict_dataloaders.dataset.__getitems__(indices).signals
+        estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
+        columns = {"mixture": mix(sources)}
+        for kind, signals in {"estimate": estimates, "source": sources}.items():
+            columns |= {f"{kind} {name}": one for name, one in zip(source_names, signals.unbind(1), strict=True)}
+        return {**columns, "|residual|": display.residual(mix(sources) - mix(estimates))}
+
+    pictured = columns_of([ranked[step]["mixture"] for step in steps])
+    captions = [f"#{ranked[step]['mixture']}, {ranked[step][deciding]:.1f} dB" for step in steps]
     labels = [caption.replace(", ", "\n") for caption in captions]
     title = f"{sampler}, {len(steps)} of {len(rows)} mixtures, from the best to the worst"
-    save_figure(image_grid(pictured, labels, title), results.figure)
+    pictures = {name: display.pictures(signals) for name, signals in pictured.items()}
+    save_figure(image_grid(pictures, labels, title), results.figure)
     save_figure(entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
     metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
     metrics["separation/entropy"] = entropies.mean().item()
-    log_images(trainer, "separation/examples", pictured, captions)
+    display.log(trainer, "separation/examples", pictured, captions)
     log_picture(trainer, "separation/entropy_map", results.entropy_figure)
     log_values(trainer, "separation/entropy_of_positions", entropies)
-    log_values(trainer, "separation/psnr_db_of_mixtures", torch.tensor([row["psnr_db"] for row in rows]))
+    log_values(trainer, f"separation/{deciding}_of_mixtures", torch.tensor([row[deciding] for row in rows]))
     for logger in trainer.loggers:
         logger.log_metrics(metrics)
         if isinstance(logger, LightningWandbLogger):
             cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
             logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
-            columns = _columns(trainer, results, done[:NUM_TABULATED])
+            columns = columns_of(done[:NUM_TABULATED])
+            columns = {name: display.pictures(signals) for name, signals in columns.items()}
             images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
             images += [None] * (len(rows) - len(images))
             cells = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
@@ -70,13 +91,3 @@ def report_separation(
 def _quantiles(values: Float[Tensor, "mixtures positions"]) -> list[list[float]]:
     """10 %, median and 90 % of each position."""
     return torch.quantile(values.cpu().double(), torch.tensor([0.1, 0.5, 0.9]).double(), dim=0).T.tolist()
-
-
-def _columns(trainer: Trainer, results: ResultsFolder, indices: list[int]) -> dict[str, Tensor]:
-    """mixture | estimates | sources | size of the residual, (num, channels, height, width) each."""
-    sources = trainer.predict_dataloaders.dataset.__getitems__(indices).signals
-    estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
-    columns = {"mixture": mix(sources)}
-    columns |= {f"estimate {i + 1}": images for i, images in enumerate(estimates.unbind(1))}
-    columns |= {f"source {i + 1}": images for i, images in enumerate(sources.unbind(1))}
-    return {**columns, "|residual|": (mix(sources) - mix(estimates)).abs()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from lass.report.results import ResultsFolder
 
 LABELS = {
-    "psnr_db": "estimates",
-    "average_psnr_db": "average baseline (the mixture itself)",
-    "codec_psnr_db": "codec's reconstruction of the sources",
+    "": "estimates",
+    "average_": "average baseline (the mixture itself)",
+    "codec_": "codec's reconstruction of the sources",
 }
+SCORES = {"psnr_db": "PSNR", "sdr_db": "SDR (museval)", "si_sdr_db": "SI-SDR"}
 DISTANCES = {
     "fid": "FID (Fréchet inception distance)",
     "frechet_small": "Fréchet distance on features of a small network, not FID",
@@ -19,11 +21,17 @@ DISTANCES = {
 
 
 def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
-    """The scores of a results folder as a small table, and where to look."""
-    num = summary["psnr_db"]["num"]
-    lines = [f"Separated {num} mixtures of two sources each. PSNR per source, in dB, mean ± standard deviation:"]
-    for name, label in LABELS.items():
-        lines.append(f"  {label:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
+    """The scores of a results folder as small tables, and where to look."""
+    scores = [score for score in SCORES if score in summary]
+    num = max(summary[score]["num"] for score in scores)
+    lines = [f"Separated {num} mixtures of two sources each. Per source, mean ± standard deviation:"]
+    for score in scores:
+        defined = summary[score]["num"]
+        lines.append(f"{SCORES[score]} in dB" + ("" if defined == num else f", defined for {defined} of the mixtures"))
+        labelled = {f"{kind}{score}": label for kind, label in LABELS.items()}
+        labelled |= {name: f"estimates of {source}" for name, source in _sources(summary, score).items()}
+        for name, label in labelled.items():
+            lines.append(f"  {label:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
     for name, title in DISTANCES.items():
         if name in summary:
             lines += [f"{title}, to the {2 * num} sources:"]
@@ -31,3 +39,9 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
             lines += [f"  {label:<40} {distance:8.4g}" for label, distance in labelled]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])
+
+
+def _sources(summary: dict[str, Any], score: str) -> dict[str, str]:
+    """Names of a score of single sources, and of these: `sdr_drums_db` for `sdr_db`."""
+    pattern = re.compile(rf"{score.removesuffix('_db')}_(.+)_db")
+    return {name: match[1] for name in summary if (match := pattern.fullmatch(name))}

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
-from lass.data.images import ImageDataModule, check_batch
+from lass.data.module import SourceDataModule, check_batch, check_rate
 from lass.data.sources import as_is
 
 
@@ -26,11 +26,12 @@ class EncodedSources(LightningDataModule):
         batch_size: sequences in a batch.
     """
 
-    def __init__(self, sources: ImageDataModule, codec: str, batch_size: int = 128) -> None:
+    def __init__(self, sources: SourceDataModule, codec: str, batch_size: int = 128) -> None:
         super().__init__()
         self.sources, self.codec_folder, self.batch_size = sources, codec, batch_size
         self.codec = load_codec(codec)
         self.codec_fingerprint = fingerprint(self.codec)
+        check_rate(sources, self.codec)
 
     def prepare_data(self) -> None:
         """Encode what is not encoded yet; on one process only."""
@@ -45,7 +46,7 @@ class EncodedSources(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled code sequences."""
-        check_batch(len(self._shards["train"]), self.batch_size)
+        check_batch(len(self._shards["train"]), self.batch_size, what=self.sources.what)
         return DataLoader(self._shards["train"], batch_size=self.batch_size, shuffle=True, collate_fn=as_is)
 
     def val_dataloader(self) -> DataLoader:
@@ -60,7 +61,7 @@ class EncodedSources(LightningDataModule):
     def _encode(self, part: str) -> Iterator[CodeSequences]:
         device = self.trainer.strategy.root_device
         codec = self.codec.to(device)
-        loader = DataLoader(self.sources.part(part), 512, collate_fn=as_is)
+        loader = DataLoader(self.sources.part(part), self.batch_size, collate_fn=as_is)
         for batch in tqdm(loader, desc=f"Encoding {part} sources once"):
             with torch.inference_mode():
                 codes = codec.encode(batch.signals.to(device)).flatten(1).cpu()

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from lass.artifacts import fingerprint
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
+from lass.data.module import check_rate
 from lass.data.sources import SourcePairs, Sources
 from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
@@ -69,6 +70,10 @@ class LikelihoodCounting(LightningModule):
         # Distributed strategies refuse a module without anything to train.
         self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        """Check that data and codec fit together."""
+        check_rate(self.trainer.datamodule, self.codec)
 
     def configure_optimizers(self) -> None:
         """None: counting has no gradient."""

@@ -9,15 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lass.artifacts import Artifact
+from lass.codecs import shape_codes
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
 from lass.priors import sample_codes
 from lass.report.dashboard import Dashboard
-from lass.report.media import log_images
+from lass.report.display import display_of
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.training import TrainingTask, check_same_codec
-
-NUM_SAMPLES = 16  # drawn after every validation
 
 
 class PriorTraining(TrainingTask):
@@ -94,17 +93,18 @@ class PriorTraining(TrainingTask):
     def on_validation_epoch_end(self) -> None:
         """Show what the prior comes up with by itself, decoded: the same random numbers every time."""
         codec = self.trainer.datamodule.codec
-        if self.trainer.sanity_checking or not self.trainer.is_global_zero or not hasattr(codec, "image_shape"):
+        display = display_of(codec)
+        if self.trainer.sanity_checking or not self.trainer.is_global_zero or display is None:
             return
         classes = None
         if num_classes := self.artifact.num_classes:
-            classes = torch.arange(NUM_SAMPLES, device=self.device) % num_classes
+            classes = torch.arange(display.num_examples, device=self.device) % num_classes
         generator = torch.Generator(self.device).manual_seed(0)
-        codes = sample_codes(self.artifact, NUM_SAMPLES, self.artifact.num_positions, classes, generator)
+        codes = sample_codes(self.artifact, display.num_examples, self.artifact.num_positions, classes, generator)
         with torch.no_grad():
-            images = codec.to(self.device).decode(codes.unflatten(1, codec.grid))
+            signals = codec.to(self.device).decode(shape_codes(codec, codes))
         captions = None if classes is None else [f"class {label}" for label in classes.tolist()]
-        log_images(self.trainer, "val/samples", {"sample": images}, captions)
+        display.log(self.trainer, "val/samples", {"sample": signals}, captions)
 
     def _nats_per_code(self, batch: CodeSequences, with_class: bool = True) -> Tensor:
         condition = batch.labels if self.artifact.num_classes and with_class else None

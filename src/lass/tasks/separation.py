@@ -14,10 +14,11 @@ from torchmetrics import CatMetric
 from lass.artifacts import fingerprint, load_artifact
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
+from lass.data.module import check_rate
 from lass.data.sources import SourcePairs
 from lass.errors import LassError
 from lass.likelihood import load_likelihood
-from lass.metrics import MeanAndDeviation, best_permutation, psnr
+from lass.metrics import MeanAndDeviation, best_permutation, psnr, scoring_of
 from lass.metrics.frechet import (
     INCEPTION_URL,
     FrechetDistances,
@@ -27,14 +28,16 @@ from lass.metrics.frechet import (
 )
 from lass.priors import load_prior
 from lass.report.dashboard import Dashboard
+from lass.report.display import ImageDisplay, display_of
 from lass.report.results import ResultsFolder, Row
 from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
 
-#: Scores of a mixture: the estimates; the mixture itself as both estimates; the codec's reconstruction of the sources.
-SCORES = ("psnr_db", "average_psnr_db", "codec_psnr_db")
+#: What is scored, by the beginnings of the scores' names: the estimates; the mixture itself as both estimates; the
+#: codec's reconstruction of the sources.
+SCORED = ("", "average_", "codec_")
 
 #: The same three as sets of images, whose Fréchet distance to the sources is measured.
 SETS = ("estimates", "mixture", "reconstruction")
@@ -63,6 +66,7 @@ class Separation(LightningModule):
             weights and 2,049 images; where it lacks either, the run says so and goes on without.
         inception_weights: file with these weights; default where torch keeps downloads.
         features: folder of ImageFeatures; gives a Fréchet distance on their features, which is not called FID.
+        source_names: of the sources, where each has its own prior: scores are then also given for each.
 
     Raises:
         LassError: if something named is missing, damaged, or does not belong together.
@@ -88,6 +92,7 @@ class Separation(LightningModule):
         fid: bool = False,
         inception_weights: str | None = None,
         features: str | None = None,
+        source_names: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.paths = [("codec", codec), ("likelihood", likelihood)]
@@ -105,9 +110,16 @@ class Separation(LightningModule):
             likelihood_weight,
             memory_budget,
             average,
+            source_names,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
-        self.scores = nn.ModuleDict({name: MeanAndDeviation() for name in SCORES})
+        self.scoring = scoring_of(loaded_codec)
+        self.display = display_of(loaded_codec) or ImageDisplay()
+        names = [f"{kind}{score}" for score in self.scoring.separation_scores for kind in SCORED]
+        if source_names:
+            names += [of_source(score, name) for score in self.scoring.separation_scores for name in source_names]
+        skip_undefined = self.scoring.may_be_undefined
+        self.scores = nn.ModuleDict({name: MeanAndDeviation(skip_undefined) for name in names})
         self.done = CatMetric()  # numbers of the mixtures, from all devices
         self.entropies = CatMetric()  # of all mixtures, from all devices
         self.paths += [("prior", folder) for folder in loaded]
@@ -115,11 +127,20 @@ class Separation(LightningModule):
             raise LassError("Fréchet distances are for images, but this codec is not: set --model.fid=false.")
         self.distances = _distances(fid, inception_weights, features)
 
+    @property
+    def source_names(self) -> list[str]:
+        """Of the sources, or their numbers."""
+        return self.separator.source_names or ["1", "2"]
+
     def configure_callbacks(self) -> list[Callback]:
         """The page of the run."""
-        goals = {f"separation/{name}/mean": "max" for name in SCORES}
+        goals = {f"separation/{name}/mean": "max" for name in self.scores}
         goals |= {f"separation/{kind}/{name}": "min" for kind in self.distances for name in SETS}
         return [Dashboard(goals, fingerprint(self.separator.codec), used=self.paths)]
+
+    def setup(self, stage: str) -> None:
+        """Check that data and codec fit together."""
+        check_rate(self.trainer.datamodule, self.separator.codec)
 
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""
@@ -130,6 +151,7 @@ class Separation(LightningModule):
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
         fingerprints = {name: fingerprint(part) for name, part in parts.items()}
         settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
+        settings |= {"source_names": self.separator.source_names} if self.separator.source_names else {}
         settings["mixtures_of"] = getattr(self.trainer.datamodule, "separate", None)
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
@@ -167,8 +189,8 @@ class Separation(LightningModule):
         done, entropies = self.done.compute().long().unique().tolist(), self.entropies.compute()
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            sampler = type(self.separator.sampler).__name__
-            report_separation(self.trainer, self.results, done, summary, entropies, sampler)
+            sampler, names = type(self.separator.sampler).__name__, self.source_names
+            report_separation(self.trainer, self.results, done, summary, entropies, self.display, sampler, names)
         self._summary = summary
 
     def _drop_distances_without_enough_images(self) -> None:
@@ -202,14 +224,16 @@ class Separation(LightningModule):
         estimates, codes = estimates[rows, order], codes[rows, order]
         rebuilt = self._rebuilt(sources)
         averages = mixtures[:, None].expand_as(sources)
-        by_source = {
-            name: psnr(given.flatten(0, 1), sources.flatten(0, 1)).view(len(sources), -1)
-            for name, given in zip(SCORES, (estimates, averages, rebuilt), strict=True)
-        }
+        by_source = {}
+        for kind, given in zip(SCORED, (estimates, averages, rebuilt), strict=True):
+            scores = self.scoring.score_separation(given, sources)
+            by_source |= {f"{kind}{score}": values for score, values in scores.items()}
         for i, index in enumerate(indices):
             row: Row = {"mixture": index}
-            row |= {name: by_source[name][i].mean().item() for name in SCORES}
-            row |= {f"psnr_{s + 1}_db": value.item() for s, value in enumerate(by_source["psnr_db"][i])}
+            row |= {name: values[i].mean().item() for name, values in by_source.items()}
+            for score in self.scoring.separation_scores:
+                values = by_source[score][i].tolist()
+                row |= {of_source(score, name): value for name, value in zip(self.source_names, values, strict=True)}
             row |= {"residual_rms": result.residual[i].square().mean().sqrt().item()}
             row |= {
                 "best_log_posterior": result.scores[i, 0].item(),
@@ -223,7 +247,8 @@ class Separation(LightningModule):
 
     def _rebuilt(self, sources: Tensor) -> Tensor:
         codec = self.separator.codec
-        return codec.decode(codec.encode(sources.flatten(0, 1))).view_as(sources)
+        rebuilt = codec.decode(codec.encode(sources.flatten(0, 1)))[..., : sources.shape[-1]]
+        return rebuilt.view_as(sources)
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
         """Add a batch to the Fréchet distances, all of (batch, sources, channels, height, width)."""
@@ -253,6 +278,11 @@ def _distances(fid: bool, inception_weights: str | None, features: str | None) -
             "there, or name the file with --model.inception_weights."
         )
     return distances
+
+
+def of_source(score: str, name: str) -> str:
+    """Name of a score of one source: `psnr_1_db`, `sdr_drums_db`."""
+    return f"{score.removesuffix('_db')}_{name}_db"
 
 
 def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:

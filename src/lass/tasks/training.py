@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -73,7 +75,7 @@ class TrainingTask(LightningModule):
     """
 
     #: Direction of further scores, for the summary of a run.
-    goals: ClassVar[dict[str, Direction]] = {}
+    goals: Mapping[str, Direction] = MappingProxyType({})
 
     def __init__(
         self,

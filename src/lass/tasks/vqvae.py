@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lass.artifacts import Artifact
 from lass.data.mixing import mix
+from lass.data.module import check_rate
 from lass.data.sources import Sources
 from lass.errors import LassError
-from lass.metrics import CodeUsage, psnr
-from lass.report.media import log_histogram, log_images
+from lass.metrics import CodeUsage, scoring_of
+from lass.report.display import display_of
+from lass.report.media import log_histogram
 from lass.tasks.training import TrainingTask
 
-NUM_IMAGES = 12  # in a logged grid
+KINDS = ("_sources", "_mixtures")  # of signals that are reconstructed, as they stand in names of scores
 
 
 class VQVAETraining(TrainingTask):
@@ -40,8 +40,6 @@ class VQVAETraining(TrainingTask):
     replaced by moving averages.
     """
 
-    goals: ClassVar = {"val/psnr_sources_db": "max", "val/psnr_mixtures_db": "max", "codebook/perplexity": "max"}
-
     def __init__(
         self,
         codec: Artifact,
@@ -51,55 +49,75 @@ class VQVAETraining(TrainingTask):
         learning_rate: float = 1e-3,
         warmup_steps: int = 100,
     ) -> None:
-        super().__init__(codec, "val/psnr_db", "max", learning_rate, warmup_steps)
+        scoring = scoring_of(codec)
+        (deciding, direction), *_ = scoring.reconstruction_goals.items()
+        super().__init__(codec, f"val/{deciding.format('')}", direction, learning_rate, warmup_steps)
         if linearity and not mixture_share:
             raise LassError("linearity compares mixtures with their sources: it needs a mixture_share above 0.")
+        self.scoring, self.display = scoring, display_of(codec)
+        self.goals = {"codebook/perplexity": "max"}
+        for score, direction in scoring.reconstruction_goals.items():
+            self.goals |= {f"val/{score.format(kind)}": direction for kind in KINDS}
         self.mixture_share, self.commitment, self.linearity = mixture_share, commitment, linearity
         self.usage = CodeUsage(codec.num_codes)
 
+    def setup(self, stage: str) -> None:
+        """Check that data and codec fit together."""
+        check_rate(self.trainer.datamodule, self.artifact)
+
     def training_step(self, batch: Sources) -> Tensor:
-        """Squared error plus commitment and linearity, on sources and mixtures."""
+        """Error of the reconstruction plus commitment and linearity, on sources and mixtures."""
         signals = batch.signals
         num_mixtures = int(len(signals) * self.mixture_share)
         partners = signals.roll(1, dims=0)[:num_mixtures]  # a shuffled batch: the neighbour is a random partner
         signals = torch.cat([mix(torch.stack([signals[:num_mixtures], partners], 1)), signals[num_mixtures:]])
         output = self.artifact(signals)
-        error = F.mse_loss(output.reconstruction, signals)
-        loss = error + self.commitment * output.commitment_loss
-        terms = {"train/mse": error, "train/commitment": output.commitment_loss}
+        losses = self.scoring.losses(output.reconstruction, signals)
+        loss = sum(losses.values()) + self.commitment * output.commitment_loss
+        terms = {f"train/{name}": value for name, value in losses.items()}
+        terms["train/commitment"] = output.commitment_loss
         if self.linearity and num_mixtures:  # the last batch of an epoch may be a single source
             latents = self.artifact.encode_latents(batch.signals)
             mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
-            deviation = F.mse_loss(output.latents[:num_mixtures], mean) / latents.var(dim=(0, 2, 3)).mean()
+            deviation = (
+                F.mse_loss(output.latents[:num_mixtures], mean) / latents.transpose(0, 1).flatten(1).var(1).mean()
+            )
             terms["train/nonlinearity"] = deviation
             loss = loss + self.linearity * deviation
         self.log_dict({"train/loss": loss, **terms})
         return loss
 
     def validation_step(self, batch: Sources, batch_index: int) -> None:
-        """Reconstruction of sources and of mixtures; `val/psnr_db` is the mean of both."""
+        """Reconstruction of sources and of mixtures, and the mean of both, e.g. `val/psnr_db`."""
         sources = batch.signals
         mixtures = mix(torch.stack([sources, sources.roll(1, dims=0)], 1))
         rebuilt, scores = {}, {}
-        for name, signals in {"sources": sources, "mixtures": mixtures}.items():
+        for kind, signals in zip(KINDS, (sources, mixtures), strict=True):
             codes = self.artifact.encode(signals)
-            rebuilt[name] = self.artifact.decode(codes)
-            scores[f"val/psnr_{name}_db"] = psnr(rebuilt[name], signals).mean()
+            rebuilt[kind] = self.artifact.decode(codes)[..., : signals.shape[-1]]
+            scores[kind] = self.scoring.score_reconstruction(rebuilt[kind], signals)
             self.usage.update(codes)
-        scores["val/psnr_db"] = torch.stack(list(scores.values())).mean()
-        self.log_dict(scores, batch_size=len(sources), prog_bar=True, sync_dist=True)
-        if batch_index == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+        logged = {}
+        for score in self.scoring.reconstruction_goals:
+            means = {kind: scores[kind][score].mean() for kind in KINDS}
+            logged |= {f"val/{score.format(kind)}": mean for kind, mean in means.items()}
+            logged[f"val/{score.format('')}"] = torch.stack(list(means.values())).mean()
+        self.log_dict(logged, batch_size=len(sources), prog_bar=True, sync_dist=True)
+        shown = batch_index == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking
+        if shown and self.display is not None:
             columns = {
                 "source": sources,
-                "reconstruction": rebuilt["sources"],
+                "reconstruction": rebuilt["_sources"],
                 "mixture": mixtures,
-                "its reconstruction": rebuilt["mixtures"],
+                "its reconstruction": rebuilt["_mixtures"],
             }
-            columns = {name: x[:NUM_IMAGES] for name, x in columns.items()}
-            of_sources = psnr(columns["reconstruction"], columns["source"]).tolist()
-            of_mixtures = psnr(columns["its reconstruction"], columns["mixture"]).tolist()
-            captions = [f"{a:.1f} and {b:.1f} dB" for a, b in zip(of_sources, of_mixtures, strict=True)]
-            log_images(self.trainer, "val/reconstructions", columns, captions)
+            columns = {name: x[: self.display.num_examples] for name, x in columns.items()}
+            deciding = next(iter(self.scoring.reconstruction_goals))
+            captions = [
+                f"{a:.1f} and {b:.1f} dB"
+                for a, b in zip(*(scores[kind][deciding].tolist() for kind in KINDS), strict=True)
+            ]
+            self.display.log(self.trainer, "val/reconstructions", columns, captions[: self.display.num_examples])
 
     def on_validation_epoch_end(self) -> None:
         """Perplexity and use of the codebook over sources and mixtures together."""
