@@ -1,4 +1,4 @@
-"""`lass separate`: take image files apart with a finished separator."""
+"""`lass separate`: take image files or songs apart with a finished separator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lass import separate_songs
 from lass.data.image_files import read_image, write_image
 from lass.errors import LassError
 from lass.report.figures import image_grid, save_figure
@@ -38,16 +39,20 @@ def main(args: Sequence[str]) -> None:
     except (RuntimeError, AssertionError) as error:  # torch raises either, and several lines of it
         reason = str(error).splitlines()[0]
         raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
-    if not hasattr(separator.codec, "image_shape"):
-        raise LassError(f"The separator in {options.separator} is not for images, so it cannot take image files.")
-    files = find_images(options.mixtures)
+    if hasattr(separator.codec, "sample_rate"):
+        _separate_songs(separator, options)
+    elif hasattr(separator.codec, "image_shape"):
+        _separate_images(separator, options)
+    else:
+        raise LassError(f"The separator in {options.separator} is neither for images nor for audio files.")
+
+
+def _separate_images(separator: Separator, options: argparse.Namespace) -> None:
+    files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
     mixtures = [read_image(path, separator.codec.image_shape) for path in files]
     targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
     _refuse_to_lose([*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LassError(f"The folder {options.out} cannot be made ({error.strerror}): choose another --out.") from error
+    _make(options.out)
     conditions = None if options.classes is None else torch.tensor(options.classes)
     pictured = []
     for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
@@ -60,8 +65,22 @@ def main(args: Sequence[str]) -> None:
     print(f"Estimates of {len(files)} mixture(s) are in {options.out}; picture: {options.out / FIGURE}")
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, and of folders every file with an image's name, sorted.
+def _separate_songs(separator: Separator, options: argparse.Namespace) -> None:
+    if options.classes is not None:
+        raise LassError("Songs are separated by their priors, not by classes: leave out --classes.")
+    files = find_files(options.mixtures, separate_songs.SUFFIXES, "songs", "song.wav")
+    targets = separate_songs.targets_of(files, options.out, separator)
+    for path in files:
+        separate_songs.check_song(path, separator)
+    _refuse_to_lose([*chain(*targets.values())], files, options.overwrite)
+    _make(options.out)
+    for path in files:
+        separate_songs.separate_song(path, targets[path], separator, options.seed)
+    print(f"Estimates of {len(files)} song(s) are in {options.out}, e.g. {targets[files[0]][0]}")
+
+
+def find_files(paths: Sequence[Path], suffixes: set[str], what: str, example: str) -> list[Path]:
+    """Files as they are, and of folders every file with such a suffix, sorted.
 
     Raises:
         LassError: if a folder holds none.
@@ -71,11 +90,18 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         if not inside:
-            raise LassError(f"There are no images in the folder {path}: expected files like mixture.png.")
+            raise LassError(f"There are no {what} in the folder {path}: expected files like {example}.")
         files += inside
     return files
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LassError(f"The folder {folder} cannot be made ({error.strerror}): choose another --out.") from error
 
 
 def _refuse_to_lose(targets: Sequence[Path], files: Sequence[Path], overwrite: bool) -> None:
@@ -100,8 +126,10 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
 
 def parser() -> argparse.ArgumentParser:
     """What the command takes."""
-    options = argparse.ArgumentParser("lass separate", description="Separate image files: mixture.png into two PNGs.")
-    options.add_argument("mixtures", nargs="+", type=Path, help="image files, or folders of them")
+    options = argparse.ArgumentParser(
+        "lass separate", description="Separate image files (mixture.png into two PNGs) or songs."
+    )
+    options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
     options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
     options.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
