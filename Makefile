@@ -1,6 +1,7 @@
 # LASS: `make help` lists the targets.
 
 DATASET ?= digits
+SOURCE :=
 ARGS ?=
 MODELS :=
 CASES ?=
@@ -50,8 +51,12 @@ lint: $(INSTALLED) ## Check the style of the code
 train-vqvae: experiment $(INSTALLED) ## Stage 1: train the codec of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)
 
-train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET
-	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(ARGS)
+train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET (of one SOURCE: DATASET=slakh SOURCE=bass)
+	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(if $(SOURCE),$(ONE_SOURCE)) $(ARGS)
+
+ONE_SOURCE = --data.sources.init_args.source=$(SOURCE) --trainer.default_root_dir=runs/$(DATASET)/prior-$(SOURCE) \
+  --trainer.logger.init_args.save_dir=runs/$(DATASET)/prior-$(SOURCE) \
+  --trainer.logger.init_args.job_type=prior-$(SOURCE)
 
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -68,44 +69,53 @@ def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, weight, r
     assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"runs/{dataset}/paper"
 
 
+def made_by(config):
+    """What a class_path with its init_args describes."""
+    module, name = config.class_path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)(**vars(config.init_args))
+
+
 @pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
+    from test_audio_data import write_tiny_slakh
     from test_celeba import write_tiny_celeba
     from test_data import write_tiny_mnist
 
-    from lass.codecs import ImageVQVAE
-    from lass.priors import TransformerPrior
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    write_tiny_mnist(tmp_path), write_tiny_celeba(tmp_path)
-    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{path.parent.name}/features")
+    dataset = path.parent.name
+    {"mnist": write_tiny_mnist, "celeba": write_tiny_celeba, "slakh": write_tiny_slakh, "digits": id}[dataset](tmp_path)
+    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
     stages = {
         stage: ParseOnly(["fit", "-c", str(path.with_name(f"{stage}.yaml"))]).config.fit for stage in ("vqvae", "prior")
     }
-    codec = ImageVQVAE(**stages["vqvae"].model.init_args.codec.init_args)
-    codec.save_pretrained(f"runs/{path.parent.name}/vqvae/codec")
-    prior = TransformerPrior(**stages["prior"].model.init_args.prior.init_args)
+    separate = ParseOnly(["predict", "-c", str(path.with_name("separate.yaml"))]).config.predict.model.init_args
+    codec = made_by(stages["vqvae"].model.init_args.codec)
+    codec.save_pretrained(separate.codec)
+    prior = made_by(stages["prior"].model.init_args.prior)
     prior.codec_fingerprint = fingerprint(codec)
-    prior.save_pretrained(f"runs/{path.parent.name}/prior/prior")
+    for folder in [separate.priors] if isinstance(separate.priors, str) else separate.priors:
+        prior.save_pretrained(folder)
     counts = SparseCounts(codec.num_codes, codec_fingerprint=fingerprint(codec))
     counts.add(*torch.randint(codec.num_codes, (3, 5000), generator=torch.Generator().manual_seed(0)))
-    counts.save(f"runs/{path.parent.name}/likelihood/counts.safetensors")
-    moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
-    moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
-    moments.save(f"runs/{path.parent.name}/likelihood/latents.safetensors")
+    counts.save(f"runs/{dataset}/likelihood/counts.safetensors")
+    if separate.likelihood.endswith("latents.safetensors"):
+        moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
+        moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
+        moments.save(separate.likelihood)
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
-    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=3"]
-    options += [] if path.parent.name == "celeba" else [f"--{sources}.num_validation=10"]
+    options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=2"]
+    options += [f"--{sources}.num_validation=10"] if dataset in ("mnist", "digits") else []
     if path.stem == "separate":
-        options += ["--data.mixtures=null", "--data.num_mixtures=3", "--model.sampler.init_args.num_candidates=4"]
+        options += [] if dataset == "slakh" else ["--data.mixtures=null"]
+        options += ["--data.num_mixtures=2", "--model.sampler.init_args.num_candidates=4"]
         options += ["--model.refinement=lass.separation.NoRefinement"]
     main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
     if path.stem == "separate":
-        assert (tmp_path / f"runs/{path.parent.name}/separate/results.csv").read_text().count("\n") > 1
-    assert fingerprint(load_codec(f"runs/{path.parent.name}/vqvae/codec")) == fingerprint(codec)  # nothing replaced
+        assert (tmp_path / f"runs/{dataset}/separate/results.csv").read_text().count("\n") > 1
+    assert fingerprint(load_codec(separate.codec)) == fingerprint(codec)  # nothing replaced
 
 
 @pytest.mark.parametrize(
