@@ -211,3 +211,26 @@ def test_mistakes_are_explained(observations, tmp_path):
         (tmp_path / "nothing.safetensors").write_bytes(b"nothing")
         with pytest.raises(LassError, match="damaged or no safetensors"):
             kind.load(tmp_path / "nothing.safetensors")
+
+
+def test_with_many_codes_the_nearest_pairs_come_back(monkeypatch):
+    """As likely as without cells, and the likeliest are among them."""
+    generator = torch.Generator().manual_seed(0)
+    moments, codebook = LatentMoments(30, 3, symmetric=False), torch.randn(30, 3, generator=generator)
+    first, second = torch.randint(30, (2, 20_000), generator=generator)
+    noise = 0.2 * torch.randn(20_000, 3, generator=generator)
+    moments.add(first, second, (codebook[first] + codebook[second]) / 2 + noise)
+    everything = moments.likelihood(codebook)
+    monkeypatch.setattr("lass.likelihood.latents.MOST_PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr("lass.likelihood.latents.NEAREST_PAIRS", 200)
+    nearest = moments.likelihood(codebook)
+    latents = torch.randn(50, 3, generator=generator) * 0.7
+    shares = []
+    for all_pairs, some in zip(everything.at([0] * 50, latents), nearest.at([0] * 50, latents), strict=True):
+        pairs = some.first * 30 + some.second
+        assert len(pairs) == 200
+        assert (pairs.diff() > 0).all()  # sorted, none twice
+        torch.testing.assert_close(some.log_likelihood, all_pairs.log_likelihood[pairs], atol=1e-4, rtol=1e-4)
+        best = all_pairs.log_likelihood.topk(20).indices
+        shares.append(torch.isin(best, pairs).float().mean().item())
+    assert sum(shares) / len(shares) > 0.95  # a third of all pairs come back

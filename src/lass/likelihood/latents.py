@@ -16,6 +16,8 @@ from lass.likelihood.protocol import Pairs
 
 MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
 MOST_BYTES = 2**30  # of the sums, one vector for each of the K² pairs; making a likelihood takes a few times that
+MOST_PAIRS_AT_ONCE = 2**18  # that a likelihood gives for each mixture; with more pairs only the nearest are looked at
+NEAREST_PAIRS = 2**15  # so many
 FACTS = ("num_codes", "dim", "symmetric", "codec_fingerprint")  # what moments must agree in to be merged
 
 
@@ -169,18 +171,30 @@ class LatentMoments:
             "whitening": whitening.float(),
             "tail": torch.stack([torch.tensor(degrees_of_freedom, dtype=torch.float64), effective_dim.cpu()]).float(),
         }
+        if self.num_codes**2 > MOST_PAIRS_AT_ONCE:
+            table |= _by_cell(table["means"], (codebook @ whitening).float())
         return LatentLikelihood(self.num_codes, table, self.codec_fingerprint)
 
 
+def _by_cell(means: Float[Tensor, "pairs dim"], centres: Float[Tensor, "cells dim"]) -> dict[str, Tensor]:
+    """The means sorted by the centre that they are nearest to, and what says which are where."""
+    cells = torch.cat([torch.cdist(part, centres).argmin(1) for part in means.split(2**16)])
+    cells, pairs = cells.sort(stable=True)
+    bounds = torch.searchsorted(cells, torch.arange(len(centres) + 1, device=cells.device))
+    return {"means": means[pairs], "pairs": pairs, "centres": centres, "bounds": bounds}
+
+
 class LatentLikelihood:
-    """log p(mixture's latents | first, second) up to a constant, for all pairs of codes.
+    """log p(mixture's latents | first, second) up to a constant, for all pairs of codes, or for the nearest.
 
     With W the whitening, q = |W (latents − mean of the pair)|², ν the degrees of freedom and d' the effective
     dimension, it is −(ν + d') / 2 · log(1 + q / ν). Without a ridge d' is the dimension and that is Student's t; with
     one it is t-shaped, but no density. Only differences between pairs mean something, and so `log_evidence` of a
     sampler compares mixtures under one such likelihood, no more.
 
-    All K² pairs come back for every mixture: (mixtures, K²) floats, outside the `memory_budget` of `separate_codes`.
+    Up to 2¹⁸ pairs (K = 512) all come back for every mixture, outside the `memory_budget` of `separate_codes`. With
+    more codes, pairs are kept in cells, each around a vector of the codebook, and the 2¹⁵ likeliest pairs of the
+    nearest cells come back.
 
     Args:
         num_codes: size K of the codebook.
@@ -194,7 +208,7 @@ class LatentLikelihood:
 
     def __init__(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None) -> None:
         self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
-        pairs = torch.arange(num_codes**2, device=self.device)
+        pairs = table.get("pairs", torch.arange(num_codes**2, device=self.device))
         self._first, self._second = pairs // num_codes, pairs % num_codes
         self._squared_means = table["means"].square().sum(1)
         self._degrees_of_freedom, self._effective_dim = table["tail"].tolist()
@@ -208,10 +222,29 @@ class LatentLikelihood:
         if mixture_latents is None:
             raise LassError("This likelihood looks at the mixture's latents: give separate_codes mixture_latents.")
         whitened = mixture_latents.float() @ self._table["whitening"]
-        distances = self._squared_means - 2 * whitened @ self._table["means"].T + whitened.square().sum(1, keepdim=True)
+        if "centres" in self._table:
+            return [self._nearest(latents) for latents in whitened]
+        return [Pairs(self._first, self._second, row) for row in self._log_likelihood(whitened, slice(None))]
+
+    def _nearest(self, latents: Float[Tensor, " dim"]) -> Pairs:
+        """The pairs in the cells that are nearest to a mixture's (whitened) latents."""
+        cells = (self._table["centres"] - latents).square().sum(1).argsort()
+        starts, ends = self._table["bounds"][cells], self._table["bounds"][cells + 1]
+        num_cells = int(((ends - starts).cumsum(0) < NEAREST_PAIRS).sum()) + 1
+        limits = zip(starts[:num_cells].tolist(), ends[:num_cells].tolist(), strict=True)
+        rows = torch.cat([torch.arange(start, end, device=self.device) for start, end in limits])
+        log_likelihood = self._log_likelihood(latents[None], rows)[0]
+        log_likelihood, best = log_likelihood.topk(min(NEAREST_PAIRS, len(rows)), sorted=False)
+        first, second = self._first[rows[best]], self._second[rows[best]]
+        order = (first * self.num_codes + second).argsort()
+        return Pairs(first[order], second[order], log_likelihood[order])
+
+    def _log_likelihood(self, latents: Float[Tensor, "M dim"], rows: slice | Tensor) -> Float[Tensor, "M pairs"]:
+        means, squared_means = self._table["means"][rows], self._squared_means[rows]
+        distances = squared_means - 2 * latents @ means.T + latents.square().sum(1, keepdim=True)
         log_likelihood = distances.clamp_(min=0).div_(self._degrees_of_freedom).log1p_()
         log_likelihood *= -(self._degrees_of_freedom + self._effective_dim) / 2
-        return [Pairs(self._first, self._second, row) for row in log_likelihood]
+        return log_likelihood
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +260,8 @@ class LatentLikelihood:
 
     def state_dict(self) -> dict[str, Tensor]:
         """`means` (K², d) of the pairs, whitened; `whitening` (d, d), to be multiplied from the right; `tail`, the
-        degrees of freedom and the effective dimension.
+        degrees of freedom and the effective dimension. With cells also `pairs`, what the rows of `means` are the means
+        of; `bounds`, where each cell begins and the last one ends; and `centres` of the cells, whitened.
         """
         return dict(self._table)
 
