@@ -9,17 +9,23 @@ from torch import Tensor, nn
 from lass.artifacts import load_artifact
 from lass.codecs.audio_codec import AudioCodec
 from lass.codecs.audio_vqvae import AudioVQVAE
+from lass.codecs.image_codec import ImageCodec
 from lass.codecs.image_vqvae import ImageVQVAE
 from lass.codecs.jukebox import JukeboxVQVAE
 from lass.codecs.protocol import Codec
 from lass.codecs.quantizer import VectorQuantizer
+from lass.codecs.vq_codec import VQCodec
+from lass.codecs.vqgan import VQGAN
 
 __all__ = [
+    "VQGAN",
     "AudioCodec",
     "AudioVQVAE",
     "Codec",
+    "ImageCodec",
     "ImageVQVAE",
     "JukeboxVQVAE",
+    "VQCodec",
     "VectorQuantizer",
     "codebook_of",
     "load_codec",

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lass.artifacts import Artifact
-from lass.codecs.quantizer import VectorQuantizer
+from lass.codecs.vq_codec import VQCodec
 from lass.errors import LassError
 
 
@@ -31,7 +30,7 @@ class DilatedBlock(nn.Module):
         return x + self.block(x)
 
 
-class AudioCodec(Artifact):
+class AudioCodec(VQCodec):
     """Base of codecs for mono audio in [-1, 1] of any length; one code for every `hop` samples.
 
     A signal whose length is no multiple of the hop is encoded as if silence followed; what codes decode to is a whole
@@ -39,17 +38,9 @@ class AudioCodec(Artifact):
     `decode_latents`.
     """
 
-    kind = "codec"
-    num_codes: int
     sample_rate: int  # of the signals, in Hz
     hop: int  # samples for one code
     margin: int  # code positions to each side that the code, or the sound, of one position can depend on
-    quantizer: VectorQuantizer
-
-    @property
-    def codebook(self) -> Float[Tensor, "num_codes dim"]:
-        """The vectors that codes stand for."""
-        return self.quantizer.codebook
 
     def encode_latents(self, signal: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "batch dim positions"]:
         """Unquantised latents.
@@ -67,22 +58,6 @@ class AudioCodec(Artifact):
     def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
         """Unquantised latents of a signal that is a whole number of hops long."""
         raise NotImplementedError(f"{type(self).__name__} must define encode_padded()")
-
-    def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
-        """Audio of latents, `hop` samples for each position."""
-        raise NotImplementedError(f"{type(self).__name__} must define decode_latents()")
-
-    def encode(self, signal: Float[Tensor, "batch channels samples"]) -> Int[Tensor, "batch positions"]:
-        """Codes of audio in [-1, 1]; errors as in `encode_latents`."""
-        return self.quantizer.lookup(self.encode_latents(signal))
-
-    def embed(self, codes: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch dim positions"]:
-        """Codebook vectors of the codes."""
-        return self.quantizer.embed(codes)
-
-    def decode(self, codes: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch 1 samples"]:
-        """Audio of codes, `hop` samples for each."""
-        return self.decode_latents(self.embed(codes))
 
 
 def margin_of(strides: Sequence[int], dilations: Sequence[int]) -> int:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lass.artifacts import Artifact, register
+from lass.artifacts import register
+from lass.codecs.image_codec import ImageCodec
 from lass.codecs.quantizer import VectorQuantizer
-from lass.errors import LassError
 
 DOWNSAMPLING = 4  # two convolutions of stride 2
 
@@ -53,8 +53,8 @@ def initialise(layer: nn.Module) -> None:
 
 
 @register
-class ImageVQVAE(Artifact):
-    """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes.
+class ImageVQVAE(ImageCodec):
+    """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes. See ImageCodec.
 
     Args:
         image_shape: (channels, height, width); height and width are multiples of 4.
@@ -71,8 +71,6 @@ class ImageVQVAE(Artifact):
     statistics in it, so that a code depends on its own signal only.
     """
 
-    kind = "codec"
-
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
@@ -83,7 +81,7 @@ class ImageVQVAE(Artifact):
         patch_encoder: bool = False,
         codebook_decay: float = 0.99,
     ) -> None:
-        super().__init__()
+        super().__init__(image_shape, num_codes, DOWNSAMPLING)
         self.config = {
             "image_shape": list(image_shape),
             "num_codes": num_codes,
@@ -93,14 +91,9 @@ class ImageVQVAE(Artifact):
             "patch_encoder": patch_encoder,
             "codebook_decay": codebook_decay,
         }
-        channels, *space = self.image_shape = tuple(image_shape)
-        if len(space) != 2 or any(size % DOWNSAMPLING or size <= 0 for size in space):
-            raise LassError(f"image_shape must be (channels, height, width) in multiples of 4, not {self.image_shape}.")
-        self.num_codes = num_codes
-        self.grid = tuple(size // DOWNSAMPLING for size in space)
         halving, block_kernel_size = ((2, 2), 1) if patch_encoder else ((4, 2, 1), 3)  # kernel size, stride, padding
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, width // 2, *halving),
+            nn.Conv2d(image_shape[0], width // 2, *halving),
             nn.ReLU(),
             nn.Conv2d(width // 2, width, *halving),
             *(ResidualBlock(width, block_kernel_size) for _ in range(num_residual_blocks)),
@@ -114,7 +107,7 @@ class ImageVQVAE(Artifact):
             nn.ReLU(),
             nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1),
             nn.ReLU(),
-            nn.ConvTranspose2d(width // 2, channels, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(width // 2, image_shape[0], 4, stride=2, padding=1),
             nn.Sigmoid(),
         )
         for layer in self.modules():
@@ -122,36 +115,17 @@ class ImageVQVAE(Artifact):
                 initialise(layer)
         self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
 
-    def encode_latents(
-        self, signal: Float[Tensor, "batch channels height width"]
+    def encode_images(
+        self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """Unquantised latents.
-
-        Raises:
-            LassError: if the signal is not of `image_shape`.
-        """
-        if tuple(signal.shape[1:]) != self.image_shape:
-            expected, received = ("×".join(map(str, shape)) for shape in (self.image_shape, signal.shape[1:]))
-            raise LassError(f"This codec is for images of {expected}, but got {received}: resize the images.")
-        return self.encoder(signal.contiguous(memory_format=torch.channels_last))
-
-    def encode(self, signal: Float[Tensor, "batch channels height width"]) -> Int[Tensor, "batch rows columns"]:
-        """Codes of images in [0, 1]."""
-        return self.quantizer.lookup(self.encode_latents(signal))
-
-    def embed(self, codes: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
-        """Codebook vectors of the codes."""
-        return self.quantizer.embed(codes)
+        """See ImageCodec."""
+        return self.encoder(images.contiguous(memory_format=torch.channels_last))
 
     def decode_latents(
         self, latents: Float[Tensor, "batch dim rows columns"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Images of latents."""
         return self.decoder(latents.contiguous(memory_format=torch.channels_last))
-
-    def decode(self, codes: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch channels height width"]:
-        """Images of codes."""
-        return self.decode_latents(self.embed(codes))
 
     def forward(self, signal: Float[Tensor, "batch channels height width"]) -> VQVAEOutput:
         """Reconstruct, with straight-through gradients."""

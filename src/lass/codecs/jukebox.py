@@ -6,20 +6,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
+from lass.checkpoints import read_checkpoint, weights_in
 from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
 from lass.codecs.quantizer import VectorQuantizer
 from lass.errors import LassError
 
 NATIVE_RATE = 44100  # in Hz, of the published model
+ORIGIN = "https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar"
 
 
 @register
@@ -122,7 +121,10 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
         LassError: if the file is missing or damaged, holds anything that could run code, is no such checkpoint, or
             lacks the level.
     """
-    weights, settings = _read_checkpoint(Path(path))
+    checkpoint = read_checkpoint(path, ORIGIN)
+    weights = weights_in(checkpoint, "model", path, "Jukebox")
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    settings = checkpoint.get("hps")
     names = {re.match(r"encoders\.(\d+)\.", name)[1] for name in weights if re.match(r"encoders\.(\d+)\.", name)}
     if str(level) not in names:
         raise LassError(
@@ -151,7 +153,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
             depth=len(depths),
             latent_dim=ours["quantizer.codebook"].shape[1],
             num_codes=ours["quantizer.codebook"].shape[0],
-            dilation_growth=int(settings.get("dilation_growth_rate", 3)),
+            dilation_growth=int(settings.get("dilation_growth_rate", 3)) if isinstance(settings, dict) else 3,
             upsampling=upsampling,
             sample_rate=NATIVE_RATE // upsampling,
         )
@@ -172,24 +174,4 @@ def _codebook(weights: Mapping[str, Tensor], level: int, path: str | Path) -> di
     name = f"bottleneck.level_blocks.{level}.k"
     if name not in weights:
         raise LassError(f"{path} is no VQ-VAE of Jukebox: it has no codebook {name}.")
-    codebook = weights[name].float()
-    return {"codebook": codebook, "usage": torch.ones(len(codebook)), "total": codebook.clone()}
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise LassError(
-            f"There is no checkpoint at {path}: get https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar."
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise LassError(f"{path} is damaged, or holds more than weights and is not read: {reason}.") from error
-    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise LassError(f"{path} is no checkpoint of Jukebox: expected a dictionary with the weights under 'model'.")
-    settings = checkpoint.get("hps")
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}, (
-        settings if isinstance(settings, dict) else {}
-    )
+    return VectorQuantizer.state_of(weights[name].float())

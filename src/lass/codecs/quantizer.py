@@ -45,14 +45,24 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("usage", torch.zeros(num_codes))
         self.register_buffer("total", torch.zeros(num_codes, dim))
 
+    @staticmethod
+    def state_of(codebook: Float[Tensor, "num_codes dim"]) -> dict[str, Tensor]:
+        """State of a quantizer that was trained elsewhere."""
+        return {"codebook": codebook, "usage": torch.ones(len(codebook)), "total": codebook.clone()}
+
     def lookup(self, latents: Float[Tensor, "batch dim *grid"]) -> Int[Tensor, "batch *grid"]:
         """Code of the nearest codebook vector at every position."""
         vectors = rearrange(latents, "b d ... -> (b ...) d").float()
         # In full precision also under autocast, or training would use other codes than everything after it.
         with torch.autocast(latents.device.type, enabled=False):
-            # |v - c|² without |v|², which is the same for all codes.
-            distances = self.codebook.square().sum(1) - 2 * vectors @ self.codebook.T
-        return distances.argmin(1).view(latents.shape[0], *latents.shape[2:])
+            directions, offsets = self._directions_and_offsets()
+            scores = vectors @ directions.T + offsets
+        return scores.argmax(1).view(latents.shape[0], *latents.shape[2:])
+
+    def _directions_and_offsets(self) -> tuple[Tensor, Tensor]:
+        """(K, dim) and (K,): the code of v is that with the largest v·direction + offset."""
+        # -|v - c|² / 2 without |v|², which is the same for all codes.
+        return self.codebook, -self.codebook.square().sum(1) / 2
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
         """Codebook vectors of the codes, channels second."""
@@ -97,3 +107,22 @@ class VectorQuantizer(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(chosen, src=0)
         return chosen
+
+
+class ProjectionQuantizer(VectorQuantizer):
+    """The code is the largest of K learned projections; its vector may lie anywhere. For use, not for training.
+
+    Args:
+        num_codes: size K of the codebook.
+        dim: channels of the latents.
+
+    Source: Jang et al. 2017 (arXiv:1611.01144), as it is used once it is trained: without noise.
+    """
+
+    def __init__(self, num_codes: int, dim: int) -> None:
+        super().__init__(num_codes, dim)
+        self.register_buffer("directions", torch.randn(num_codes, dim))
+        self.register_buffer("offsets", torch.zeros(num_codes))
+
+    def _directions_and_offsets(self) -> tuple[Tensor, Tensor]:
+        return self.directions, self.offsets

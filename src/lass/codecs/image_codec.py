@@ -1,0 +1,52 @@
+"""What all codecs for images share: one size of images, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lass.codecs.vq_codec import VQCodec
+from lass.errors import LassError
+
+
+class ImageCodec(VQCodec):
+    """Base of codecs for images in [0, 1] of one fixed size.
+
+    Args:
+        image_shape: (channels, height, width).
+        num_codes: size K of the codebook.
+        reduction: pixels, in height and in width, for one code.
+
+    Raises:
+        LassError: if height or width is no multiple of that.
+    """
+
+    def __init__(self, image_shape: Sequence[int], num_codes: int, reduction: int) -> None:
+        super().__init__()
+        _, *space = self.image_shape = tuple(image_shape)
+        if len(space) != 2 or any(size % reduction or size <= 0 for size in space):
+            raise LassError(
+                f"image_shape must be (channels, height, width) in multiples of {reduction}, not {self.image_shape}."
+            )
+        self.num_codes, self.grid = num_codes, tuple(size // reduction for size in space)
+
+    def encode_latents(
+        self, signal: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Unquantised latents.
+
+        Raises:
+            LassError: if the signal is not of `image_shape`.
+        """
+        if tuple(signal.shape[1:]) != self.image_shape:
+            expected, received = ("×".join(map(str, shape)) for shape in (self.image_shape, signal.shape[1:]))
+            raise LassError(f"This codec is for images of {expected}, but got {received}: resize the images.")
+        return self.encode_images(signal)
+
+    def encode_images(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Unquantised latents of images that have the right size."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode_images()")

@@ -1,0 +1,186 @@
+"""The VQ-GAN of "Taming Transformers" as a codec: residual blocks with group norm, attention at some resolutions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lass.artifacts import register
+from lass.codecs.image_codec import ImageCodec
+from lass.codecs.quantizer import ProjectionQuantizer, VectorQuantizer
+from lass.errors import LassError
+
+NUM_GROUPS = 32  # of the group norm
+
+
+class NormedBlock(nn.Module):
+    """x + f(x), where f is twice: group norm, swish, 3×3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _norm(in_channels), _norm(out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(hidden)))
+
+
+class SpatialAttention(nn.Module):
+    """x + self-attention over all places, with one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.to_qkv, self.to_out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        q, k, v = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.to_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Halving(nn.Module):
+    """Half the height and width: a 3×3 convolution of stride 2 that is padded below and to the right, or a mean."""
+
+    def __init__(self, channels: int, learned: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if learned else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to half the height and width."""
+        return F.avg_pool2d(x, 2) if self.conv is None else self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Doubling(nn.Module):
+    """Twice the height and width by repetition, then a 3×3 convolution if `learned`."""
+
+    def __init__(self, channels: int, learned: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learned else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to twice the height and width."""
+        return self.conv(F.interpolate(x, scale_factor=2.0))
+
+
+@register
+class VQGAN(ImageCodec):
+    """Codec for images in [0, 1], for use and not for training; `lass import taming` makes one. See ImageCodec.
+
+    Args:
+        image_shape: (channels, height, width); all layers but attention take other sizes too, but codes are for these.
+        num_codes: size K of the codebook.
+        latent_dim: channels of the latents and of the codebook vectors.
+        width: channels at the full resolution.
+        width_multipliers: channels at each resolution, as multiples of `width`; one resolution is half of that before.
+        num_residual_blocks: in the encoder at each resolution; the decoder has one more.
+        attention_at: heights at which there is attention.
+        hidden_dim: channels between encoder and latents, and between latents and decoder; default `latent_dim`.
+        learned_resampling: resolutions change through convolutions.
+        projected: codes are the largest of K learned projections of the latents instead of the nearest vector.
+
+    Raises:
+        LassError: if the image cannot be halved so often.
+
+    Source: Esser, Rombach and Ommer 2021 (arXiv:2012.09841), appendix "VQGAN architecture"; `projected`: Jang et al.
+    2017 (arXiv:1611.01144).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 256, 256),
+        num_codes: int = 1024,
+        latent_dim: int = 256,
+        width: int = 128,
+        width_multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_residual_blocks: int = 2,
+        attention_at: Sequence[int] = (16,),
+        hidden_dim: int | None = None,
+        learned_resampling: bool = True,
+        projected: bool = False,
+    ) -> None:
+        super().__init__(image_shape, num_codes, 2 ** (len(width_multipliers) - 1))
+        hidden_dim = latent_dim if hidden_dim is None else hidden_dim
+        self.config = {
+            "image_shape": list(image_shape),
+            "num_codes": num_codes,
+            "latent_dim": latent_dim,
+            "width": width,
+            "width_multipliers": list(width_multipliers),
+            "num_residual_blocks": num_residual_blocks,
+            "attention_at": list(attention_at),
+            "hidden_dim": hidden_dim,
+            "learned_resampling": learned_resampling,
+            "projected": projected,
+        }
+        self.projected = projected
+        channels, height, _ = image_shape
+        if any(width * multiplier % NUM_GROUPS for multiplier in width_multipliers):
+            raise LassError(f"width times each of width_multipliers must be a multiple of {NUM_GROUPS}.")
+        sizes = [(width * multiplier, height >> level) for level, multiplier in enumerate(width_multipliers)]
+        deepest = before = sizes[-1][0]
+
+        # Layers have names that say where they are, so that those of a checkpoint can be found.
+        decoder = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest)]
+        for level, (here, size) in reversed(list(enumerate(sizes))):
+            decoder += _level(f"up_{level}", before, here, num_residual_blocks + 1, size in attention_at)
+            if level:
+                decoder += [(f"up_{level}_resample", Doubling(here, learned_resampling))]
+            before = here
+        self.decoder = nn.Sequential(OrderedDict([*decoder, *_last(before, channels)]))
+        encoder, before = [("first", nn.Conv2d(channels, width, 3, padding=1))], width
+        for level, (here, size) in enumerate(sizes):
+            encoder += _level(f"down_{level}", before, here, num_residual_blocks, size in attention_at)
+            if level < len(sizes) - 1:
+                encoder += [(f"down_{level}_resample", Halving(here, learned_resampling))]
+            before = here
+        self.encoder = nn.Sequential(OrderedDict([*encoder, *_middle(deepest), *_last(deepest, hidden_dim)]))
+        self.to_latents = nn.Conv2d(hidden_dim, latent_dim, 1)
+        self.from_latents = nn.Conv2d(latent_dim, hidden_dim, 1)
+        self.quantizer = (ProjectionQuantizer if projected else VectorQuantizer)(num_codes, latent_dim)
+
+    def encode_images(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """See ImageCodec."""
+        return self.to_latents(self.encoder(2 * images - 1))
+
+    def decode_latents(
+        self, latents: Float[Tensor, "batch dim rows columns"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Images of latents; where the decoder goes too far, not in [0, 1]."""
+        return (self.decoder(self.from_latents(latents)) + 1) / 2
+
+
+Layers = list[tuple[str, nn.Module]]
+
+
+def _level(name: str, before: int, here: int, num_blocks: int, attention: bool) -> Layers:
+    layers: Layers = []
+    for i in range(num_blocks):
+        layers += [(f"{name}_block_{i}", NormedBlock(before if i == 0 else here, here))]
+        if attention:
+            layers += [(f"{name}_attention_{i}", SpatialAttention(here))]
+    return layers
+
+
+def _middle(channels: int) -> Layers:
+    blocks = [(f"middle_block_{i}", NormedBlock(channels, channels)) for i in (1, 2)]
+    return [blocks[0], ("middle_attention_1", SpatialAttention(channels)), blocks[1]]
+
+
+def _last(before: int, channels: int) -> Layers:
+    return [("norm", _norm(before)), ("swish", nn.SiLU()), ("last", nn.Conv2d(before, channels, 3, padding=1))]
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NUM_GROUPS, channels, eps=1e-6)
