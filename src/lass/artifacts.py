@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,15 +103,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 def missing(path: Path, what: str) -> LassError:
     """The error for an artefact that is not there, with the command that makes it when `path` is a run's."""
-    hint = f"make it with `make {_target(path)}`" if _target(path) else "make it with the stage before this one"
+    command = _command(path)
+    hint = f"make it with `{command}`" if command else "make it with the stage before this one"
     return LassError(f"There is no {what} at {path}: {hint}, or name another one.")
 
 
-def _target(path: Path) -> str | None:
+def _command(path: Path) -> str | None:
     for runs, dataset, stage in zip(path.parts, path.parts[1:], path.parts[2:], strict=False):
+        if (runs, stage) == ("runs", "taming"):
+            return f"lass import taming --config CONFIG.yaml --checkpoint CHECKPOINT.ckpt --out runs/{dataset}/taming"
         stage, _, source = stage.partition("-")  # prior-bass is the prior of one source
         if runs == "runs" and stage in STAGE_TARGETS:
-            return f"{STAGE_TARGETS[stage]} DATASET={dataset}" + (f" SOURCE={source}" if source else "")
+            return f"make {STAGE_TARGETS[stage]} DATASET={dataset}" + (f" SOURCE={source}" if source else "")
     return None
 
 
@@ -119,6 +122,11 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     """Write one safetensors file, whole or not at all; `metadata` is kept as one JSON text."""
     with written_whole(path) as temporary:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        stored: set[int] = set()
+        for name, tensor in tensors.items():  # safetensors refuses shared memory, which tied weights have
+            memory = tensor.untyped_storage().data_ptr()
+            tensors[name] = tensor.clone() if memory in stored else tensor
+            stored.add(memory)
         save_file(tensors, str(temporary), metadata={"lass": json.dumps({"format": FORMAT, **metadata})})
 
 
@@ -179,6 +187,9 @@ class Artifact(nn.Module):
     """
 
     kind: str
+    #: Weights stay in the file they are read from, mapped into memory, and keep its data type. For large modules, whose
+    #: constructors do nothing but fill what the file replaces; so a subclass has to say it again.
+    mapped: ClassVar[bool] = False
     config: dict[str, Any]
     #: Fingerprint of the codec whose codes this module was made for; None where it is a codec or was never trained.
     codec_fingerprint: str | None = None
@@ -211,10 +222,12 @@ def load_artifact(folder: str | Path, kind: str) -> Artifact:
     facts = read_json(folder / CONFIG_FILE, kind)
     if facts.get("kind") != kind:
         raise LassError(f"{folder} holds a {facts.get('kind')}, not a {kind}: name the folder of a {kind}.")
-    module = build({"class": facts.get("class"), **facts.get("config", {})}, folder / CONFIG_FILE)
+    mapped = vars(registered(facts.get("class"), folder / CONFIG_FILE)).get("mapped", False)
+    with torch.device("meta") if mapped else contextlib.nullcontext():
+        module = build({"class": facts.get("class"), **facts.get("config", {})}, folder / CONFIG_FILE)
     tensors, _ = load_tensors(folder / WEIGHTS_FILE, kind)
     try:
-        module.load_state_dict(tensors)
+        module.load_state_dict(tensors, assign=mapped)
     except RuntimeError as error:
         raise LassError(
             f"{folder / WEIGHTS_FILE} and {CONFIG_FILE} beside it do not belong together: make the {kind} again."

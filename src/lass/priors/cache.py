@@ -43,12 +43,33 @@ class KeyValueCache:
         # Which sequence a row's entry was computed for: rows are equal up to where these numbers differ.
         self._origins = torch.full((num_sequences, num_positions), -1, dtype=torch.int32, device=like.device)
 
+    @staticmethod
+    def bytes_for(
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        num_positions: int,
+        num_sequences: int,
+        length: int,
+        dtype: torch.dtype,
+    ) -> int:
+        """What a cache takes at most until `length` positions are filled: where it last grows, old and new."""
+        room, most = min(num_positions, FIRST_ROOM), min(num_positions, FIRST_ROOM)
+        while room < length:
+            most = room + min(2 * room, num_positions)
+            room = most - room
+        entry = 2 * num_layers * num_heads * head_dim * dtype.itemsize  # keys and values of a position of a row
+        return entry * (num_sequences * most + num_positions) + 4 * num_sequences * num_positions
+
     def attend(
         self, layer: int, q: Float[Tensor, "B H D"], k: Float[Tensor, "B H D"], v: Float[Tensor, "B H D"]
     ) -> Float[Tensor, "B H D"]:
         """Store one layer's key and value of the next position, and attend to the past and to itself."""
-        keys, values = self._own[:, layer, : self.num_sequences]
         now = self.length - self._base
+        if now == self._own.shape[-2]:
+            self._grow()
+            now = self.length - self._base
+        keys, values = self._own[:, layer, : self.num_sequences]
         keys[:, :, now], values[:, :, now] = k, v
         own = slice(self.num_shared - self._base, now + 1)
         keys, values = keys[:, :, own].flatten(0, 1), values[:, :, own].flatten(0, 1)  # (B H) positions D, views
@@ -68,10 +89,6 @@ class KeyValueCache:
         rows = torch.arange(self.num_sequences, dtype=torch.int32, device=self._origins.device)
         self._origins[: self.num_sequences, self.length] = rows
         self.length += 1
-        if self.length < self.num_positions and self.length - self._base == self._own.shape[-2]:
-            own = self.length - self.num_shared
-            room = self._own.shape[-2] * (2 if 2 * own > self._own.shape[-2] else 1)
-            self._reallocate(self._own.shape[2], min(room, self.num_positions - self.num_shared))
 
     def select(self, parents: Int[Tensor, " new_sequences"]) -> None:
         """Row i continues from row `parents[i]`; the number of rows may change."""
@@ -82,6 +99,12 @@ class KeyValueCache:
         if len(moved):
             self._copy_rows(parents[moved], moved)
         self._share_beginning()
+
+    def _grow(self) -> None:
+        """Room for more positions; the common beginning gives back its own."""
+        own = self.length - self.num_shared
+        room = self._own.shape[-2] * (2 if 2 * own > self._own.shape[-2] else 1)
+        self._reallocate(self._own.shape[2], min(room, self.num_positions - self.num_shared))
 
     def _copy_rows(self, sources: Tensor, targets: Tensor) -> None:
         origins = self._origins[sources]  # a copy, so that no source is lost before it was read

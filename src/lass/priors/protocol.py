@@ -12,6 +12,9 @@ class Prior(Protocol):
 
     The state is the prior's own business (a key/value cache, a table, nothing): callers only hand it back. `step` may
     change it in place.
+
+    A prior may also have `num_positions`, the most codes it takes; `order`, in which it reads those of a grid (see
+    `to_reading_order`); and `bytes_for(num_sequences, num_positions)`, what its state takes at most.
     """
 
     num_codes: int

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,8 @@ class TransformerPrior(Artifact):
         class_dropout: in training, how often the class is withheld. Above 0, one prior serves with and without it.
         positions: "learned" vectors, one for each position; or "rotary", where only the distance between two positions
             matters.
+        order: the order in which codes are read, as positions in the codec's grid, row by row; default that of the
+            grid. `forward` and `step` get and give codes in this order.
         checkpointing: in training, keep only each block's input and compute the rest again in the backward pass: less
             memory for a third more time.
 
@@ -105,6 +108,7 @@ class TransformerPrior(Artifact):
     """
 
     kind = "prior"
+    mapped = True
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class TransformerPrior(Artifact):
         class_dropout: float = 0.0,
         positions: Literal["learned", "rotary"] = "learned",
         checkpointing: bool = False,
+        order: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -133,7 +138,11 @@ class TransformerPrior(Artifact):
             "class_dropout": class_dropout,
             "positions": positions,
             "checkpointing": checkpointing,
+            "order": None if order is None else list(order),
         }
+        if order is not None and sorted(order) != list(range(num_positions)):
+            raise LassError(f"order must name each of 0…{num_positions - 1} once.")
+        self.order = order
         self.num_codes, self.num_positions, self.num_classes = num_codes, num_positions, num_classes
         self.num_heads, self.dropout, self.class_dropout = num_heads, dropout, class_dropout
         self.code_embedding = nn.Embedding(num_codes, dim)
@@ -182,6 +191,12 @@ class TransformerPrior(Artifact):
         cache = KeyValueCache(len(self.blocks), self.num_heads, head_dim, self.num_positions, num_sequences, start)
         return TransformerState(cache, start)
 
+    def bytes_for(self, num_sequences: int, num_positions: int) -> int:
+        """What the state of so many sequences takes at most when they have so many positions."""
+        dim, dtype = self.code_embedding.embedding_dim, self.code_embedding.weight.dtype
+        sizes = (len(self.blocks), self.num_heads, dim // self.num_heads, self.num_positions)
+        return KeyValueCache.bytes_for(*sizes, num_sequences, num_positions, dtype)
+
     def step(
         self, state: TransformerState, codes: Int[Tensor, " sequences"] | None
     ) -> Float[Tensor, "sequences num_codes"]:
@@ -198,7 +213,9 @@ class TransformerPrior(Artifact):
         for layer, block in enumerate(self.blocks):
             x = block.step(x, by, state.cache, layer)
         state.cache.advance()
-        return self.to_logits(self.norm(x[:, 0])).float().log_softmax(-1)
+        # In full precision: half of it tells 16,384 codes apart badly.
+        head = self.to_logits
+        return F.linear(self.norm(x[:, 0]).float(), head.weight.float(), head.bias.float()).log_softmax(-1)
 
     def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
         """Reorder, drop or multiply sequences, in place; only what changes is copied. See Prior."""
