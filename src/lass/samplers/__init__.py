@@ -2,7 +2,7 @@
 
 from lass.samplers.ancestral import Ancestral
 from lass.samplers.beam_search import BeamSearch
-from lass.samplers.generators import MixtureGenerators
+from lass.samplers.generators import CandidateGenerators, MixtureGenerators
 from lass.samplers.greedy import Greedy
 from lass.samplers.protocol import Choice, Drawn, Posterior, Sampler
 from lass.samplers.sequential_monte_carlo import SequentialMonteCarlo
@@ -12,6 +12,7 @@ from lass.samplers.top_p import TopP
 __all__ = [
     "Ancestral",
     "BeamSearch",
+    "CandidateGenerators",
     "Choice",
     "Drawn",
     "Greedy",

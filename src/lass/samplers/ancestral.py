@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class Ancestral:
     Source: LASS (arXiv:2301.08562), Table 3, "Ancestral Sampl.". This is not a draw from the posterior of the whole
     sequence, because every position is normalised by itself; see SequentialMonteCarlo.
     """
+
+    independent: ClassVar[bool] = True  # no candidate looks at another
 
     num_candidates: int = 512
     temperature: float = 1.0

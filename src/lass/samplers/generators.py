@@ -32,3 +32,23 @@ class MixtureGenerators:
         """`num` uniform numbers in [0, 1) for each mixture, in double precision."""
         numbers = [torch.rand(num, generator=generator, dtype=torch.float64) for generator in self._generators]
         return torch.stack(numbers).to(self.device)
+
+
+class CandidateGenerators(MixtureGenerators):
+    """The numbers that some of the candidates would get if all were drawn together.
+
+    Args:
+        seed, indices, device: see MixtureGenerators.
+        own: which of the candidates.
+        num_candidates: how many there are in all.
+    """
+
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device | str, own: slice, num_candidates: int
+    ) -> None:
+        super().__init__(seed, indices, device)
+        self.own, self.num_candidates = own, num_candidates
+
+    def uniform(self, num: int) -> Float[Tensor, "M num"]:
+        """One number for each of the own candidates; `num` is their number."""
+        return super().uniform(self.num_candidates)[:, self.own]

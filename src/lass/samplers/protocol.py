@@ -76,6 +76,9 @@ class Sampler(Protocol):
 
     Ancestral sampling lets every candidate continue itself, beam search chooses which ones go on: both say so with
     `parents`. At the first position there is one candidate, the empty one, per mixture.
+
+    A dataclass whose candidates never look at each other, and which asks for one random number for each of them at
+    every position, may say so (`independent = True`): then they can be separated in groups where memory is short.
     """
 
     num_candidates: int

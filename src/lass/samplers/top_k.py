@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class TopK:
 
     Source: LASS (arXiv:2301.08562), Table 3, "Top-k"; Kool, van Hoof and Welling 2020.
     """
+
+    independent: ClassVar[bool] = True  # no candidate looks at another
 
     num_candidates: int = 512
     k: int = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class TopP:
 
     Source: Holtzman et al. 2020 ("nucleus sampling"), here over pairs of codes.
     """
+
+    independent: ClassVar[bool] = True  # no candidate looks at another
 
     num_candidates: int = 512
     p: float = 0.9

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,8 +15,9 @@ from torch import Tensor
 from lass.errors import LassError
 from lass.likelihood import Likelihood
 from lass.priors import Prior
-from lass.samplers import MixtureGenerators, Sampler
+from lass.samplers import CandidateGenerators, MixtureGenerators, Sampler
 from lass.separation.joint_prior import JointPrior
+from lass.separation.memory import fit
 from lass.separation.posterior import StepPosterior
 
 #: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
@@ -51,7 +52,9 @@ def separate_codes(
     """Separate the codes of mixtures into the codes of two sources.
 
     Mixtures are independent of each other: each has its own randomness and, on a CPU with 64 candidates or more, its
-    own passes through the priors, so that its result is the same to the last bit whatever else is in the batch.
+    own passes through the priors, so that its result is the same to the last bit whatever else is in the batch. Where
+    the priors' caches do not fit into memory, candidates that do not look at each other go through the priors in
+    groups, with the same random numbers, which gives the same result up to rounding.
 
     Args:
         mixture_codes: codes of the mixtures, in the order in which the priors read them.
@@ -72,37 +75,51 @@ def separate_codes(
         unless the sampler weighs them.
 
     Raises:
-        LassError: if the parts do not fit together.
+        LassError: if the parts do not fit together, or the caches not into memory.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1.
     """
-    num_mixtures, _ = mixture_codes.shape
+    num_mixtures, num_positions = mixture_codes.shape
     indices = range(num_mixtures) if indices is None else indices
     if past is None:
         past = mixture_codes.new_empty(num_mixtures, len(priors), 0)
     _check(mixture_codes, past, priors, likelihood, conditions, indices)
+    num_candidates, length = sampler.num_candidates, past.shape[-1] + num_positions
+    independent = getattr(sampler, "independent", False)
     sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
-    at_once = max(1, sequences_at_once // (sampler.num_candidates * len(priors)))
+    at_once = min(num_mixtures, max(1, sequences_at_once // (num_candidates * len(priors))))
+    device = mixture_codes.device
+    at_once, together = fit(priors, at_once, num_candidates, length, device, independent, memory_budget)
     separated = []
     for start in range(0, num_mixtures, at_once):
-        group = slice(start, start + at_once)
-        separated.append(
-            _separate_together(
-                mixture_codes[group],
-                JointPrior(priors, None if conditions is None else conditions[group]),
-                likelihood,
-                sampler,
-                likelihood_weight,
-                None if mixture_latents is None else mixture_latents[group],
-                past[group],
-                MixtureGenerators(seed, indices[group], mixture_codes.device),
-                memory_budget,
+        group, walked = slice(start, start + at_once), []
+        for first in range(0, num_candidates, together):
+            own = slice(first, min(first + together, num_candidates))
+            walked.append(
+                _walk(
+                    mixture_codes[group],
+                    JointPrior(priors, None if conditions is None else conditions[group]),
+                    likelihood,
+                    sampler if together == num_candidates else replace(sampler, num_candidates=own.stop - own.start),
+                    likelihood_weight,
+                    None if mixture_latents is None else mixture_latents[group],
+                    past[group],
+                    CandidateGenerators(seed, indices[group], device, own, num_candidates)
+                    if together < num_candidates
+                    else MixtureGenerators(seed, indices[group], device),
+                    memory_budget,
+                )
             )
-        )
-    return Candidates(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*separated, strict=True)))
+        separated.append(_sorted(*_joined(walked, 1)))
+    return Candidates(*_joined(separated, 0))
 
 
-def _separate_together(
+def _joined(parts: Sequence[tuple[Tensor | None, ...]], dim: int) -> tuple[Tensor | None, ...]:
+    """Field by field; what is None in one is None in all."""
+    return tuple(None if fields[0] is None else torch.cat(fields, dim) for fields in zip(*parts, strict=True))
+
+
+def _walk(
     mixture_codes: Tensor,
     prior: JointPrior,
     likelihood: Likelihood,
@@ -112,8 +129,8 @@ def _separate_together(
     past: Tensor,
     generator: MixtureGenerators,
     memory_budget: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Algorithm 1 for mixtures whose candidates go through the priors together: the fields of Candidates."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Algorithm 1 for what goes through the priors together: codes (M, N, S, T), scores (M, N), log weights (M, N)."""
     num_mixtures, device = len(mixture_codes), mixture_codes.device
     codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
     scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
@@ -126,7 +143,11 @@ def _separate_together(
         parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
         continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
         codes = torch.cat([continued, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
+    return codes, scores, log_weights
 
+
+def _sorted(codes: Tensor, scores: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Best first, with weights that sum to 1: the fields of Candidates."""
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     codes = codes.gather(1, order[..., None, None].expand_as(codes))
     if log_weights is None:

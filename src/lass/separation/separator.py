@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lass.codecs import Codec, pad_to_codes
 from lass.data.mixing import mix
 from lass.errors import LassError
 from lass.likelihood import Likelihood, load_likelihood
-from lass.priors import Prior
+from lass.priors import Prior, from_reading_order, to_reading_order
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, separate_codes
 from lass.separation.averaging import mean_latents
@@ -118,6 +118,12 @@ class Separator:
                     f"The {name} was made for the codec {made_for}, but this codec is {codec_fingerprint}: "
                     f"make the {name} again, or name the codec it was made with."
                 )
+        orders = {tuple(getattr(prior, "order", None) or ()) for prior in self.priors}
+        if len(orders) > 1 or (orders != {()} and not hasattr(self.codec, "grid")):
+            raise LassError(
+                "The priors read the codes of a grid in an order of their own: use two of the same order, with a codec "
+                "for images."
+            )
         if getattr(self.likelihood, "needs_latents", False) and not hasattr(self.codec, "encode_latents"):
             raise LassError(
                 f"This likelihood looks at latents, but the codec, a {type(self.codec).__name__}, has no "
@@ -212,16 +218,18 @@ class Separator:
             mixture_latents: (M, dim, T), where the likelihood looks at them.
             options: conditions, past, seed, indices.
         """
-        return separate_codes(
-            mixture_codes,
+        prior = self.priors[0]  # all have the same order
+        candidates = separate_codes(
+            to_reading_order(mixture_codes, prior),
             self.priors,
             self.likelihood,
             self.sampler,
             likelihood_weight=self.likelihood_weight,
-            mixture_latents=mixture_latents,
+            mixture_latents=None if mixture_latents is None else to_reading_order(mixture_latents, prior),
             memory_budget=self.memory_budget,
             **options,
         )
+        return replace(candidates, codes=from_reading_order(candidates.codes, prior))
 
     @torch.no_grad()
     def codes_and_latents(

@@ -1,0 +1,116 @@
+"""What the priors' caches take is known before they do, and candidates that do not fit together go one by one."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+import torch
+from toy_worlds import random_world
+
+from lass import LassError
+from lass.priors import TransformerPrior
+from lass.priors.cache import KeyValueCache
+from lass.samplers import Ancestral, BeamSearch, SequentialMonteCarlo, TopK, TopP
+from lass.separation import memory, separate_codes
+
+NUM_CODES, NUM_POSITIONS = 6, 10
+
+
+@pytest.fixture
+def priors():
+    torch.manual_seed(0)
+    return [TransformerPrior(NUM_CODES, NUM_POSITIONS, 16, 2, 2).eval() for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("num_positions", "length"),
+    [(10, 10), (64, 64), (65, 65), (200, 200), (256, 256), (300, 300), (300, 64), (300, 65), (300, 129), (10, 3)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_takes_what_was_foreseen(num_positions, length, dtype, monkeypatch):
+    """At its largest it holds what it had before it grew, what it has then, and the beginning that all share."""
+    sizes = []
+    reallocate = KeyValueCache._reallocate
+
+    def watched(cache, *args):
+        before = cache._own.nbytes
+        reallocate(cache, *args)
+        sizes.append(before + cache._own.nbytes + cache._shared.nbytes + cache._origins.nbytes)
+
+    monkeypatch.setattr(KeyValueCache, "_reallocate", watched)
+    cache = KeyValueCache(2, 3, 4, num_positions, 7, torch.zeros(1, dtype=dtype))
+    sizes.append(cache._own.nbytes + cache._shared.nbytes + cache._origins.nbytes)
+    entry = torch.zeros(7, 3, 4, dtype=dtype)
+    for _ in range(length):
+        for layer in range(2):
+            cache.attend(layer, entry, entry, entry)
+        cache.advance()
+    foreseen = KeyValueCache.bytes_for(2, 3, 4, num_positions, 7, length, dtype)
+    assert max(sizes) <= foreseen <= 1.05 * max(sizes)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(23), TopK(23, 3), TopP(23, 0.8)])
+@pytest.mark.parametrize("num_priors", [1, 2])
+def test_in_groups_the_candidates_are_the_same(priors, sampler, num_priors, monkeypatch):
+    likelihood = random_world(1, NUM_CODES).likelihood
+    priors = priors[:num_priors] * (3 - num_priors)
+    mixture_codes = torch.randint(NUM_CODES, (3, NUM_POSITIONS), generator=torch.Generator().manual_seed(2))
+
+    def run():
+        return separate_codes(mixture_codes, priors, likelihood, sampler, seed=3)
+
+    together = run()
+    asked = []
+    room = 2 * memory.bytes_for(priors, 6, NUM_POSITIONS)  # half of which is used where little is free
+    monkeypatch.setattr(memory, "free_bytes", lambda priors, device: asked.append(device) or room)
+    in_groups = run()
+    assert asked
+    torch.testing.assert_close(in_groups.scores, together.scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(in_groups.weights, together.weights)
+    assert torch.equal(in_groups.codes, together.codes)
+
+
+@pytest.mark.parametrize("sampler", [BeamSearch(23), SequentialMonteCarlo(23)])
+def test_candidates_that_meet_are_refused_where_they_do_not_fit(priors, sampler, monkeypatch):
+    likelihood = random_world(1, NUM_CODES).likelihood
+    mixture_codes = torch.zeros(1, NUM_POSITIONS, dtype=torch.long)
+    room = 2 * memory.bytes_for(priors, 9, NUM_POSITIONS)
+    monkeypatch.setattr(memory, "free_bytes", lambda priors, device: room)
+    with pytest.raises(
+        LassError, match=r"for 23 candidates of 10 codes take .* lower num_candidates to 9. Priors in half"
+    ):
+        separate_codes(mixture_codes, priors, likelihood, sampler)
+    monkeypatch.setattr(memory, "free_bytes", lambda priors, device: 10)
+    for each in (sampler, Ancestral(23)):
+        with pytest.raises(
+            LassError,
+            match=r"for one candidate of 10 codes .* free memory of cpu, or use one with more",
+        ):
+            separate_codes(mixture_codes, priors, likelihood, each)
+
+
+def test_several_mixtures_go_together_only_where_they_fit(priors, monkeypatch):
+    def fit(room):
+        monkeypatch.setattr(memory, "free_bytes", lambda priors, device: 2 * room)
+        return memory.fit(priors, 8, 20, NUM_POSITIONS, torch.device("cpu"), True, 2**30)
+
+    for at_once in (8, 4, 2, 1):
+        assert fit(memory.bytes_for(priors, 20 * at_once, NUM_POSITIONS)) == (at_once, 20)
+    assert fit(memory.bytes_for(priors, 5, NUM_POSITIONS)) == (1, 5)
+    with pytest.raises(LassError, match="one candidate"):
+        fit(memory.bytes_for(priors, 1, NUM_POSITIONS) - 1)
+
+
+def test_free_memory_is_what_machine_and_container_leave_beside_mapped_weights(priors, tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "none")
+    free = memory.free_bytes([], cpu)
+    assert 1e8 < free <= psutil.virtual_memory().total
+    for name, content in {"max": "5000000", "current": "2000000", "stat": "anon 7\ninactive_file 400\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(content)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_bytes([], cpu) == 3_000_400
+    weights = sum(parameter.nbytes for parameter in priors[0].parameters())
+    assert memory.free_bytes([priors[0], priors[0]], cpu) == 3_000_400 - weights
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes([], cpu) > 1e8
