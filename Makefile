@@ -48,10 +48,10 @@ lint: $(INSTALLED) ## Check the style of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-train-vqvae: experiment $(INSTALLED) ## Stage 1: train the codec of DATASET
+train-vqvae: trainable $(INSTALLED) ## Stage 1: train the codec of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)
 
-train-prior: experiment $(INSTALLED) ## Stage 2: train the prior of DATASET (of one SOURCE: DATASET=slakh SOURCE=bass)
+train-prior: trainable $(INSTALLED) ## Stage 2: train the prior of DATASET (of one SOURCE: DATASET=slakh SOURCE=bass)
 	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(if $(SOURCE),$(ONE_SOURCE)) $(ARGS)
 
 ONE_SOURCE = --data.sources.init_args.source=$(SOURCE) --trainer.default_root_dir=runs/$(DATASET)/prior-$(SOURCE) \
@@ -81,6 +81,13 @@ PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/
 experiment:
 	@test -f experiments/$(DATASET)/separate.yaml || \
 	  { echo "lass: There is no experiment '$(DATASET)': expected one of $(DATASETS)."; exit 1; }
+
+.PHONY: trainable
+trainable: experiment
+	@test -f experiments/$(DATASET)/prior.yaml || \
+	  { echo "lass: The models of $(DATASET) are published ones: import them, there is nothing to train."; \
+	    echo "  lass import taming --config CONFIG.yaml --checkpoint CHECKPOINT.ckpt --out runs/$(DATASET)/taming"; \
+	    echo "  make count DATASET=$(DATASET)"; exit 1; }
 
 clean: ## Delete the demo's runs
 	rm -rf $(DEMO)

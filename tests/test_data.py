@@ -11,6 +11,7 @@ import torch
 from lass import LassError
 from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.digits import Digits
+from lass.data.images import hold_out
 from lass.data.mixing import mix
 from lass.data.mnist import MNIST
 from lass.data.pairing import draw_pairs, read_pairs, write_pairs
@@ -127,6 +128,13 @@ def test_validation_and_test_mixtures_are_fixed():
 def test_senseless_splits_are_refused(settings, message):
     with pytest.raises(LassError, match=message):
         Digits(**settings).part("train")
+
+
+@pytest.mark.parametrize(("num_images", "expected"), [(60_000, 5000), (1400, 140), (5, 2)])
+def test_a_tenth_is_held_out_unless_told_otherwise(num_images, expected):
+    held_out, kept = hold_out(num_images, None, 0, "num_validation")
+    assert len(held_out) == expected
+    assert torch.equal(torch.cat([held_out, kept]).sort().values, torch.arange(num_images))
 
 
 def test_more_mixtures_than_there_are_is_refused(repository):

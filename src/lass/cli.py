@@ -105,7 +105,9 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(f"lass: {mistake}\nSee `lass --help`, `lass fit --help` and `lass predict --help`.")
         if mistake is None:
             raise
-        sys.exit(f"lass: {' '.join(str(mistake).split())}")
+        # One from a process that loads data comes with that process's traceback in front of its sentence.
+        sentence = str(mistake).rpartition(f"{LassError.__module__}.{LassError.__name__}: ")[2]
+        sys.exit(f"lass: {' '.join(sentence.split())}")
 
 
 def _mistake_behind(error: BaseException | None) -> LassError | ArgumentError | None:

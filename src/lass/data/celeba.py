@@ -11,12 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pytorch_lightning.utilities import rank_zero_info
 from torchvision import datasets
 from tqdm.auto import tqdm
 
 from lass.artifacts import written_whole
+from lass.data.image_files import UNREADABLE
 from lass.data.images import ImageDataModule
 from lass.data.module import Split
 from lass.data.sources import ImageSources, MirroredSources
@@ -213,7 +214,7 @@ def shrink(path: Path, size: int) -> np.ndarray | str:
             image.load()
     except FileNotFoundError:
         return "is missing"
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return "is damaged or no image"
     if image.mode != "RGB":
         return f"is {'grey' if image.mode in ('1', 'L', 'LA') else 'of the kind ' + image.mode}, not RGB"

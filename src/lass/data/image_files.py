@@ -17,6 +17,7 @@ from lass.errors import LassError
 MODES = {1: "L", 3: "RGB"}  # what Pillow calls 8-bit images of so many channels
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # kinds that RGBA holds without loss
 NAMES = {1: "grey", 3: "colour"}
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow may raise
 
 
 def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Float[Tensor, "channels height width"]:
@@ -37,7 +38,7 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
             image.load()
     except FileNotFoundError as error:
         raise LassError(f"There is no file {path}: name an image, or a folder of images.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise LassError(f"{path} is no image that can be read ({error}): expected a PNG.") from error
     if image_shape is None:
         image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)

@@ -12,14 +12,14 @@ from torch import Tensor
 from lass.data.module import SourceDataModule, Split
 from lass.data.pairing import draw_pairs, read_pairs
 from lass.data.sharing import FreshPairing
-from lass.data.sources import ImageSources
+from lass.data.sources import SourceDataset
 from lass.errors import LassError
 
-NUM_VALIDATION = 5000
+MOST_HELD_OUT = 5000
 
 
 class ImageDataModule(SourceDataModule):
-    """Images in memory; any two can be mixed.
+    """Images, any two of which can be mixed.
 
     A dataset is a subclass with one method, `read`. One with official validation images says so in `official_splits`.
 
@@ -27,13 +27,13 @@ class ImageDataModule(SourceDataModule):
         batch_size: number of images, of pairs, or of mixtures in a batch.
         pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
             drawn afresh in every epoch, validation pairs are fixed.
-        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation; default
-            5,000. Only for datasets without official validation images.
+        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation; default a
+            tenth, 5,000 at most. Only for datasets without official validation images.
         split_seed: seed of that choice and of pairs that are drawn here.
         separate: whether `lass predict` separates mixtures of the test or of the validation images.
         mixtures: CSV file with the stored pairing of test images; null draws one with `split_seed`.
         num_mixtures: separate only the first so many mixtures; null for all.
-        num_workers: processes that load images; they lie in memory, so 0 is fastest.
+        num_workers: processes that load images; 0 is fastest for images that lie in memory.
     """
 
     what = "images"
@@ -53,14 +53,14 @@ class ImageDataModule(SourceDataModule):
         super().__init__(batch_size, pairs, split_seed, separate, mixtures, num_mixtures, num_workers)
         if num_validation is not None and "validation" in self.official_splits:
             raise LassError(f"{type(self).__name__} has validation images of its own: leave out num_validation.")
-        self.num_validation = NUM_VALIDATION if num_validation is None else num_validation
-        self._parts: dict[Split, ImageSources] = {}
+        self.num_validation = num_validation
+        self._parts: dict[Split, SourceDataset] = {}
 
-    def read(self, official_split: Split) -> ImageSources:
+    def read(self, official_split: Split) -> SourceDataset:
         """All images of one of the `official_splits`."""
         raise NotImplementedError(f"{type(self).__name__} must define read()")
 
-    def part(self, name: Split) -> ImageSources:
+    def part(self, name: Split) -> SourceDataset:
         """The sources of one part, read once; without official validation images, some of the training images are."""
         if name not in self._parts:
             if name == "test" or "validation" in self.official_splits:
@@ -70,18 +70,9 @@ class ImageDataModule(SourceDataModule):
         return self._parts[name]
 
     def _split_training_images(self) -> None:
-        images, labels = (everything := self.read("train")).images, everything.labels
-        if not 0 < self.num_validation < len(images):
-            raise LassError(
-                f"num_validation must be 1…{len(images) - 1}, so that some images are left, not {self.num_validation}."
-            )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
-        held_out, kept = (
-            order[: self.num_validation].sort().values,
-            order[self.num_validation :].sort().values,
-        )
-        self._parts["validation"] = ImageSources(images[held_out], labels[held_out])
-        self._parts["train"] = ImageSources(images[kept], labels[kept])
+        images = self.read("train")
+        held_out, kept = hold_out(len(images), self.num_validation, self.split_seed, "num_validation")
+        self._parts["validation"], self._parts["train"] = images.subset(held_out), images.subset(kept)
 
     def identity(self, part: Split) -> str:
         """Tells the images of a part from those of other datasets, splits and settings; part of names of files."""
@@ -103,3 +94,30 @@ class ImageDataModule(SourceDataModule):
         if self.mixtures is not None and self.separate == "test":
             return read_pairs(self.mixtures, num_sources)
         return draw_pairs(num_sources, self.num_mixtures or num_sources // 2, self.split_seed)
+
+
+def hold_out(
+    num_images: int, num_held_out: int | None, seed: int, setting: str
+) -> tuple[Int[Tensor, " held_out"], Int[Tensor, " kept"]]:
+    """Choose images at random.
+
+    Args:
+        num_images: from which to choose.
+        num_held_out: so many; None for a tenth, but at least a pair and 5,000 at most.
+        seed: of the choice.
+        setting: that `num_held_out` came from, for errors.
+
+    Returns:
+        Positions of the chosen images and of the others, both ascending.
+
+    Raises:
+        LassError: if none would be held out, or none left.
+    """
+    if num_held_out is None:
+        num_held_out = min(max(num_images // 10, 2), MOST_HELD_OUT)
+    if not 0 < num_held_out < num_images:
+        raise LassError(
+            f"{setting} must be 1…{num_images - 1}, so that some of {num_images} images are left, not {num_held_out}."
+        )
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order[:num_held_out].sort().values, order[num_held_out:].sort().values

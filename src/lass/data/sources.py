@@ -25,7 +25,22 @@ class SourcePairs(NamedTuple):
     indices: Tensor  # (batch,) long: the number of the mixture; -1 for pairs drawn afresh
 
 
-class ImageSources(Dataset):
+class SourceDataset(Dataset):
+    """Single sources, given out a batch at a time; torch's DataLoader calls `__getitems__` when it is there."""
+
+    def __getitem__(self, index: int) -> Sources:
+        return Sources(*(field[0] for field in self.__getitems__([index])))
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once."""
+        raise NotImplementedError(f"{type(self).__name__} must define __getitems__()")
+
+    def subset(self, positions: Int[Tensor, " subset"]) -> SourceDataset:
+        """Some of the sources, in that order."""
+        raise NotImplementedError(f"{type(self).__name__} must define subset()")
+
+
+class ImageSources(SourceDataset):
     """Images in memory (or mapped into it) as bytes, given out as floats in [0, 1].
 
     Args:
@@ -41,13 +56,14 @@ class ImageSources(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Sources:
-        return Sources(*(field[0] for field in self.__getitems__([index])))
-
     def __getitems__(self, indices: list[int] | Int[Tensor, " batch"]) -> Sources:
-        """A batch at once; torch's DataLoader calls this when it is there."""
+        """A batch at once."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return Sources(self.images[chosen].float() / 255, self.labels[chosen])
+
+    def subset(self, positions: Int[Tensor, " subset"]) -> ImageSources:
+        """See SourceDataset."""
+        return ImageSources(self.images[positions], self.labels[positions])
 
 
 class MirroredSources(ImageSources):
@@ -62,6 +78,10 @@ class MirroredSources(ImageSources):
         signals, labels = super().__getitems__(chosen % len(self.images))
         mirrored = (chosen >= len(self.images)).view(-1, 1, 1, 1)
         return Sources(torch.where(mirrored, signals.flip(-1), signals), labels)
+
+    def subset(self, positions: Int[Tensor, " subset"]) -> ImageSources:
+        """Not meant: an image held out of training would stay there as its mirror image."""
+        raise NotImplementedError("hold out images before mirroring them")
 
 
 class FreshPairs(Dataset):
