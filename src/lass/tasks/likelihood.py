@@ -64,6 +64,11 @@ class LikelihoodCounting(LightningModule):
             raise LassError(
                 f"A {type(self.codec).__name__} gives no latents of a signal: set --model.latents=false to count codes."
             )
+        if latents and getattr(self.codec, "projected", False):
+            raise LassError(
+                "The latents of this codec do not lie near the vectors of their codes: set --model.latents=false to "
+                "count codes."
+            )
         # Of all ranks together, and of this rank since they were last put together.
         self.counts, self._fresh_counts = self._no_counts(), self._no_counts()
         self.moments, self._fresh_moments = self._no_moments(), self._no_moments()

@@ -12,7 +12,7 @@ from lass.artifacts import Artifact
 from lass.codecs import shape_codes
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
-from lass.priors import sample_codes
+from lass.priors import from_reading_order, sample_codes, to_reading_order
 from lass.report.dashboard import Dashboard
 from lass.report.display import display_of
 from lass.tasks.encoded_sources import EncodedSources
@@ -101,6 +101,7 @@ class PriorTraining(TrainingTask):
             classes = torch.arange(display.num_examples, device=self.device) % num_classes
         generator = torch.Generator(self.device).manual_seed(0)
         codes = sample_codes(self.artifact, display.num_examples, self.artifact.num_positions, classes, generator)
+        codes = from_reading_order(codes, self.artifact)
         with torch.no_grad():
             signals = codec.to(self.device).decode(shape_codes(codec, codes))
         captions = None if classes is None else [f"class {label}" for label in classes.tolist()]
@@ -108,4 +109,5 @@ class PriorTraining(TrainingTask):
 
     def _nats_per_code(self, batch: CodeSequences, with_class: bool = True) -> Tensor:
         condition = batch.labels if self.artifact.num_classes and with_class else None
-        return F.cross_entropy(self.artifact(batch.codes, condition).flatten(0, 1), batch.codes.flatten())
+        codes = to_reading_order(batch.codes, self.artifact)
+        return F.cross_entropy(self.artifact(codes, condition).flatten(0, 1), codes.flatten())

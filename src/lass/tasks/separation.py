@@ -145,17 +145,20 @@ class Separation(LightningModule):
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""
         self._drop_distances_without_enough_images()
-        self.separator.to(self.device)
         self.results = ResultsFolder(self.trainer.default_root_dir)
         parts = {"codec": self.separator.codec, "likelihood": self.separator.likelihood.state_dict()}
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
-        fingerprints = {name: fingerprint(part) for name, part in parts.items()}
+        known: dict[int, str] = {}  # a prior that both sources share is looked at once; it may be large
+        for part in parts.values():
+            known[id(part)] = known.get(id(part)) or fingerprint(part)
+        fingerprints = {name: known[id(part)] for name, part in parts.items()}
         settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
         settings |= {"source_names": self.separator.source_names} if self.separator.source_names else {}
         settings["mixtures_of"] = getattr(self.trainer.datamodule, "separate", None)
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
             self.separator.save_pretrained(self.results.root / "separator")
+        self.separator.to(self.device)  # not before: saving would copy everything back
         self.trainer.strategy.barrier()
 
     def predict_step(self, batch: SourcePairs) -> list[int]:
