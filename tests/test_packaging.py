@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lass import separate_files
+from lass import import_model, separate_files
 
 STAGES = {"train-vqvae": "fit", "train-prior": "fit", "count": "fit", "separate": "predict"}
 
@@ -32,8 +32,10 @@ def metadata(repository):
 def test_environment_and_setup_agree(repository, metadata):
     environment = yaml.safe_load((repository / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    options = metadata["options"]["install_requires"] + metadata["options.extras_require"]["dev"]
+    extras = metadata["options.extras_require"]
+    options = metadata["options"]["install_requires"] + extras["dev"]
     assert [line for line in pip if not line.startswith("--editable")] == options.split()
+    assert set(" ".join(extras.values()).split()) <= set(options.split())  # whatever is optional is tested
     (python,) = [entry for entry in environment["dependencies"] if str(entry).startswith("python>=")]
     assert python.removeprefix("python") == metadata["options"]["python_requires"]
 
@@ -58,6 +60,7 @@ def make(repository, *arguments, **environment):
     [
         ("train-features", "celeba"),
         *itertools.product(STAGES, ["digits", "mnist", "celeba"]),
+        *itertools.product(["count", "separate"], ["celebahq", "imagenet"]),
     ],
 )
 def test_make_runs_the_stage_of_the_dataset(repository, target, dataset):
@@ -110,9 +113,23 @@ def test_an_unknown_dataset_is_named(repository):
     assert f"no experiment 'nothing': expected one of {' '.join(datasets)}" in run.stdout + run.stderr
 
 
+@pytest.mark.parametrize("target", ["train-vqvae", "train-prior"])
+def test_published_models_are_imported_not_trained(repository, target):
+    run = subprocess.run(
+        ["make", "--old-file=.venv/installed", target, "DATASET=imagenet"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": ""},
+    )
+    assert run.returncode != 0
+    assert "The models of imagenet are published ones: import them, there is nothing to train." in run.stdout
+    assert re.search("lass import taming .* --out runs/imagenet/taming\n", run.stdout)
+
+
 def test_help_lists_every_target(repository):
     makefile = (repository / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment"}
+    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment", "trainable"}
     helped = make(repository, "help").stdout
     run = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True)
     assert run.returncode == 0, helped
@@ -171,6 +188,8 @@ def test_readme_commands_exist(repository, monkeypatch):
         for line in command.splitlines():
             if "bin/lass separate " in line:
                 separate_files.parser().parse_args(shlex.split(line)[2:])
+            elif "bin/lass import " in line:
+                import_model.parser().parse_args(shlex.split(line)[2:])
             elif "bin/lass " in line:  # a misspelt option or class fails to parse
                 ParseOnly(shlex.split(line)[1:])
 
