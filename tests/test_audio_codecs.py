@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dangerous import Dangerous
 from safetensors.torch import load_file
 
 from lass import LassError
@@ -132,16 +133,6 @@ def test_other_files_are_refused(checkpoint, tmp_path):
     torch.save(loaded, tmp_path / "less.pth")
     with pytest.raises(LassError, match="no VQ-VAE of Jukebox with the layers of level 2"):
         read_jukebox(tmp_path / "less.pth")
-
-
-class Dangerous:
-    """Would write a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "run")
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

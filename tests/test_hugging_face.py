@@ -278,6 +278,37 @@ def test_models_in_the_format_of_transformers_are_read(tmp_path):
     assert str(tmp_path) not in json.dumps(half.config)  # a machine's path is nobody's business
 
 
+def test_a_folder_can_name_no_code_either(tmp_path):
+    model = tiny(LLAMA)
+    model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields |= {"attn_implementation": "stranger/kernel", "auto_map": {"AutoModelForCausalLM": "stranger/code--model.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    prior = HuggingFacePrior.from_folder(tmp_path, **CODES)
+    assert type(prior.model) is type(model)
+    assert "/" not in prior.model.config._attn_implementation
+
+
+def test_the_cache_takes_what_was_foreseen(prior):
+    """All layers' keys and values, and one layer once more while it is replaced."""
+    state, codes = prior.start(5), random_codes(5, T)
+    for s in range(T):
+        prior.step(state, codes[:, s - 1] if s else None)
+    layers = [layer.keys.nbytes + layer.values.nbytes for layer in state.past.layers]
+    foreseen = prior.bytes_for(5, T)
+    assert sum(layers) + max(layers) <= foreseen
+    if not getattr(prior.model.config, "sliding_window", None):  # which forgets
+        assert foreseen == sum(layers) + max(layers)
+
+
+def test_a_model_without_attention_says_nothing_of_its_memory_and_is_refused():
+    fields = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    prior = HuggingFacePrior(tiny(fields), **CODES)
+    assert prior.bytes_for(5, T) == 0
+    with pytest.raises(LassError, match="keeps no key/value cache"):
+        prior.step(prior.start(1), None)
+
+
 def test_models_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LassError, match=r"no causal language model of transformers at .*empty"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from dangerous import Dangerous
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors import safe_open
@@ -184,16 +185,6 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
     for name in ("cut", "empty", "page"):
         with pytest.raises(LassError, match="damaged"):
             read_taming(tmp_path / "project.yaml", tmp_path / f"{name}.ckpt")
-
-
-class Dangerous:
-    """Would write a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "run")
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

@@ -227,11 +227,14 @@ class HuggingFacePrior(Artifact):
     def bytes_for(self, num_sequences: int, num_positions: int) -> int:
         """What the keys and values of so many sequences take when they have so many positions; some models need less.
 
-        While a layer's are replaced, that layer has them twice.
+        While a layer's are replaced, that layer has them twice. 0 for a model whose config names no attention heads.
         """
         config = self.model.config.get_text_config()
-        num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        num_queries = getattr(config, "num_attention_heads", None)
+        if num_queries is None:
+            return 0
+        num_heads = getattr(config, "num_key_value_heads", None) or num_queries
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_queries
         entry = 2 * num_heads * head_dim * self.model.dtype.itemsize
         return (config.num_hidden_layers + 1) * entry * num_sequences * num_positions
 
