@@ -17,6 +17,7 @@ from lass.cli import main
 from lass.codecs import ImageVQVAE
 from lass.priors import HuggingFacePrior, Prior, load_prior, sample_codes
 from lass.samplers import BeamSearch, TopK
+from lass.tasks import PriorTraining
 
 K, T, FIRST, START, CLASSES, VOCABULARY = 7, 6, 2, 1, 9, 13  # codes are the tokens 2…8, classes the tokens 9…11
 
@@ -409,6 +410,15 @@ def test_the_training_stage_takes_one_from_its_yaml(pretrained, repository, tmp_
     assert isinstance(trained, HuggingFacePrior)
     assert trained.codec_fingerprint == fingerprint(codec)
     assert trained(random_codes(2, 16)).isfinite().all()
+
+
+def test_a_loaded_model_is_trained_with_its_dropout(tmp_path):
+    tiny(GPT2).save_pretrained(tmp_path)
+    prior = HuggingFacePrior.from_folder(tmp_path, **CODES)
+    codes = random_codes(4, T)
+    assert torch.equal(prior(codes), prior(codes))
+    task = PriorTraining(prior)
+    assert not torch.equal(task.artifact(codes), task.artifact(codes))
 
 
 def test_without_transformers_only_its_use_fails(monkeypatch):

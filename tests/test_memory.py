@@ -56,15 +56,23 @@ def test_in_groups_the_candidates_are_the_same(priors, sampler, num_priors, monk
     priors = priors[:num_priors] * (3 - num_priors)
     mixture_codes = torch.randint(NUM_CODES, (3, NUM_POSITIONS), generator=torch.Generator().manual_seed(2))
 
+    shown = []
+
     def run():
-        return separate_codes(mixture_codes, priors, likelihood, sampler, seed=3)
+        shown.clear()
+        return separate_codes(
+            mixture_codes, priors, likelihood, sampler, seed=3, progress=lambda x: shown.append(len(x)) or x
+        )
 
     together = run()
+    assert shown == [NUM_POSITIONS] * 2  # two mixtures, then one
     asked = []
     room = 2 * memory.bytes_for(priors, 6, NUM_POSITIONS)  # half of which is used where little is free
     monkeypatch.setattr(memory, "free_bytes", lambda priors, device: asked.append(device) or room)
-    in_groups = run()
+    with pytest.warns(UserWarning, match="caches for 23 candidates take .* in groups of 5"):
+        in_groups = run()
     assert asked
+    assert shown == [NUM_POSITIONS] * 3 * 5  # each mixture alone, in groups of 5, 5, 5, 5 and 3
     torch.testing.assert_close(in_groups.scores, together.scores, atol=1e-4, rtol=0)
     torch.testing.assert_close(in_groups.weights, together.weights)
     assert torch.equal(in_groups.codes, together.codes)
@@ -96,7 +104,8 @@ def test_several_mixtures_go_together_only_where_they_fit(priors, monkeypatch):
 
     for at_once in (8, 4, 2, 1):
         assert fit(memory.bytes_for(priors, 20 * at_once, NUM_POSITIONS)) == (at_once, 20)
-    assert fit(memory.bytes_for(priors, 5, NUM_POSITIONS)) == (1, 5)
+    with pytest.warns(UserWarning, match="in groups of 5"):
+        assert fit(memory.bytes_for(priors, 5, NUM_POSITIONS)) == (1, 5)
     with pytest.raises(LassError, match="one candidate"):
         fit(memory.bytes_for(priors, 1, NUM_POSITIONS) - 1)
 

@@ -199,7 +199,8 @@ def _prior(
     for name, tensor in weights.items():
         if match := re.match(r"transformer\.(blocks\.\d+)\.(.*)\.(weight|bias)$", name):
             of_block[match[1]][f".{BLOCK.get(match[2], match[2])}.{match[3]}"] = tensor
-    for block, tensors in tqdm(of_block.items(), "transformer", unit="block"):
+    for block in tqdm(list(of_block), "transformer", unit="block"):
+        tensors = of_block.pop(block)
         _join(tensors, ("attn.query", "attn.key", "attn.value"), "to_qkv")
         ours |= {block + name: tensor.to(dtype) for name, tensor in tensors.items()}
     order = weights.get("permuter.forward_shuffle_idx")

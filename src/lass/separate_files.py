@@ -56,7 +56,7 @@ def _separate_images(separator: Separator, options: argparse.Namespace) -> None:
     conditions = None if options.classes is None else torch.tensor(options.classes)
     pictured = []
     for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
-        result = separator.separate(mixture, conditions, seed=options.seed)
+        result = separator.separate(mixture, conditions, options.seed, separate_songs.POSITIONS)
         for target, estimate in zip(targets[path], result.estimates, strict=True):
             write_image(target, estimate)
         if len(pictured) < NUM_PICTURED:

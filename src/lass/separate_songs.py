@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -25,6 +26,7 @@ FIGURE = "spectrograms.png"
 SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # taken from a folder
 PICTURED_SECONDS = 30.0  # in the middle of the song
 BLOCK_SECONDS = 30.0  # written at once
+POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress, where it takes seconds
 MOST_BYTES_OF_WAV = 2**32 - 2**16  # a larger file is RF64, which most programs read as WAV
 
 
@@ -82,7 +84,9 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
             for draft in drafts
         ]
         total = num_windows(num_samples, codec.hop, window, context)
-        pieces = separate_stream(read, num_samples, separator, window=window, context=context, seed=seed)
+        pieces = separate_stream(
+            read, num_samples, separator, window=window, context=context, seed=seed, progress=POSITIONS
+        )
         try:
             for piece in tqdm(pieces, path.name, total, unit="window"):
                 for sink, samples in zip(sinks, piece, strict=True):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,9 @@ from lass.separation.posterior import StepPosterior
 
 #: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
 SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
+
+#: Goes through the positions, and may show how far it is: `tqdm`, for instance.
+Progress = Callable[[Sequence[list[int]]], Iterable[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def separate_codes(
     seed: int = 0,
     indices: Sequence[int] | None = None,
     memory_budget: int = 2**30,
+    progress: Progress = iter,
 ) -> Candidates:
     """Separate the codes of mixtures into the codes of two sources.
 
@@ -69,6 +73,7 @@ def separate_codes(
         seed: of all randomness, together with `indices`.
         indices: one number per mixture, so that its result does not depend on its batch; default 0…M-1.
         memory_budget: bytes that the posterior of one position may take for temporaries; the priors' caches are apart.
+        progress: goes through the positions, once for each group of what goes through the priors together.
 
     Returns:
         The sampler's candidates, sorted by score. Each has the weight 1/N, impossible ones (score −inf) excepted,
@@ -108,6 +113,7 @@ def separate_codes(
                     if together < num_candidates
                     else MixtureGenerators(seed, indices[group], device),
                     memory_budget,
+                    progress,
                 )
             )
         separated.append(_sorted(*_joined(walked, 1)))
@@ -129,6 +135,7 @@ def _walk(
     past: Tensor,
     generator: MixtureGenerators,
     memory_budget: int,
+    progress: Progress,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Algorithm 1 for what goes through the priors together: codes (M, N, S, T), scores (M, N), log weights (M, N)."""
     num_mixtures, device = len(mixture_codes), mixture_codes.device
@@ -136,7 +143,7 @@ def _walk(
     scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
     start = (num_mixtures, sampler.num_candidates, device, past)
 
-    for position, step_codes in enumerate(mixture_codes.T.tolist()):
+    for position, step_codes in enumerate(progress(mixture_codes.T.tolist())):
         log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
         pairs = likelihood.at(step_codes, None if mixture_latents is None else mixture_latents[..., position])  # Line 6
         posterior = StepPosterior(log_priors, pairs, likelihood_weight, log_weights, memory_budget)  # Line 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,9 +48,16 @@ def fit(
         mixtures //= 2
     while candidates and bytes_for(priors, mixtures * candidates, num_positions) > room:
         candidates = candidates // 2 if divisible else candidates - 1
-    if candidates == num_candidates or (divisible and candidates):
+    if candidates == num_candidates:
         return mixtures, candidates
     needed = bytes_for(priors, num_candidates if candidates else 1, num_positions)
+    if divisible and candidates:
+        warnings.warn(
+            f"The priors' caches for {num_candidates} candidates take {_gib(needed)}, more than is free on {device}: "
+            f"they go through the priors in groups of {candidates}.",
+            stacklevel=3,
+        )
+        return mixtures, candidates
     which = f"{num_candidates} candidates" if candidates else "one candidate"
     advice = f"lower num_candidates to {candidates}" if candidates else f"free memory of {device}, or use one with more"
     raise LassError(

@@ -18,7 +18,7 @@ from lass.errors import LassError
 from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior, from_reading_order, to_reading_order
 from lass.samplers import Sampler, TopK
-from lass.separation.algorithm import Candidates, separate_codes
+from lass.separation.algorithm import Candidates, Progress, separate_codes
 from lass.separation.averaging import mean_latents
 from lass.separation.entropy import entropy_by_position
 from lass.separation.refinement import LatentDescent, Refinement
@@ -142,19 +142,22 @@ class Separator:
                 self.likelihood = self.likelihood.to(device)
         return self
 
-    def separate(self, mixture: Tensor, conditions: Tensor | None = None, seed: int = 0) -> SeparationResult:
+    def separate(
+        self, mixture: Tensor, conditions: Tensor | None = None, seed: int = 0, progress: Progress = iter
+    ) -> SeparationResult:
         """Separate one mixture.
 
         Args:
             mixture: (channels, *space), in the range that the codec was trained on.
             conditions: (sources,) classes, for class-conditional priors.
             seed: the same seed gives the same result.
+            progress: goes through the code positions and may show how far it is: `tqdm`, for instance.
 
         Raises:
             LassError: if the mixture has another shape than the codec's signals, or values that are not finite.
         """
         conditions = None if conditions is None else conditions[None]
-        result = self.separate_batch(mixture[None], conditions, seed=seed)
+        result = self.separate_batch(mixture[None], conditions, seed=seed, progress=progress)
         return SeparationResult(**{name: None if x is None else x[0] for name, x in vars(result).items()})
 
     def separate_batch(
@@ -164,6 +167,7 @@ class Separator:
         *,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        progress: Progress = iter,
     ) -> SeparationResult:
         """Separate several mixtures at once; each comes out as it would alone under its index.
 
@@ -172,6 +176,7 @@ class Separator:
             conditions: (M, sources) classes, for class-conditional priors.
             seed: of all randomness, together with `indices`.
             indices: one number per mixture, default 0…M-1.
+            progress: as `separate`.
 
         Raises:
             LassError: as `separate`.
@@ -194,6 +199,7 @@ class Separator:
             conditions=None if conditions is None else conditions.to(self.device),
             seed=seed,
             indices=indices,
+            progress=progress,
         )
         chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         any_order = self.any_order(conditions, len(mixtures))
@@ -216,7 +222,7 @@ class Separator:
         Args:
             mixture_codes: (M, T).
             mixture_latents: (M, dim, T), where the likelihood looks at them.
-            options: conditions, past, seed, indices.
+            options: conditions, past, seed, indices, progress.
         """
         prior = self.priors[0]  # all have the same order
         candidates = separate_codes(

@@ -11,13 +11,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.errors import LassError
+from lass.separation.algorithm import Progress
 from lass.separation.separator import Separator
 
 Read = Callable[[int, int], Float[Tensor, "channels samples"]]
 
 
 def separate_stream(
-    read: Read, num_samples: int, separator: Separator, *, window: int, context: int, seed: int = 0
+    read: Read,
+    num_samples: int,
+    separator: Separator,
+    *,
+    window: int,
+    context: int,
+    seed: int = 0,
+    progress: Progress = iter,
 ) -> Iterator[Float[Tensor, "sources channels samples"]]:
     """Separate a signal of any length, piece by piece, in memory that does not grow with it.
 
@@ -34,6 +42,7 @@ def separate_stream(
         window: code positions in a window, at most what the priors were made for.
         context: how many of them are carried over, fewer than `window`.
         seed: of all randomness; each window has its own.
+        progress: goes through the positions of each window, see `separate_codes`.
 
     Yields:
         (sources, channels, samples) of the pieces in order, together `num_samples` long.
@@ -65,7 +74,7 @@ def separate_stream(
     for number, start in enumerate(_starts(num_positions, window, context)):
         stop = min(start + window - (context if start else 0), num_positions)
         past = None if codes is None else codes[..., max(0, start - context) - first :]
-        fresh = _separate_window(read, separator, start, stop, num_positions, past, seed, number)
+        fresh = _separate_window(read, separator, start, stop, num_positions, past, seed, number, progress)
         if codes is None:
             codes, latents = fresh
         else:
@@ -101,6 +110,7 @@ def _separate_window(
     past: Int[Tensor, "channels sources past"] | None,
     seed: int,
     number: int,
+    progress: Progress,
 ) -> tuple[Int[Tensor, "channels sources time"], Float[Tensor, "channels sources dim time"]]:
     codec = separator.codec
     before = min(start, codec.margin)
@@ -115,6 +125,7 @@ def _separate_window(
         past=past,
         seed=seed,
         indices=[number * len(mixture) + channel for channel in range(len(mixture))],
+        progress=progress,
     )
     # How candidates sound also depends on the codes before them, where some are carried over.
     lead = 0 if past is None else min(before, past.shape[-1])

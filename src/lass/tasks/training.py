@@ -87,7 +87,7 @@ class TrainingTask(LightningModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.artifact, self.monitor, self.mode = artifact, monitor, mode
+        self.artifact, self.monitor, self.mode = artifact.train(), monitor, mode  # one that was loaded is in eval mode
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
 
     @property
