@@ -156,3 +156,4 @@ def test_a_mistyped_command_fails_with_its_reason(arguments, words):
     assert run.returncode != 0
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+    assert "Warning" not in run.stderr

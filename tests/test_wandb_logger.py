@@ -22,7 +22,7 @@ def mode_of(logger: WandbLogger) -> str:
     return logger._wandb_init["mode"]
 
 
-def test_a_run_is_offline_without_a_login(tmp_path):
+def test_a_run_is_offline_without_a_login(tmp_path, capfd):
     assert not is_logged_in()
     logger = WandbLogger("digits", "prior", save_dir=str(tmp_path / "run"))
     assert mode_of(logger) == "offline"
@@ -30,6 +30,7 @@ def test_a_run_is_offline_without_a_login(tmp_path):
     assert logger.experiment.settings.mode == "offline"
     wandb.finish()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert "WARNING" not in capfd.readouterr().err
 
 
 def test_a_run_is_online_with_a_key(monkeypatch, nobody, tmp_path):

@@ -91,12 +91,12 @@ def main(args: list[str] | None = None) -> None:
     """Entry point: a mistake of the user's is one sentence and status 1, not a traceback."""
     # Lightning advertises other products at every start; nothing else it says is dropped.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
-    args = sys.argv[1:] if args is None else args
+    words = sys.argv[1:] if args is None else args
     try:
-        if args[:1] == ["separate"]:
-            separate_files.main(args[1:])
-        elif args[:1] == ["import"]:
-            import_model.main(args[1:])
+        if words[:1] == ["separate"]:
+            separate_files.main(words[1:])
+        elif words[:1] == ["import"]:
+            import_model.main(words[1:])
         else:
             LassCLI(args)
     except (ValueError, ArgumentError) as error:

@@ -62,3 +62,4 @@ class WandbLogger(LightningWandbLogger):
             mode=mode,
             settings=wandb.Settings(silent=mode == "offline"),  # its hints are replaced by the one line above
         )
+        self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and wandb always warns that it is obsolete
