@@ -24,7 +24,8 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     """The scores of a results folder as small tables, and where to look."""
     scores = [score for score in SCORES if score in summary]
     num = max(summary[score]["num"] for score in scores)
-    lines = [f"Separated {num} mixture{'' if num == 1 else 's'} of two sources each. Per source, mean ± standard deviation:"]
+    what = "mixture" if num == 1 else "mixtures"
+    lines = [f"Separated {num} {what} of two sources each. Per source, mean ± standard deviation:"]
     for score in scores:
         defined = summary[score]["num"]
         lines.append(f"{SCORES[score]} in dB" + ("" if defined == num else f", defined for {defined} of the mixtures"))
