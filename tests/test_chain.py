@@ -21,6 +21,7 @@ from lass.metrics import psnr
 from lass.priors import load_prior
 from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
+from lass.separation import memory
 
 
 def test_every_stage_leaves_what_the_next_one_needs(chain):
@@ -194,6 +195,16 @@ def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
         lass(repository, "separate", "--data.separate=validation")
     with pytest.raises(SystemExit, match="results for other mixtures"):
         lass(repository, "separate", "--data.mixtures=null", "--data.split_seed=4")
+
+
+def test_after_too_little_memory_fewer_candidates_go_into_the_same_folder(chain, repository, monkeypatch):
+    folder = "--trainer.default_root_dir=runs/digits/large"
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "free_bytes", lambda priors, device: 10)
+        with pytest.raises(SystemExit, match="caches for one candidate of 16 codes"):
+            lass(repository, "separate", folder)
+    lass(repository, "separate", folder, "--model.sampler.init_args.num_candidates=4")
+    assert ResultsFolder("runs/digits/large").has(5)
 
 
 def test_a_wrong_codec_is_refused_by_name(chain, repository):

@@ -44,7 +44,9 @@ class ResultsFolder:
         """
         path = self.root / "settings.json"
         settings = json.loads(json.dumps({**settings, "content": CONTENT}))  # as it will be read back
-        if path.exists() and not overwrite and (there := read_json(path, "run's settings")) != settings:
+        # A run that was refused before its first mixture, for lack of memory or the like, has nothing to lose.
+        may_lose = path.exists() and any(self.root.glob("mixtures/*.safetensors")) and not overwrite
+        if may_lose and (there := read_json(path, "run's settings")) != settings:
             if there.get("content") != CONTENT:
                 raise LassError(
                     f"{self.root} holds results of another version of lass: choose another folder with "
