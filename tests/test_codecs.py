@@ -125,7 +125,7 @@ def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
     batch = Sources(torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.long))
     losses, logged = [], {}
     for weight in (0.0, 0.5):
-        task = VQVAETraining(codec.eval(), linearity=weight)
+        task = VQVAETraining(codec, linearity=weight).eval()  # the codebook stays as it is
         monkeypatch.setattr(task, "log_dict", logged.update)
         losses.append(task.training_step(batch).item())
     latents = codec.encode_latents(batch.signals)

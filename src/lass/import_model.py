@@ -30,6 +30,8 @@ def main(args: Sequence[str]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LassError(f"{out} is there already: choose another folder with --out.")
     parts, said = (import_jukebox if options.model == "jukebox" else import_taming)(options, out)
+    num_bytes = sum(tensor.nbytes for part in parts.values() for tensor in part.state_dict().values())
+    print(f"Writing {num_bytes / 2**20:,.0f} MiB to {out} …", flush=True)  # takes a minute, where it is gigabytes
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".importing-") as folder:
