@@ -11,12 +11,12 @@ from lass.report.offline_runs import read_offline_runs
 from lass.report.wandb_logger import WandbLogger
 
 
-def log(folder, epochs, losses, steps_per_epoch=10):
-    """One run of the prior's stage, with a score after each epoch."""
-    logger = WandbLogger("digits", "prior", save_dir=str(folder / "prior"))
+def log(folder, epochs, losses, steps_per_epoch=10, stage="prior", name="val/nats_per_code"):
+    """One run of a stage, with a score after each epoch."""
+    logger = WandbLogger("digits", stage, save_dir=str(folder / stage))
     for epoch, loss in zip(epochs, losses, strict=True):
         step = (epoch + 1) * steps_per_epoch - 1
-        logger.log_metrics({"val/nats_per_code": loss, "epoch": epoch}, step)
+        logger.log_metrics({name: loss, "epoch": epoch}, step)
     wandb.finish()
 
 
@@ -55,6 +55,14 @@ def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
         counts.append(len(run.rows))
     assert counts == sorted(counts)
     assert counts[-1] == 3
+
+
+def test_audio_has_its_own_score_and_each_source_its_prior(tmp_path):
+    log(tmp_path, [0, 1], [4.0, 5.0], stage="vqvae", name="val/si_sdr_sources_db")
+    for source in ("drums", "bass"):
+        log(tmp_path, [0, 1], [3.0, 2.0], stage=f"prior-{source}")
+    titles = [axes.get_title() for axes in training_curves(tmp_path).axes]
+    assert titles == ["codec: SI-SDR in dB", "prior: nats per code (bass)", "prior: nats per code (drums)"]
 
 
 def test_no_log_is_said_so(tmp_path):

@@ -11,9 +11,10 @@ from lass.errors import LassError
 from lass.report.figures import save_figure
 from lass.report.offline_runs import read_offline_runs
 
-#: Panels: stage, title, curves with the names they were logged under.
+#: Panels: stage, title, curves with the names they were logged under. Those without curves are left out.
 PANELS = (
     ("vqvae", "codec: PSNR in dB", {"sources": "val/psnr_sources_db", "mixtures": "val/psnr_mixtures_db"}),
+    ("vqvae", "codec: SI-SDR in dB", {"sources": "val/si_sdr_sources_db", "mixtures": "val/si_sdr_mixtures_db"}),
     ("vqvae", "codec: perplexity of the codes", {"validation": "codebook/perplexity"}),
     ("prior", "prior: nats per code", {"training": "train/nats_per_code", "validation": "val/nats_per_code"}),
     (
@@ -23,9 +24,11 @@ PANELS = (
     ),
 )
 
+Curves = dict[str, list[tuple[float, float]]]  # points by what a curve is called
+
 
 def training_curves(root: str | Path) -> Figure:
-    """One panel for each pair of curves, over epochs.
+    """One panel for each pair of curves, over epochs; where each source has a prior, for each of these.
 
     Args:
         root: folder with the stages' runs, `runs/<dataset>`; they were logged offline.
@@ -33,22 +36,13 @@ def training_curves(root: str | Path) -> Figure:
     Raises:
         LassError: if no stage has left a log.
     """
-    stages = {stage: Path(root) / stage for stage, _, _ in PANELS}
-    logs = {stage: _rows(folder) for stage, folder in stages.items() if (folder / "wandb").is_dir()}
-    panels = [panel for panel in PANELS if panel[0] in logs]
+    panels = _panels(Path(root))
     if not panels:
         raise LassError(f"No stage has left an offline log in {root}: expected folders like {root}/vqvae/wandb.")
     figure = Figure(figsize=(3.4 * len(panels), 2.8))
-    for axes, (stage, title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        rows = logs[stage]
-        epochs = _epochs(rows)
-        for label, name in curves.items():
-            logged = zip(epochs, rows, strict=True)
-            points = [(epoch, row[name]) for epoch, row in logged if isinstance(row.get(name), int | float)]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 40 else None
-                )
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, points in curves.items():
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 40 else None)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -56,6 +50,28 @@ def training_curves(root: str | Path) -> Figure:
         axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _panels(root: Path) -> dict[str, Curves]:
+    """What was logged, by the titles of the panels."""
+    panels = {}
+    for stage, title, names in PANELS:
+        of_sources = sorted(root.glob(f"{stage}-*"))
+        for folder in [root / stage, *of_sources]:
+            rows = _rows(folder) if (folder / "wandb").is_dir() else []
+            epochs = _epochs(rows)
+            curves = {
+                label: [(e, float(row[name])) for e, row in zip(epochs, rows, strict=True) if _is_number(row.get(name))]
+                for label, name in names.items()
+            }
+            curves = {label: points for label, points in curves.items() if points}
+            if curves:
+                panels[title + f" ({folder.name.removeprefix(stage + '-')})" * (folder in of_sources)] = curves
+    return panels
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _rows(folder: Path) -> list[dict]:

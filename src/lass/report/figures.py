@@ -16,7 +16,9 @@ COLUMN_INCHES = 1.1
 
 def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Sequence[str], title: str) -> Figure:
     """Named columns of images in [0, 1], one row per item."""
-    figure = Figure(figsize=(COLUMN_INCHES * len(columns) + 0.7, COLUMN_INCHES * len(row_labels) + 0.7))
+    height, width = next(iter(columns.values())).shape[-2:]
+    row_inches = (COLUMN_INCHES - 0.2) * height / width + 0.2
+    figure = Figure(figsize=(COLUMN_INCHES * len(columns) + 0.7, row_inches * len(row_labels) + 0.7))
     axes = figure.subplots(len(row_labels), len(columns), squeeze=False)
     for column, (name, images) in enumerate(columns.items()):
         for row, label in enumerate(row_labels):
