@@ -74,7 +74,14 @@ def test_latents_are_counted_and_separated_with(chain, repository):
     assert first == again
 
     with pytest.raises(SystemExit, match=r"latents=True, but this run has False.*--model.latents=true"):
-        lass(repository, "likelihood", "--trainer.max_epochs=5", "--ckpt_path=last", where.format("likelihood"))
+        lass(
+            repository,
+            "likelihood",
+            "--model.latents=false",
+            "--trainer.max_epochs=5",
+            *options[2:],
+            where.format("likelihood"),
+        )
 
 
 def test_weakly_supervised_separation_uses_the_classes(chain, repository):
@@ -180,7 +187,7 @@ def test_a_killed_run_goes_on_where_it_stopped(chain, repository):
     assert [r["psnr_db"] for i, r in enumerate(again) if i != 4] == [
         r["psnr_db"] for i, r in enumerate(table) if i != 4
     ]
-    assert row["psnr_db"] == pytest.approx(float(table[4]["psnr_db"]), abs=1e-2)
+    assert row["psnr_db"] == pytest.approx(float(table[4]["psnr_db"]), abs=0.05)  # the mean of all candidates counts
 
 
 def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
@@ -315,7 +322,8 @@ def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, reposit
     counts.likelihood(codebook=codebook_of(load_codec("runs/digits/vqvae/codec"))).save("runs/finished.safetensors")
     finished = "--model.likelihood=runs/finished.safetensors"
     sampler = "--model.sampler=lass.samplers.SequentialMonteCarlo"
-    for name, options in {"counts": [], "finished": [finished]}.items():
+    counted = "--model.likelihood=runs/digits/likelihood/counts.safetensors"
+    for name, options in {"counts": [counted], "finished": [finished]}.items():
         few = ["--data.num_mixtures=2", "--model.sampler.num_candidates=8", "--model.refinement.init_args.steps=1"]
         where = f"--trainer.default_root_dir=runs/{name}/separate"
         lass(repository, "separate", sampler, *few, *options, where)
@@ -352,7 +360,7 @@ def test_a_damaged_result_is_made_again(chain, repository):
         ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt is damaged"),
         ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be at least 1"),
         ("separate", ["--data.num_mixtures=300"], "There are 198 mixtures"),
-        ("separate", ["--model.sampler.k=0"], "k=0"),
+        ("separate", ["--model.sampler.num_candidates=0"], "num_candidates=0"),
         ("separate", ["--model.conditional=true"], "no condition; got one"),
     ],
 )
