@@ -56,6 +56,7 @@ BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
 @pytest.mark.parametrize(
     ("dataset", "sampler", "weight", "refined", "selection"),
     [
+        ("digits", TOP_K, 1.0, True, None),
         ("mnist", TOP_K, 1.0, True, None),
         ("celeba", TOP_K, 3.0, False, None),
         ("slakh", BEAMS, 1.0, False, "lass.separation.HighestScore"),
