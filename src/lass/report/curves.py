@@ -54,19 +54,20 @@ def training_curves(root: str | Path) -> Figure:
 
 def _panels(root: Path) -> dict[str, Curves]:
     """What was logged, by the titles of the panels."""
+    folders = {stage: [root / stage, *sorted(root.glob(f"{stage}-*"))] for stage, _, _ in PANELS}
+    logs = {folder: _rows(folder) for same in folders.values() for folder in same if (folder / "wandb").is_dir()}
     panels = {}
     for stage, title, names in PANELS:
-        of_sources = sorted(root.glob(f"{stage}-*"))
-        for folder in [root / stage, *of_sources]:
-            rows = _rows(folder) if (folder / "wandb").is_dir() else []
-            epochs = _epochs(rows)
+        for folder in [folder for folder in folders[stage] if folder in logs]:
+            rows, source = logs[folder], folder.name.removeprefix(stage).removeprefix("-")
+            logged = list(zip(_epochs(rows), rows, strict=True))
             curves = {
-                label: [(e, float(row[name])) for e, row in zip(epochs, rows, strict=True) if _is_number(row.get(name))]
+                label: [(epoch, float(row[name])) for epoch, row in logged if _is_number(row.get(name))]
                 for label, name in names.items()
             }
             curves = {label: points for label, points in curves.items() if points}
             if curves:
-                panels[title + f" ({folder.name.removeprefix(stage + '-')})" * (folder in of_sources)] = curves
+                panels[f"{title} ({source})" if source else title] = curves
     return panels
 
 
