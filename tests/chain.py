@@ -27,7 +27,7 @@ SMALL = {
     "separate": [
         "--data.num_mixtures=6",
         "--data.batch_size=4",
-        "--model.sampler.init_args.num_candidates=16",
+        "--model.sampler.init_args.num_candidates=64",  # so that each mixture has its own passes
         "--model.refinement.init_args.steps=5",
     ],
 }
