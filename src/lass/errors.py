@@ -1,4 +1,11 @@
-"""The one exception for mistakes of the user's."""
+"""The one exception for bad input, and the checks that raise it."""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Real
+from pathlib import Path
 
 
 class LassError(ValueError):
@@ -6,3 +13,65 @@ class LassError(ValueError):
 
     The command `lass` prints the sentence without a traceback and exits with status 1; in Python it is a `ValueError`.
     """
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raise LassError unless a setting is a finite number within its limits.
+
+    Args:
+        name: of the setting, as the user writes it.
+        value: that was given.
+        at_least, above: lower limit, included or excluded.
+        at_most, below: upper limit, included or excluded.
+        whole: whether it must be an integer. True and False are never numbers.
+
+    Example:
+        >>> check_number("num_candidates", 0, at_least=1, whole=True)
+        Traceback (most recent call last):
+        lass.errors.LassError: num_candidates must be an integer, at least 1, not 0...
+    """
+    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    expected = ["an integer" if whole else "a number"]
+    expected += [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+    is_number = isinstance(value, int if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not (
+        is_number
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    ):
+        raise LassError(f"{name} must be {', '.join(expected)}, not {value!r}.")
+
+
+def path_component(name: object, source: str | Path) -> str:
+    """`name` if it can be one component of a path on any system.
+
+    Args:
+        name: read from a file that may come from a stranger.
+        source: the file, for the error.
+
+    Raises:
+        LassError: if the name is empty, not text, longer than 100 characters, begins with a dot, or contains a path
+            separator, a control character, or a character that Windows reserves.
+
+    Example:
+        >>> path_component("../../evil", "separator.json")
+        Traceback (most recent call last):
+        lass.errors.LassError: separator.json holds the name '../../evil', which cannot be the name of a file: ...
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"""(?![. ])[^/\\:*?"<>|\x00-\x1f\x7f]{1,100}(?<![. ])""", name):
+        raise LassError(
+            f"{source} holds the name {name!r:.120}, which cannot be the name of a file: expected 1 to 100 characters, "
+            'no path separators, none of : * ? " < > |, and no dot or space at either end.'
+        )
+    return name
