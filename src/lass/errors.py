@@ -19,10 +19,10 @@ def check_number(
     name: str,
     value: object,
     *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
+    at_least: int | float | None = None,
+    above: int | float | None = None,
+    at_most: int | float | None = None,
+    below: int | float | None = None,
     whole: bool = False,
 ) -> None:
     """Raise LassError unless a setting is a finite number within its limits.
