@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import Artifact, register
-from lass.errors import LassError
+from lass.errors import LassError, check_sizes
 
 NUM_GROUPS = 8  # of the normalisation
 
@@ -29,7 +29,8 @@ class ImageFeatures(Artifact):
 
     def __init__(self, num_features: int = 64, width: int = 32) -> None:
         super().__init__()
-        if width < 1 or width % NUM_GROUPS:
+        check_sizes(2**16, num_features=num_features, width=width)
+        if width % NUM_GROUPS:
             raise LassError(f"The width must be a multiple of {NUM_GROUPS}, not {width}.")
         self.config = {"num_features": num_features, "width": width}
         self.num_features = num_features

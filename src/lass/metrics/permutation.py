@@ -13,7 +13,8 @@ def best_permutation(scores: Float[Tensor, "batch estimates sources"]) -> Int[Te
     """The assignment of estimates to sources with the highest mean score.
 
     Args:
-        scores: higher is better; `scores[b, e, s]` compares estimate e with source s, e.g. their PSNR.
+        scores: higher is better; `scores[b, e, s]` compares estimate e with source s, e.g. their PSNR. Where they are
+            undefined (NaN), the order stays as it is.
 
     Returns:
         Shape (batch, sources): the estimate that belongs to each source.
@@ -26,5 +27,6 @@ def best_permutation(scores: Float[Tensor, "batch estimates sources"]) -> Int[Te
     """
     num_sources = scores.shape[-1]
     orders = torch.tensor(list(permutations(range(num_sources))), device=scores.device)  # (orders, sources)
+    scores = scores.nan_to_num(0.0)
     totals = scores[:, orders, torch.arange(num_sources, device=scores.device)].sum(-1)  # (batch, orders)
     return orders[totals.argmax(1)]

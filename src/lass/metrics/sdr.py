@@ -20,12 +20,17 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 FRAME_SECONDS = 1.0  # museval's default for window and hop
+INAUDIBLE = 1e-8  # of full scale
+LIMIT_DB = 100.0  # no score is further from 0: an infinite one would make the mean of all mixtures infinite
 
 
 def median_sdr(
     estimates: Float[Tensor, "batch sources samples"], sources: Float[Tensor, "batch sources samples"], sample_rate: int
 ) -> Float[Tensor, "batch sources"]:
-    """SDR of each estimate in dB: the median over frames of one second, silent frames left out.
+    """SDR of each estimate in dB: the median over frames of one second, without those in which a source is silent.
+
+    museval also leaves out frames in which an estimate is silent, for all sources of the mixture. Here such a frame has
+    the SDR that its definition gives, 0 dB, so that a method cannot lose its failures by muting them.
 
     Args:
         estimates: in the order of `sources`; of mono signals.
@@ -33,7 +38,7 @@ def median_sdr(
         sample_rate: in Hz.
 
     Returns:
-        Shape (batch, sources); NaN where every frame is silent in some source or estimate.
+        Shape (batch, sources), within ±`LIMIT_DB`; NaN where some source is silent in every frame.
 
     It runs in a pool of processes where that can be had: a script needs its `if __name__ == "__main__":` for it.
 
@@ -54,10 +59,21 @@ def median_sdr(
 
 def _median_sdr(job: tuple[np.ndarray, np.ndarray, int]) -> np.ndarray:
     reference, estimate, frame = job
-    if not (reference.any(1).all() and estimate.any(1).all()):  # museval raises where a whole signal is silent
+    if not reference.any(1).all():  # museval raises where a whole signal is silent
         return np.full(len(reference), np.nan)
+    estimate = _audible(estimate, frame)
     sdr = museval_metrics().bss_eval(reference[..., None], estimate[..., None], window=frame, hop=frame)[0]
+    sdr = np.clip(sdr, -LIMIT_DB, LIMIT_DB)  # a perfect estimate has an infinite one
     return np.array([np.nan if np.isnan(row).all() else np.nanmedian(row) for row in sdr])
+
+
+def _audible(estimate: np.ndarray, frame: int) -> np.ndarray:
+    """A copy in which frames of zeros have one sample far below anything that could be heard."""
+    estimate = estimate.copy()
+    for start in range(0, estimate.shape[1], frame):
+        part = estimate[:, start : start + frame]
+        part[~part.any(1), part.shape[1] // 2] = INAUDIBLE
+    return estimate
 
 
 @cache

@@ -26,12 +26,13 @@ class MeanAndDeviation(Metric):
 
     def update(self, values: Tensor) -> None:
         """Add the scores of some mixtures."""
-        values = values.detach().flatten().double()
+        values = values.detach().flatten()
         self.values.append(values[~values.isnan()] if self.skip_undefined else values)
 
     def compute(self) -> dict[str, Tensor]:
         """`{"mean", "std", "num"}`; the deviation of a single number is 0."""
         values = torch.cat(self.values) if isinstance(self.values, list) else self.values
+        values = values.cpu().double()  # which not every device has
         if not len(values):
             return {"mean": torch.tensor(torch.nan), "std": torch.tensor(torch.nan), "num": torch.tensor(0)}
         std = values.std() if len(values) > 1 else torch.zeros_like(values.mean())

@@ -28,7 +28,7 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     lines = [f"Separated {num} {what} of two sources each. Per source, mean ± standard deviation:"]
     for score in scores:
         defined = summary[score]["num"]
-        lines.append(f"{SCORES[score]} in dB" + ("" if defined == num else f", defined for {defined} of the mixtures"))
+        lines.append(f"{SCORES[score]} in dB" + _undefined(num - defined))
         labelled = {f"{kind}{score}": label for kind, label in LABELS.items()}
         labelled |= {name: f"estimates of {source}" for name, source in _sources(summary, score).items()}
         for name, label in labelled.items():
@@ -40,6 +40,10 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
             lines += [f"  {label:<40} {distance:8.4g}" for label, distance in labelled]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])
+
+
+def _undefined(num: int) -> str:
+    return f"; without {num} mixture{'' if num == 1 else 's'} in which a source is silent" if num else ""
 
 
 def _sources(summary: dict[str, Any], score: str) -> dict[str, str]:

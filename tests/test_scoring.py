@@ -1,0 +1,98 @@
+"""Scores at the edges: silent and perfect estimates, silent sources, and the order that the reported score prefers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lass.metrics import best_permutation, pairwise_scores, psnr
+from lass.metrics.scoring import AudioScoring, ImageScoring
+from lass.metrics.sdr import LIMIT_DB, median_sdr
+from lass.report.summary import describe_summary
+
+RATE = 2000
+
+
+@pytest.fixture
+def sources():
+    torch.manual_seed(0)
+    return 0.1 * torch.randn(1, 2, 1, 3 * RATE)
+
+
+def test_a_silent_estimate_has_the_sdr_of_its_definition(sources):
+    """|s|² / |0 − s|² is 1, so 0 dB; the other source keeps its score."""
+    estimates = sources + 0.01 * torch.randn_like(sources)
+    expected = median_sdr(estimates[:, :, 0], sources[:, :, 0], RATE)
+    for silent in (0, 1):
+        muted = estimates.clone()
+        muted[:, silent] = 0
+        scores = AudioScoring(RATE).score_separation(muted, sources)
+        assert scores["sdr_db"][0, silent].item() == pytest.approx(0, abs=1e-3)
+        assert scores["sdr_db"][0, 1 - silent].item() == pytest.approx(expected[0, 1 - silent].item(), abs=1e-3)
+        assert scores["si_sdr_db"][0, silent] == -LIMIT_DB
+
+
+def test_frames_in_which_an_estimate_is_silent_are_scored_too(sources):
+    """Two of three frames silent: the median is theirs, where museval leaves only the good one."""
+    estimates = sources + 0.01 * torch.randn_like(sources)
+    estimates[:, 0, :, : 2 * RATE] = 0
+    score = AudioScoring(RATE).score_separation(estimates, sources)["sdr_db"]
+    assert score[0, 0].item() == pytest.approx(0, abs=1e-3)
+    assert score[0, 1] > 15
+
+
+def test_perfect_estimates_have_the_highest_score(sources):
+    scores = AudioScoring(RATE).score_separation(sources, sources)
+    assert all((values <= LIMIT_DB).all() and (values > 60).all() for values in scores.values())
+    images = torch.rand(2, 2, 1, 8, 8)
+    assert (ImageScoring().score_separation(images, images)["psnr_db"] == LIMIT_DB).all()
+
+
+def test_only_mixtures_with_a_silent_source_have_no_score(sources):
+    silent = sources.clone()
+    silent[:, 1] = 0
+    scores = AudioScoring(RATE).score_separation(sources, silent)
+    assert all(values.isnan().all() for values in scores.values())
+
+
+def test_mixtures_without_a_score_are_counted_in_words(tmp_path):
+    def facts(num):
+        return {"mean": 1.0, "std": 0.0, "num": num}
+
+    summary = {
+        f"{kind}{score}": facts(num)
+        for score, num in (("sdr_db", 3), ("si_sdr_db", 4))
+        for kind in ("", "average_", "codec_")
+    }
+    text = describe_summary(tmp_path, summary)
+    assert "SDR (museval) in dB; without 1 mixture in which a source is silent" in text
+    assert "SI-SDR in dB\n" in text
+
+
+def test_pairwise_scores_are_those_of_every_pair():
+    torch.manual_seed(0)
+    estimates, sources = torch.rand(2, 5, 3, 1, 4, 4)
+    found = pairwise_scores(ImageScoring(), estimates, sources)
+    for estimate in range(3):
+        for source in range(3):
+            expected = psnr(estimates[:, estimate], sources[:, source])
+            torch.testing.assert_close(found[:, estimate, source], expected, atol=1e-4, rtol=0)
+
+
+def test_the_order_of_audio_is_the_one_that_its_reported_score_prefers(sources):
+    """In two of three frames the estimates are in order; in the last one they are exchanged and loud, which decides the
+    squared error but not the median over frames.
+    """
+    estimates = sources + 0.01 * torch.randn_like(sources)
+    estimates[..., 2 * RATE :] = 10 * sources[..., 2 * RATE :].flip(1)
+    by_error = torch.stack(
+        [psnr(estimates[:, [e]].flatten(1), sources[:, [s]].flatten(1)) for e in (0, 1) for s in (0, 1)], 1
+    ).view(1, 2, 2)
+    assert best_permutation(by_error).tolist() == [[1, 0]]
+    assert best_permutation(pairwise_scores(AudioScoring(RATE), estimates, sources)).tolist() == [[0, 1]]
+
+
+def test_undefined_scores_leave_the_order_as_it_is():
+    assert best_permutation(torch.full((1, 3, 3), math.nan)).tolist() == [[0, 1, 2]]
