@@ -17,6 +17,9 @@ from lass.samplers.protocol import Choice, Posterior
 class BeamSearch:
     """Keeps the best-scoring beginnings, best first; exact when there are as many beams as sequences.
 
+    Sources that share a prior, under a symmetric likelihood, have two orders with the same score; only one is kept, so
+    that all beams are distinct separations.
+
     Args:
         num_candidates: beams per mixture. While there are fewer sequences than that, the rest have score −inf.
         temperature: taken like every sampler's, so that configs can swap them; the order of the beams is the same at
@@ -33,7 +36,9 @@ class BeamSearch:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        best = posterior.best(self.num_candidates)  # no beam can contribute more than all of the new ones
+        best = posterior.best(
+            self.num_candidates, canonical=True
+        )  # no beam can contribute more than all of the new ones
         extended = (scores[..., None] + best.log_posterior).flatten(1)
         scores, chosen = extended.topk(self.num_candidates, dim=1)
         first, second = (codes.flatten(1).gather(1, chosen) for codes in (best.first, best.second))

@@ -54,8 +54,12 @@ class Posterior(Protocol):
         exact, by inverting the running sum at the uniform number.
         """
 
-    def best(self, k: int) -> Drawn:
-        """The k most probable pairs of each candidate, best first; filled up with −inf where there are fewer."""
+    def best(self, k: int, canonical: bool = False) -> Drawn:
+        """The k most probable pairs of each candidate, best first; filled up with −inf where there are fewer.
+
+        With `canonical`, of a pair (a, b) and its reverse that lead to the same two sequences in another order only
+        the one with first ≤ second is kept. That is so where exchangeable sources have had the same codes so far.
+        """
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """Log posterior of the least probable pair that is in the nucleus of probability p.

@@ -43,6 +43,7 @@ class StepPosterior:
         likelihood_weight: the paper's λ.
         log_weights: of the candidates, as their sampler weighed them; None for all alike.
         memory_budget: bytes for temporaries.
+        symmetric: the likelihood of (first, second) is that of (second, first).
 
     Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7; the product is our own.
     """
@@ -54,6 +55,7 @@ class StepPosterior:
         likelihood_weight: float,
         log_weights: Float[Tensor, "M C"] | None = None,
         memory_budget: int = 2**30,
+        symmetric: bool = False,
     ) -> None:
         self.num_mixtures, self.num_candidates = log_priors[0].row_of.shape
         if log_weights is None:
@@ -65,6 +67,8 @@ class StepPosterior:
                 pairs[mixture],
                 likelihood_weight,
                 memory_budget // self.num_mixtures,
+                # Rows are shared by sources that have the same prior, condition and past.
+                symmetric and log_priors[0].rows is log_priors[1].rows,
             )
             for mixture in range(self.num_mixtures)
         ]
@@ -83,9 +87,9 @@ class StepPosterior:
             drawn.append(posterior.draw(parents[mixture], uniforms[mixture], temperature, lowest))
         return Drawn(*map(torch.stack, zip(*drawn, strict=True)))
 
-    def best(self, k: int) -> Drawn:
+    def best(self, k: int, canonical: bool = False) -> Drawn:
         """See Posterior."""
-        best = (posterior.best(k) for posterior in self._mixtures)
+        best = (posterior.best(k, canonical) for posterior in self._mixtures)
         return Drawn(*map(torch.stack, zip(*best, strict=True)))
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
@@ -105,11 +109,19 @@ class _MixturePosterior:
     """The same for one mixture and its distinct candidates."""
 
     def __init__(
-        self, log_priors: Sequence[LogPrior], pairs: Pairs, likelihood_weight: float, memory_budget: int
+        self,
+        log_priors: Sequence[LogPrior],
+        pairs: Pairs,
+        likelihood_weight: float,
+        memory_budget: int,
+        exchangeable: bool,
     ) -> None:
         (rows_1, row_1), (rows_2, row_2) = log_priors
         distinct, self._which = (row_1 * len(rows_2) + row_2).unique(return_inverse=True)  # of the candidates
-        self._log_prior_1, self._log_prior_2 = rows_1[distinct // len(rows_2)], rows_2[distinct % len(rows_2)]
+        distinct_1, distinct_2 = distinct // len(rows_2), distinct % len(rows_2)
+        self._log_prior_1, self._log_prior_2 = rows_1[distinct_1], rows_2[distinct_2]
+        #: Candidates whose sources have the same past, so that (a, b) and (b, a) continue it to the same sequences.
+        self._mirrored = (distinct_1 == distinct_2) & exchangeable
         self._first, self._second, log_likelihood = pairs
         self._log_likelihood = likelihood_weight * log_likelihood
         self._memory_budget = memory_budget
@@ -129,9 +141,12 @@ class _MixturePosterior:
             drawn = Drawn(*(field.masked_scatter(imprecise, new) for field, new in zip(drawn, again, strict=True)))
         return drawn
 
-    def best(self, k: int) -> Drawn:
-        best = []
+    def best(self, k: int, canonical: bool) -> Drawn:
+        best, descending, start = [], self._first > self._second, 0
         for log_posterior in self._through_pairs():
+            if canonical:
+                mirrored = self._mirrored[start : (start := start + len(log_posterior)), None]
+                log_posterior = log_posterior.masked_fill_(mirrored & descending, -torch.inf)
             values, chosen = log_posterior.topk(min(k, log_posterior.shape[1]), dim=1)
             found = (self._first[chosen], self._second[chosen], values)
             missing = k - values.shape[1]
