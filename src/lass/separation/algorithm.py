@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.errors import LassError
+from lass.artifacts import check_finite
+from lass.errors import LassError, check_number
 from lass.likelihood import Likelihood
 from lass.priors import Prior
 from lass.samplers import CandidateGenerators, MixtureGenerators, Sampler
 from lass.separation.joint_prior import JointPrior
 from lass.separation.memory import fit
 from lass.separation.posterior import StepPosterior
+from lass.separation.precision import full_precision
 
 #: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
 SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
@@ -60,6 +62,8 @@ def separate_codes(
     the priors' caches do not fit into memory, candidates that do not look at each other go through the priors in
     groups, with the same random numbers, which gives the same result up to rounding.
 
+    Log priors, likelihoods, scores and weights are float32 also under autocast; only the priors' networks follow it.
+
     Args:
         mixture_codes: codes of the mixtures, in the order in which the priors read them.
         priors: one per source; naming one object twice means a shared prior, which is then evaluated in one pass.
@@ -89,6 +93,10 @@ def separate_codes(
     if past is None:
         past = mixture_codes.new_empty(num_mixtures, len(priors), 0)
     _check(mixture_codes, past, priors, likelihood, conditions, indices)
+    check_number("likelihood_weight", likelihood_weight, at_least=0)
+    check_number("memory_budget", memory_budget, at_least=1, whole=True)
+    if mixture_latents is not None:
+        check_finite({"latents": mixture_latents}, "The mixture")
     num_candidates, length = sampler.num_candidates, past.shape[-1] + num_positions
     independent = getattr(sampler, "independent", False)
     sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
@@ -140,14 +148,19 @@ def _walk(
     """Algorithm 1 for what goes through the priors together: codes (M, N, S, T), scores (M, N), log weights (M, N)."""
     num_mixtures, device = len(mixture_codes), mixture_codes.device
     codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
-    scores, log_weights = torch.zeros(num_mixtures, 1, device=device), None
+    scores, log_weights = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device), None
     start = (num_mixtures, sampler.num_candidates, device, past)
+    symmetric = getattr(likelihood, "symmetric", False)
 
     for position, step_codes in enumerate(progress(mixture_codes.T.tolist())):
         log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
-        pairs = likelihood.at(step_codes, None if mixture_latents is None else mixture_latents[..., position])  # Line 6
-        posterior = StepPosterior(log_priors, pairs, likelihood_weight, log_weights, memory_budget)  # Line 7
-        parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
+        latents = None if mixture_latents is None else mixture_latents[..., position].float()
+        with full_precision(device):
+            pairs = likelihood.at(step_codes, latents)  # Line 6
+            posterior = StepPosterior(
+                log_priors, pairs, likelihood_weight, log_weights, memory_budget, symmetric
+            )  # Line 7
+            parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
         continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
         codes = torch.cat([continued, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
     return codes, scores, log_weights

@@ -24,7 +24,7 @@ class LogPrior(NamedTuple):
 
 
 class JointPrior:
-    """Runs the prior of every source for M mixtures × C candidates.
+    """Runs the prior of every source for M mixtures × C candidates; rows are float32 whatever a prior returns.
 
     Sources that share a prior share its passes. Sequences with the same prior, condition and past share a row of them:
     candidates that have the first source in common need it computed once, whatever their second source is.
@@ -106,7 +106,9 @@ class _SharedPrior:
                 f"{type(self.prior).__name__}.step must return (sequences, num_codes) = ({num_rows}, "
                 f"{self.prior.num_codes}), but returned {tuple(rows.shape)}."
             )
-        return rows
+        if rows.isnan().any():
+            raise LassError(f"{type(self.prior).__name__}.step returned NaN: expected log probabilities.")
+        return rows.float()
 
 
 def _stay_in_place(parents: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lass.errors import LassError
 from lass.separation.algorithm import Progress
+from lass.separation.precision import full_precision
 from lass.separation.separator import Separator
 
 Read = Callable[[int, int], Float[Tensor, "channels samples"]]
@@ -83,7 +84,8 @@ def separate_stream(
         if ready > decoded:
             since = max(first, (decoded - margin) // step * step)
             mixture = read(since * hop, (stop - since) * hop)[:, None].to(separator.device)
-            signals = separator.refinement.refine(latents[..., since - first :], mixture, codec)[:, :, 0]
+            with full_precision(separator.device):
+                signals = separator.refinement.refine(latents[..., since - first :], mixture, codec)[:, :, 0]
             piece = signals[..., (decoded - since) * hop : (ready - since) * hop]
             yield piece[..., : num_samples - decoded * hop].transpose(0, 1)
         keep = max(first, min(ready - margin, stop - context) // step * step)
@@ -116,12 +118,12 @@ def _separate_window(
     before = min(start, codec.margin)
     after = min(num_positions - stop, codec.margin)
     signal = read((start - before) * codec.hop, (stop + after - start + before) * codec.hop)
-    mixture = signal[:, None].to(separator.device)
+    mixture = separator.checked(signal[:, None])
     own = slice(before, before + stop - start)
-    needs_latents = getattr(separator.likelihood, "needs_latents", False)
+    mixture_codes, mixture_latents = separator.encode(mixture)
     candidates = separator.candidates(
-        codec.encode(mixture)[:, own],
-        codec.encode_latents(mixture)[..., own] if needs_latents else None,
+        mixture_codes[:, own],
+        None if mixture_latents is None else mixture_latents[..., own],
         past=past,
         seed=seed,
         indices=[number * len(mixture) + channel for channel in range(len(mixture))],
@@ -135,6 +137,7 @@ def _separate_window(
         heard = torch.cat([before_it, heard], -1)
     target = mixture[..., (before - lead) * codec.hop : (before + stop - start) * codec.hop]
     whole = replace(candidates, codes=heard)
-    chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],))
-    any_order = separator.any_order(None, len(mixture))
-    return separator.codes_and_latents(candidates, chosen, (stop - start,), any_order)
+    with full_precision(separator.device):
+        chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],))
+        any_order = separator.any_order(None, len(mixture))
+        return separator.codes_and_latents(candidates, chosen, (stop - start,), any_order)
