@@ -189,7 +189,7 @@ def test_mistakes_are_explained(observations, tmp_path):
     with pytest.raises(LassError, match=r"codebook of shape \(4, 3\), got \(5, 3\)"):
         moments(observations).likelihood(torch.randn(5, DIM))
     for senseless in ({"degrees_of_freedom": 0.0}, {"shrinkage": -1.0}, {"ridge": -2.0}):
-        with pytest.raises(LassError, match="Expected degrees_of_freedom > 0, shrinkage ≥ 0 and ridge ≥ 0"):
+        with pytest.raises(LassError, match=f"{next(iter(senseless))} must be a number"):
             moments(observations).likelihood(centres, **senseless)
     for other in (
         LatentMoments(K, DIM, False),

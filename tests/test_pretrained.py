@@ -14,8 +14,8 @@ from lass.data.mixing import mix
 from lass.likelihood import LatentLikelihood
 from lass.metrics import psnr
 from lass.metrics.frechet import FrechetDistances
-from lass.samplers import SequentialMonteCarlo
-from lass.separation import ClosestToMixture
+from lass.samplers import Sampler, SequentialMonteCarlo
+from lass.separation import ClosestToMixture, Refinement
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def test_its_settings_are_those_of_the_experiment(folder, repository):
     assert separator.selection == ClosestToMixture()
     for part in ("sampler", "refinement"):
         name = config[part]["class_path"].rpartition(".")[2]
-        assert getattr(separator, part) == build({"class": name, **config[part]["init_args"]}, folder)
+        protocol = {"sampler": Sampler, "refinement": Refinement}[part]
+        assert getattr(separator, part) == build({"class": name, **config[part]["init_args"]}, folder, protocol)
     assert isinstance(separator.likelihood, LatentLikelihood)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,8 +24,21 @@ from torch import Tensor, nn
 
 from lass.errors import LassError
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+VERIFIED_BYTES = 2**30  # larger files, which stay mapped into memory, are not read as a whole when they are loaded
+
+#: What a constructor may raise for the values that a file gives it.
+BAD_VALUES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 #: The directory of a stage (`runs/<dataset>/<stage>`) and the make target that fills it.
 STAGE_TARGETS = {
@@ -64,38 +79,74 @@ def describe(component: Any) -> dict[str, Any]:
     return {"class": type(component).__name__, **fields}
 
 
-def registered(name: str, source: Path) -> type:
-    """The class of that name, or an error that says how to make it known."""
-    if name not in _REGISTRY:
+def registered(name: object, source: Path) -> type:
+    """The class of that name.
+
+    Raises:
+        LassError: if there is none; it says how to make the class known.
+    """
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise LassError(
-            f"{source} needs the class {name!r}, which is not among the known ones ({', '.join(sorted(_REGISTRY))}): "
-            "import the module that defines it (with @lass.artifacts.register) first."
+            f"{source} needs the class {name!r:.80}, which is not among the known ones ("
+            f"{', '.join(sorted(_REGISTRY))}): import the module that defines it (with @lass.artifacts.register) first."
         )
     return _REGISTRY[name]
 
 
-def build(description: dict[str, Any], source: Path) -> Any:
-    """Rebuild what `describe` described; `source` is named in errors."""
-    arguments = {key: value for key, value in description.items() if key != "class"}
+def build(description: object, source: Path, protocol: type) -> Any:
+    """The inverse of `describe`: a registered dataclass from its JSON form.
+
+    Args:
+        description: `{"class": name, **fields}`.
+        source: the file that the description was read from, for errors.
+        protocol: that the component must implement, checked before anything is built.
+
+    Raises:
+        LassError: if the class is unknown, no such component, or refuses its fields.
+    """
+    if not isinstance(description, Mapping):
+        raise LassError(f"{source} does not describe a {protocol.__name__}: expected a JSON object with its class.")
+    component = registered(description.get("class"), source)
+    methods = [name for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"]
+    if not dataclasses.is_dataclass(component) or not all(hasattr(component, method) for method in methods):
+        raise LassError(f"{source} names {component.__name__} as its {protocol.__name__}, which it is not.")
+    return construct(component, {key: value for key, value in description.items() if key != "class"}, source)
+
+
+def construct(component: type, arguments: object, source: Path) -> Any:
+    """`component(**arguments)`, with arguments from a file.
+
+    Raises:
+        LassError: if the class refuses them; `source` is named.
+    """
     try:
-        return registered(description["class"], source)(**arguments)
-    except (TypeError, KeyError) as error:
-        raise LassError(f"{source} does not describe a component of this version of lass: {error}.") from error
+        return component(**arguments)  # type: ignore[arg-type]
+    except LassError as error:
+        raise LassError(f"{source} describes no {component.__name__}: {error}") from error
+    except BAD_VALUES as error:
+        reason = " ".join(str(error).split())
+        raise LassError(
+            f"{source} describes no {component.__name__} of this version of lass ({reason:.200}): save it again."
+        ) from error
 
 
 @contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` and rename it at the end: a killed run leaves no half-written file."""
+    """Yield a temporary name beside `path`, flush the file to disk and rename it at the end.
+
+    A run that is killed, or a disk that is full, leaves the old file whole, and no half-written one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.touch()
-    mode = (
-        temporary.stat().st_mode
-    )  # what the umask allows; safetensors would leave a file that only its owner can read
+    # What the umask allows; safetensors would leave a file that only its owner can read.
+    mode = temporary.stat().st_mode
     try:
         yield temporary
         temporary.chmod(mode)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -119,22 +170,29 @@ def _command(path: Path) -> str | None:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write one safetensors file, whole or not at all; `metadata` is kept as one JSON text."""
+    """Write one safetensors file, whole or not at all, with a checksum of its tensors; `metadata` becomes JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    facts = {"format": FORMAT, "checksum": fingerprint(tensors), **metadata}
+    stored: set[int] = set()
+    for name, tensor in tensors.items():  # safetensors refuses shared memory, which tied weights have
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if memory in stored else tensor
+        stored.add(memory)
     with written_whole(path) as temporary:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        stored: set[int] = set()
-        for name, tensor in tensors.items():  # safetensors refuses shared memory, which tied weights have
-            memory = tensor.untyped_storage().data_ptr()
-            tensors[name] = tensor.clone() if memory in stored else tensor
-            stored.add(memory)
-        save_file(tensors, str(temporary), metadata={"lass": json.dumps({"format": FORMAT, **metadata})})
+        save_file(tensors, str(temporary), metadata={"lass": json.dumps(facts)})
 
 
-def load_tensors(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file of `save_tensors`.
+def load_tensors(path: str | Path, what: str, verify: bool | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of `save_tensors`: tensors, mapped into memory, and metadata.
+
+    Args:
+        path: of the file.
+        what: it should hold, for errors.
+        verify: compare the tensors with the checksum that was stored with them, and refuse numbers that are not
+            finite. This reads the whole file; default: only up to 1 GiB (`VERIFIED_BYTES`).
 
     Raises:
-        LassError: if the file is missing, truncated, or not ours.
+        LassError: if the file is missing, truncated, not ours, or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,11 +201,22 @@ def load_tensors(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[s
         with safe_open(str(path), framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("lass", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise LassError(f"{path} is damaged or no safetensors file ({error}): make the {what} again.") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise LassError(f"{path} holds no {what} in format {FORMAT} of lass: make it again with this version.")
+    if verify or (verify is None and path.stat().st_size <= VERIFIED_BYTES):
+        if fingerprint(tensors) != metadata.get("checksum"):
+            raise LassError(f"{path} is damaged: its content has changed since it was written; make the {what} again.")
+        check_finite(tensors, path)
     return tensors, metadata
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise LassError if one of the tensors holds NaN or infinity; `source` is named."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LassError(f"{source} holds NaN or infinite numbers in {name}: expected finite ones only.")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -155,8 +224,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise missing(path, what)
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise LassError(f"{path} is damaged ({error}): make the {what} again.") from error
     if not isinstance(content, dict):
         raise LassError(f"{path} is no description of a {what}: expected a JSON object.")
@@ -169,21 +238,95 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def fingerprint(tensors: nn.Module | dict[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that change whenever a weight or buffer of a module (or one of the tensors) does."""
+def fingerprint(part: nn.Module | Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that identify tensors, or a module.
+
+    They change with every weight and buffer, and for an Artifact also with its class and every constructor argument
+    that differs from its default. (Defaults are left out so that a new argument does not change what is known already.)
+    """
+    if isinstance(part, Artifact):
+        return _digest(part.state_dict(), type(part), part.config)
+    return _digest(part.state_dict() if isinstance(part, nn.Module) else part)
+
+
+def _digest(
+    tensors: Mapping[str, Tensor], component: type | None = None, config: Mapping[str, Any] | None = None
+) -> str:
     digest = hashlib.sha256()
-    state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
-    for name, tensor in sorted(state.items()):
+    if component is not None:
+        defaults = {
+            name: parameter.default for name, parameter in inspect.signature(component.__init__).parameters.items()
+        }
+        settings = {name: json.dumps(value, sort_keys=True) for name, value in (config or {}).items()}
+        differing = {
+            name: value for name, value in settings.items() if value != json.dumps(defaults.get(name), default=str)
+        }
+        digest.update(f"{component.__name__}:{json.dumps(differing, sort_keys=True)};".encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIdentity:
+    """A file as it was when it was read: still the same file with the same content while this is equal."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """The identity of a file now."""
+        facts = path.stat()
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a part was loaded from, so that an unchanged one is linked instead of written again."""
+
+    path: Path
+    identity: FileIdentity
+    fingerprint: str
+
+    @classmethod
+    def of(cls, path: str | Path, fingerprint: str) -> Origin:
+        """A file that was just read, and the fingerprint of what is in it."""
+        path = Path(path).resolve()
+        return cls(path, FileIdentity.of(path), fingerprint)
+
+    def link(self, path: Path, fingerprint: str) -> bool:
+        """Make `path` a hard link to the file, and return whether that was possible.
+
+        It is not if the content that is to be saved has another fingerprint, the file was replaced since it was read,
+        or `path` is on another disk. Files are only ever replaced as a whole (`written_whole`), so neither name of a
+        linked file can change what the other one holds.
+        """
+        try:
+            if fingerprint != self.fingerprint or FileIdentity.of(self.path) != self.identity:
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.unlink(missing_ok=True)
+            os.link(self.path, temporary)
+            os.replace(temporary, path)
+            temporary.unlink(missing_ok=True)  # still there if both names were the same file already
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+                raise
+            return False
+        return True
 
 
 class Artifact(nn.Module):
     """A module that can be saved to a folder (safetensors + JSON) and rebuilt from that folder alone.
 
     Subclasses are registered, keep their constructor's arguments in `self.config`, and set `kind`: "codec", "prior"
-    or "features".
+    or "features". Their constructors also run on torch's "meta" device, where `load_artifact` compares the sizes that
+    a folder claims with the weights in it, before any memory is taken.
     """
 
     kind: str
@@ -193,16 +336,22 @@ class Artifact(nn.Module):
     config: dict[str, Any]
     #: Fingerprint of the codec whose codes this module was made for; None where it is a codec or was never trained.
     codec_fingerprint: str | None = None
+    _origin: Origin | None = None
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json` and `model.safetensors` into `folder` and return it."""
-        folder = Path(folder)
+        """Write `config.json` and `model.safetensors` into `folder` and return it.
+
+        Weights that were loaded and have not changed are hard-linked where they lie on the same disk.
+        """
+        folder, own = Path(folder), fingerprint(self)
         facts = {
             "class": type(self).__name__,
             "config": self.config,
             "codec_fingerprint": self.codec_fingerprint,
+            "fingerprint": own,
         }
-        save_tensors(folder / WEIGHTS_FILE, dict(self.state_dict()), {"fingerprint": fingerprint(self)})
+        if self._origin is None or not self._origin.link(folder / WEIGHTS_FILE, own):
+            save_tensors(folder / WEIGHTS_FILE, dict(self.state_dict()), {})
         write_json(folder / CONFIG_FILE, {"format": FORMAT, "kind": self.kind, **facts})
         return folder
 
@@ -212,25 +361,48 @@ class Artifact(nn.Module):
         return load_artifact(folder, cls.kind)
 
 
-def load_artifact(folder: str | Path, kind: str) -> Artifact:
+def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> Artifact:
     """Rebuild the module that `save_pretrained` wrote, in eval mode on the CPU.
+
+    Args:
+        folder: of the module.
+        kind: that it must be of: "codec", "prior" or "features".
+        verify: compare weights and configuration with the fingerprint that was stored with them, and refuse weights
+            that are not finite. This reads the whole file; default: only up to 1 GiB (`VERIFIED_BYTES`).
 
     Raises:
         LassError: if the folder is missing, damaged, or holds another kind of module.
     """
     folder = Path(folder)
-    facts = read_json(folder / CONFIG_FILE, kind)
-    if facts.get("kind") != kind:
-        raise LassError(f"{folder} holds a {facts.get('kind')}, not a {kind}: name the folder of a {kind}.")
-    mapped = vars(registered(facts.get("class"), folder / CONFIG_FILE)).get("mapped", False)
-    with torch.device("meta") if mapped else contextlib.nullcontext():
-        module = build({"class": facts.get("class"), **facts.get("config", {})}, folder / CONFIG_FILE)
-    tensors, _ = load_tensors(folder / WEIGHTS_FILE, kind)
-    try:
-        module.load_state_dict(tensors, assign=mapped)
-    except RuntimeError as error:
-        raise LassError(
-            f"{folder / WEIGHTS_FILE} and {CONFIG_FILE} beside it do not belong together: make the {kind} again."
-        ) from error
+    source, path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    facts = read_json(source, kind)
+    if facts.get("format") != FORMAT:
+        raise LassError(f"{source} is no {kind} in format {FORMAT} of lass: make the {kind} again with this version.")
+    component = registered(facts.get("class"), source)
+    is_kind = issubclass(component, Artifact) and getattr(component, "kind", None) == kind
+    if not is_kind or facts.get("kind") != kind:
+        raise LassError(f"{folder} holds a {component.__name__}, not a {kind}: name the folder of a {kind}.")
+    tensors, _ = load_tensors(path, kind, verify=False)
+    config = facts.get("config")
+    if not isinstance(config, dict):
+        raise LassError(f"{source} has no config: make the {kind} again.")
+    if verify or (verify is None and path.stat().st_size <= VERIFIED_BYTES):
+        if _digest(tensors, component, config) != facts.get("fingerprint"):
+            raise LassError(
+                f"{folder} is damaged: {WEIGHTS_FILE} and {CONFIG_FILE} are not what was saved together; make the "
+                f"{kind} again."
+            )
+        check_finite(tensors, path)
+    with torch.device("meta"):  # sizes in a file are claims: nothing is allocated for them
+        module = construct(component, config, source)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise LassError(f"{path} and {CONFIG_FILE} beside it do not belong together: make the {kind} again.")
+    mapped = vars(component).get("mapped", False)
+    if not mapped:
+        module = construct(component, config, source)
+    module.load_state_dict(tensors, assign=mapped)
     module.codec_fingerprint = facts.get("codec_fingerprint")
+    if (own := facts.get("fingerprint")) is not None:
+        module._origin = Origin.of(path, own)
     return module.eval()

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import load_tensors, save_tensors
-from lass.errors import LassError
+from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.normalization import normalize
 from lass.likelihood.runs import Run, collapse, run_of
-from lass.likelihood.sparse import SparseLikelihood
+from lass.likelihood.sparse import MOST_CODES, SparseLikelihood
 
 WHAT = "likelihood (counts)"
 BUFFER = 2**23  # keys that are sorted at once: 64 MiB
@@ -50,8 +50,7 @@ class SparseCounts:
         weights: Sequence[float] | None = None,
         codec_fingerprint: str | None = None,
     ) -> None:
-        if not 0 < num_codes < 2**21:
-            raise LassError(f"num_codes must be in 1…{2**21 - 1} so that a triple fits into 63 bits, got {num_codes}")
+        check_sizes(MOST_CODES, num_codes=num_codes)
         if symmetric and weights is not None and len(set(weights)) > 1:
             raise LassError(
                 f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False"
@@ -172,14 +171,13 @@ class SparseCounts:
         keys, counts = self._merged()
         if not len(counts):
             raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
-        if smoothing < 0:
-            raise LassError(f"smoothing is a pseudo-count, 0 or more, got {smoothing}.")
+        check_number("smoothing, a pseudo-count,", smoothing, at_least=0)
         table = normalize(keys, counts, self.num_codes, self.symmetric, smoothing)
         if codebook is not None:
             if len(codebook) != self.num_codes:
                 raise LassError(f"The codebook has {len(codebook)} vectors, but {self.num_codes} codes were counted.")
             table["stand_ins"] = _nearest_counted(table["starts"].diff() > 0, codebook.to(self.device))
-        return SparseLikelihood.from_table(self.num_codes, table, self.codec_fingerprint)
+        return SparseLikelihood.from_table(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; it is the same for the same counts, however they came together."""
@@ -198,10 +196,11 @@ class SparseCounts:
         Raises:
             LassError: if the file is missing, truncated, or no counts file.
         """
-        tensors, metadata = load_tensors(path, WHAT)
-        if metadata.get("kind") != "counts":
+        tensors, metadata = load_tensors(path, WHAT, verify=True)  # all of it is needed anyway
+        facts = {name: metadata.get(name) for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
+        check_sizes(MOST_CODES, num_codes=facts["num_codes"])
+        if metadata.get("kind") != "counts" or not _are_counts(tensors, facts["num_codes"]):
             raise LassError(f"{path} holds no counts: name the file that `make count` wrote.")
-        facts = {name: metadata[name] for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
         return cls(**facts, device=device).load_state_dict(tensors)
 
     def compact(self) -> None:
@@ -269,6 +268,17 @@ class SparseCounts:
             empty = torch.zeros(0, dtype=torch.int64, device=self.device)
             return empty, empty
         return self._runs[0].tensors()
+
+
+def _are_counts(tensors: dict[str, Tensor], num_codes: int) -> bool:
+    """Whether tensors from a file are ascending keys of triples of these codes, and a positive count of each."""
+    if tensors.keys() != {"keys", "counts"} or any(x.dtype != torch.int64 or x.dim() != 1 for x in tensors.values()):
+        return False
+    keys, counts = tensors["keys"], tensors["counts"]
+    if len(keys) != len(counts) or not len(keys):
+        return len(keys) == len(counts)
+    in_range = keys[0] >= 0 and keys[-1] < num_codes**3
+    return bool(in_range and (keys.diff() > 0).all() and (counts > 0).all())
 
 
 def _nearest_counted(is_counted: Tensor, codebook: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.artifacts import load_tensors, save_tensors
-from lass.errors import LassError
+from lass.artifacts import Origin, check_finite, fingerprint, load_tensors, save_tensors
+from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.protocol import Pairs
 
 MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
@@ -62,6 +62,7 @@ class LatentMoments:
         """Take in the latents of mixtures at positions whose sources have the codes `first` and `second`."""
         if self.symmetric:
             first, second = torch.minimum(first, second), torch.maximum(first, second)
+        check_finite({"latents": latents}, "This batch")
         pair, latents = first * self.num_codes + second, latents.double()
         self._counts += torch.bincount(pair, minlength=self.num_codes**2)
         self._sums.index_add_(0, pair, latents)
@@ -107,10 +108,13 @@ class LatentMoments:
         Raises:
             LassError: if the file is missing, truncated, or holds something else.
         """
-        tensors, metadata = load_tensors(path, MOMENTS)
-        if metadata.get("kind") != MOMENTS:
+        tensors, metadata = load_tensors(path, MOMENTS, verify=True)  # all of it is needed anyway
+        facts = {name: metadata.get(name) for name in FACTS}
+        num_codes, dim = facts["num_codes"], facts["dim"]
+        check_sizes(2**16, num_codes=num_codes, dim=dim)
+        shapes = {"counts": (num_codes**2,), "sums": (num_codes**2, dim), "products": (dim, dim)}
+        if metadata.get("kind") != MOMENTS or {name: tuple(x.shape) for name, x in tensors.items()} != shapes:
             raise LassError(f"{path} holds no {MOMENTS}: name the file that `make count` wrote with latents=true.")
-        facts = {name: metadata[name] for name in FACTS}
         return cls(**facts).load_state_dict(tensors)
 
     def likelihood(
@@ -136,11 +140,9 @@ class LatentMoments:
         Raises:
             LassError: if nothing was taken in, the codebook has another size, or a setting makes no sense.
         """
-        if degrees_of_freedom <= 0 or shrinkage < 0 or ridge < 0:
-            raise LassError(
-                f"Expected degrees_of_freedom > 0, shrinkage ≥ 0 and ridge ≥ 0, got {degrees_of_freedom}, {shrinkage} "
-                f"and {ridge}."
-            )
+        check_number("degrees_of_freedom", degrees_of_freedom, above=0)
+        check_number("shrinkage", shrinkage, at_least=0)
+        check_number("ridge", ridge, at_least=0)
         if not self._counts.any():
             raise LassError("Nothing was counted yet, so there is no likelihood: count pairs of sources first.")
         if tuple(codebook.shape) != (self.num_codes, self.dim):
@@ -173,7 +175,7 @@ class LatentMoments:
         }
         if self.num_codes**2 > MOST_PAIRS_AT_ONCE:
             table |= _by_cell(table["means"], (codebook @ whitening).float())
-        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint)
+        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
 
 def _by_cell(means: Float[Tensor, "pairs dim"], centres: Float[Tensor, "cells dim"]) -> dict[str, Tensor]:
@@ -200,14 +202,19 @@ class LatentLikelihood:
         num_codes: size K of the codebook.
         table: see `state_dict`.
         codec_fingerprint: of the codec that the codes belong to.
+        symmetric: the mean of (first, second) is that of (second, first).
 
     Source: our own, in place of the counted likelihood of LASS (arXiv:2301.08562), Eq. 4.
     """
 
     needs_latents = True  # of the mixture; `Separator` asks the codec for them
 
-    def __init__(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None) -> None:
+    def __init__(
+        self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None, symmetric: bool = False
+    ) -> None:
         self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
+        self.symmetric = symmetric
+        self._origin: Origin | None = None
         pairs = table.get("pairs", torch.arange(num_codes**2, device=self.device))
         self._first, self._second = pairs // num_codes, pairs % num_codes
         self._squared_means = table["means"].square().sum(1)
@@ -256,7 +263,7 @@ class LatentLikelihood:
         if torch.device(device) == self.device:
             return self
         table = {name: tensor.to(device) for name, tensor in self._table.items()}
-        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint)
+        return LatentLikelihood(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def state_dict(self) -> dict[str, Tensor]:
         """`means` (K², d) of the pairs, whitened; `whitening` (d, d), to be multiplied from the right; `tail`, the
@@ -266,9 +273,11 @@ class LatentLikelihood:
         return dict(self._table)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        metadata = {"kind": LIKELIHOOD, "num_codes": self.num_codes, "codec_fingerprint": self.codec_fingerprint}
-        save_tensors(path, self.state_dict(), metadata)
+        """Write one safetensors file, or link the one that this likelihood was loaded from; see `Origin`."""
+        if self._origin is not None and self._origin.link(Path(path), fingerprint(self._table)):
+            return
+        facts = {name: getattr(self, name) for name in ("num_codes", "codec_fingerprint", "symmetric")}
+        save_tensors(path, self.state_dict(), {"kind": LIKELIHOOD, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> LatentLikelihood:
@@ -278,6 +287,28 @@ class LatentLikelihood:
             LassError: if the file is missing, truncated, or holds something else.
         """
         table, metadata = load_tensors(path, LIKELIHOOD)
-        if metadata.get("kind") != LIKELIHOOD:
-            raise LassError(f"{path} holds no {LIKELIHOOD}: make it again.")
-        return cls(metadata["num_codes"], table, metadata["codec_fingerprint"])
+        num_codes = metadata.get("num_codes")
+        check_sizes(2**16, num_codes=num_codes)
+        if metadata.get("kind") != LIKELIHOOD or not _is_table(table, num_codes):
+            raise LassError(f"{path} holds no {LIKELIHOOD} of this version of lass: make it again.")
+        likelihood = cls(num_codes, table, metadata.get("codec_fingerprint"), metadata.get("symmetric") is True)
+        likelihood._origin = Origin.of(path, str(metadata.get("checksum")))
+        return likelihood
+
+
+def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
+    """Whether tensors from a file have the names, shapes and ranges that `LatentLikelihood.state_dict` describes."""
+    if not {"means", "whitening", "tail"} <= table.keys() or table["whitening"].dim() != 2:
+        return False
+    dim = len(table["whitening"])
+    shapes = {"means": (num_codes**2, dim), "whitening": (dim, dim), "tail": (2,)}
+    if "centres" in table:
+        num_cells = len(table["centres"])
+        shapes |= {"pairs": (num_codes**2,), "centres": (num_cells, dim), "bounds": (num_cells + 1,)}
+    if {name: tuple(x.shape) for name, x in table.items()} != shapes or not (table["tail"] > 0).all():
+        return False
+    if "centres" not in table:
+        return True
+    bounds, pairs = table["bounds"], table["pairs"]
+    ascending = bounds[0] == 0 and bounds[-1] == len(pairs) and (bounds.diff() >= 0).all()
+    return bool(ascending and pairs.min() >= 0 and pairs.max() < num_codes**2)

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lass.artifacts import load_tensors, save_tensors
-from lass.errors import LassError
+from lass.artifacts import VERIFIED_BYTES, Origin, fingerprint, load_tensors, save_tensors
+from lass.errors import LassError, check_sizes
 from lass.likelihood.protocol import Pairs
 
 KIND = "likelihood"
+MOST_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
 
 
 class SparseLikelihood:
@@ -27,6 +28,7 @@ class SparseLikelihood:
         first, second, mixture: coordinates of the entries, sorted by mixture, then first, then second.
         log_likelihood: log of the entries.
         codec_fingerprint: of the codec that the codes belong to.
+        symmetric: the entry of (first, second) is always that of (second, first).
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation"; standing in is our own.
     """
@@ -39,23 +41,26 @@ class SparseLikelihood:
         mixture: Int[Tensor, " nonzeros"],
         log_likelihood: Float[Tensor, " nonzeros"],
         codec_fingerprint: str | None = None,
+        symmetric: bool = False,
     ) -> None:
         boundaries = torch.arange(num_codes + 1, device=mixture.device)
         starts = torch.searchsorted(mixture.contiguous(), boundaries)
         table = {"first": first, "second": second, "log_likelihood": log_likelihood, "starts": starts}
-        self._set(num_codes, table, codec_fingerprint)
+        self._set(num_codes, table, codec_fingerprint, symmetric)
 
     @classmethod
     def from_table(
-        cls, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None
+        cls, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None, symmetric: bool = False
     ) -> SparseLikelihood:
         """A likelihood of what `state_dict` gives; nothing is copied or computed."""
         likelihood = object.__new__(cls)
-        likelihood._set(num_codes, table, codec_fingerprint)
+        likelihood._set(num_codes, table, codec_fingerprint, symmetric)
         return likelihood
 
-    def _set(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None) -> None:
+    def _set(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None, symmetric: bool) -> None:
         self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
+        self.symmetric = symmetric
+        self._origin: Origin | None = None
         self._starts: list[int] = table["starts"].tolist()
         stand_ins = table.get("stand_ins")
         self._stand_ins = None if stand_ins is None else stand_ins.tolist()
@@ -69,9 +74,11 @@ class SparseLikelihood:
         return dict(self._table)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        metadata = {"kind": KIND, "num_codes": self.num_codes, "codec_fingerprint": self.codec_fingerprint}
-        save_tensors(path, self.state_dict(), metadata)
+        """Write one safetensors file, or link the one that this likelihood was loaded from; see `Origin`."""
+        if self._origin is not None and self._origin.link(Path(path), fingerprint(self._table)):
+            return
+        facts = {name: getattr(self, name) for name in ("num_codes", "codec_fingerprint", "symmetric")}
+        save_tensors(path, self.state_dict(), {"kind": KIND, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> SparseLikelihood:
@@ -81,9 +88,14 @@ class SparseLikelihood:
             LassError: if the file is missing, truncated, or holds something else.
         """
         table, metadata = load_tensors(path, KIND)
-        if metadata.get("kind") != KIND or "starts" not in table:
+        num_codes = metadata.get("num_codes")
+        check_sizes(MOST_CODES, num_codes=num_codes)
+        if metadata.get("kind") != KIND or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")
-        return cls.from_table(metadata["num_codes"], table, metadata["codec_fingerprint"])
+        symmetric = metadata.get("symmetric") is True
+        likelihood = cls.from_table(num_codes, table, metadata.get("codec_fingerprint"), symmetric)
+        likelihood._origin = Origin.of(path, str(metadata.get("checksum")))
+        return likelihood
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +107,7 @@ class SparseLikelihood:
         if torch.device(device) == self.device:
             return self
         table = {name: tensor.to(device) for name, tensor in self._table.items()}
-        return self.from_table(self.num_codes, table, self.codec_fingerprint)
+        return self.from_table(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def is_counted(self, mixture_code: int) -> bool:
         """Whether any pair was ever seen to give this mixture code."""
@@ -165,3 +177,24 @@ class SparseLikelihood:
             low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle)
         position = low.clamp(max=last)
         return position, (low < end) & (firsts[position] == first) & (seconds[position] == second)
+
+
+def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
+    """Whether tensors from a file have the names, shapes and ranges that `SparseLikelihood.state_dict` describes."""
+    if not {"starts", *Pairs._fields} <= table.keys():
+        return False
+    starts, stand_ins = table["starts"], table.get("stand_ins", table["starts"][:0])
+    first, second, log_likelihood = (table[name] for name in Pairs._fields)
+    if not (
+        first.dim() == 1
+        and first.shape == second.shape == log_likelihood.shape
+        and starts.shape == (num_codes + 1,)
+        and starts[0] == 0
+        and starts[-1] == len(first)
+        and (starts.diff() >= 0).all()
+        and len(stand_ins) in (0, num_codes)
+    ):
+        return False
+    # Entries of a large file are read when they are needed, not before.
+    codes = (first, second, stand_ins) if first.nbytes <= VERIFIED_BYTES else (stand_ins,)
+    return all(not len(x) or (int(x.min()) >= 0 and int(x.max()) < num_codes) for x in codes)

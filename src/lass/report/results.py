@@ -75,8 +75,14 @@ class ResultsFolder:
         save_tensors(self._path(index), tensors, {"kind": "separation", "row": row})
 
     def read(self, index: int) -> tuple[dict[str, Tensor], Row]:
-        """What `write` stored."""
+        """What `write` stored.
+
+        Raises:
+            LassError: if the file is missing, damaged, or holds something else.
+        """
         tensors, metadata = load_tensors(self._path(index), "separation")
+        if metadata.get("kind") != "separation" or not isinstance(metadata.get("row"), dict):
+            raise LassError(f"{self._path(index)} holds no separation: delete it, and the mixture is separated again.")
         return tensors, metadata["row"]
 
     def write_table(self, rows: list[Row], summary: dict[str, Any]) -> None:
