@@ -33,13 +33,13 @@ SMALL = {
 }
 
 
-def lass(repository, stage, *options):
-    """`lass` in this process, with the digits' own config."""
+def lass(repository, stage, *options, sizes=SMALL):
+    """`lass` in this process, with the digits' own config and the overrides of `sizes`."""
     command = "predict" if stage == "separate" else "fit"
     config = str(repository / "experiments" / "digits" / f"{stage}.yaml")
     stored = [f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"] if stage == "separate" else []
     try:
-        main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *SMALL[stage], *options])
+        main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *sizes[stage], *options])
     finally:
         wandb.finish()
 

@@ -371,14 +371,16 @@ def test_generators_are_uniform_and_independent_of_each_other():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ancestral(0), "at least one candidate"),
-        (lambda: BeamSearch(-1), "at least one candidate"),
-        (lambda: Ancestral(1, temperature=0.0), "temperature must be positive"),
-        (lambda: Greedy(temperature=-1.0), "temperature must be positive"),
-        (lambda: TopK(1, k=0), "at least one pair"),
-        (lambda: TopP(1, p=0.0), r"probability p in \(0, 1\]"),
-        (lambda: TopP(1, p=1.1), r"probability p in \(0, 1\]"),
-        (lambda: SequentialMonteCarlo(1, resample_below=2.0), "fraction of the candidates"),
+        (lambda: Ancestral(0), "num_candidates must be an integer, at least 1"),
+        (lambda: BeamSearch(-1), "num_candidates must be an integer, at least 1"),
+        (lambda: BeamSearch(10**9), "num_candidates must be an integer, .* at most 1,048,576"),
+        (lambda: Ancestral(1, temperature=0.0), "temperature must be a number, above 0, not 0"),
+        (lambda: Ancestral(1, temperature=math.nan), "temperature must be a number, above 0, not nan"),
+        (lambda: Greedy(temperature=-1.0), "temperature must be a number, above 0"),
+        (lambda: TopK(1, k=0), "k of TopK must be an integer, at least 1"),
+        (lambda: TopP(1, p=0.0), "p of TopP must be a number, above 0, at most 1"),
+        (lambda: TopP(1, p=1.1), "p of TopP must be a number, above 0, at most 1"),
+        (lambda: SequentialMonteCarlo(1, resample_below=2.0), "resample_below of .* must be a number, .* at most 1"),
     ],
 )
 def test_senseless_settings_are_refused(make, message):

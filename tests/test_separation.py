@@ -472,6 +472,6 @@ def test_incomplete_separator_folders_are_refused(separator, tmp_path):
     (folder / "separator.json").write_text((folder / "separator.json").read_text().replace("TopK", "os.system"))
     with pytest.raises(LassError, match="not among the known ones"):
         Separator.from_pretrained(folder)
-    (folder / "separator.json").write_text("{}")
+    (folder / "separator.json").write_text('{"format": 2}')
     with pytest.raises(LassError, match="lacks 'priors'"):
         Separator.from_pretrained(folder)

@@ -41,7 +41,7 @@ def check_number(
     """
     limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     expected = ["an integer" if whole else "a number"]
-    expected += [f"{words} {limit:g}" for words, limit in limits.items() if limit is not None]
+    expected += [f"{words} {limit:,}" for words, limit in limits.items() if limit is not None]
     is_number = isinstance(value, int if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (
         is_number
@@ -51,6 +51,18 @@ def check_number(
         and (below is None or value < below)
     ):
         raise LassError(f"{name} must be {', '.join(expected)}, not {value!r}.")
+
+
+def check_sizes(most: int, **sizes: object) -> None:
+    """Raise LassError unless all of these settings are integers from 1 to `most`."""
+    for name, size in sizes.items():
+        check_number(name, size, at_least=1, at_most=most, whole=True)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise LassError unless a setting is True or False."""
+    if not isinstance(value, bool):
+        raise LassError(f"{name} must be true or false, not {value!r}.")
 
 
 def path_component(name: object, source: str | Path) -> str:

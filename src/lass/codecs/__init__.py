@@ -1,5 +1,6 @@
 """Signal to codes and back."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lass.codecs.protocol import Codec
 from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import VQCodec
 from lass.codecs.vqgan import VQGAN
+from lass.errors import LassError
 
 __all__ = [
     "VQGAN",
@@ -27,6 +29,7 @@ __all__ = [
     "JukeboxVQVAE",
     "VQCodec",
     "VectorQuantizer",
+    "check_range",
     "codebook_of",
     "load_codec",
     "pad_to_codes",
@@ -50,6 +53,26 @@ def codebook_of(codec: Codec) -> Tensor | None:
         next((parameter.device for parameter in codec.parameters()), None) if isinstance(codec, nn.Module) else None
     )
     return codec.embed(torch.arange(codec.num_codes, device=device).view(-1, *(1 for _ in codec.grid))).flatten(1)
+
+
+def check_range(codec: Codec, signals: Tensor) -> None:
+    """Compare signals with the codec's `signal_range`, where it has one: [0, 1] for images, [-1, 1] for audio.
+
+    Signals that leave the range by less than its width, as loud recordings do, give a warning.
+
+    Raises:
+        LassError: for signals that leave it by more, such as images in 0…255 or audio in 16-bit integers.
+    """
+    if not hasattr(codec, "signal_range") or not signals.numel():
+        return
+    low, high = codec.signal_range
+    least, most = (bound.item() for bound in signals.aminmax())
+    excess = max(low - least, most - high) / (high - low)
+    if excess > 0.01:
+        sentence = f"The signal has values from {least:.4g} to {most:.4g}, but this codec is for {low:g} to {high:g}"
+        if excess > 1:
+            raise LassError(f"{sentence}: scale the signal.")
+        warnings.warn(f"{sentence}.", stacklevel=4)
 
 
 def shape_codes(codec: Codec, codes: Tensor) -> Tensor:

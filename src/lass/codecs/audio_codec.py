@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,6 +39,7 @@ class AudioCodec(VQCodec):
     `decode_latents`.
     """
 
+    signal_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     sample_rate: int  # of the signals, in Hz
     hop: int  # samples for one code
     margin: int  # code positions to each side that the code, or the sound, of one position can depend on

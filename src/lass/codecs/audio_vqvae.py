@@ -12,7 +12,8 @@ from lass.artifacts import register
 from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
 from lass.codecs.image_vqvae import VQVAEOutput, initialise
 from lass.codecs.quantizer import VectorQuantizer
-from lass.errors import LassError
+from lass.codecs.vq_codec import MOST_CODES
+from lass.errors import LassError, check_number, check_sizes
 
 LEAST_WIDTH = 8  # channels at the highest rates
 
@@ -57,6 +58,11 @@ class AudioVQVAE(AudioCodec):
             "num_residual_blocks": num_residual_blocks,
             "codebook_decay": codebook_decay,
         }
+        check_sizes(2**20, sample_rate=sample_rate)
+        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(2**16, width=width, latent_dim=latent_dim)
+        check_number("num_residual_blocks", num_residual_blocks, at_least=0, at_most=16, whole=True)
+        check_number("codebook_decay", codebook_decay, at_least=0, below=1)
         if not strides or any(stride < 2 or stride % 2 for stride in strides):
             raise LassError(f"strides must be even numbers from 2 on, at least one, not {list(strides)}.")
         self.sample_rate, self.num_codes, self.hop = sample_rate, num_codes, math.prod(strides)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from lass.codecs.vq_codec import VQCodec
-from lass.errors import LassError
+from lass.codecs.vq_codec import MOST_CODES, VQCodec
+from lass.errors import LassError, check_sizes
 
 
 class ImageCodec(VQCodec):
@@ -20,12 +21,18 @@ class ImageCodec(VQCodec):
         reduction: pixels, in height and in width, for one code.
 
     Raises:
-        LassError: if height or width is no multiple of that.
+        LassError: if height or width is no multiple of that, or a size is out of its range.
     """
+
+    signal_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __init__(self, image_shape: Sequence[int], num_codes: int, reduction: int) -> None:
         super().__init__()
-        _, *space = self.image_shape = tuple(image_shape)
+        channels, *space = self.image_shape = tuple(image_shape)
+        check_sizes(2**10, channels=channels)
+        for size in space:
+            check_sizes(2**14, **{"height and width": size})
+        check_sizes(MOST_CODES, num_codes=num_codes)
         if len(space) != 2 or any(size % reduction or size <= 0 for size in space):
             raise LassError(
                 f"image_shape must be (channels, height, width) in multiples of {reduction}, not {self.image_shape}."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lass.artifacts import register
 from lass.codecs.image_codec import ImageCodec
 from lass.codecs.quantizer import VectorQuantizer
+from lass.errors import check_number, check_sizes
 
 DOWNSAMPLING = 4  # two convolutions of stride 2
 
@@ -82,6 +83,9 @@ class ImageVQVAE(ImageCodec):
         codebook_decay: float = 0.99,
     ) -> None:
         super().__init__(image_shape, num_codes, DOWNSAMPLING)
+        check_sizes(2**16, width=width, latent_dim=latent_dim)
+        check_number("num_residual_blocks", num_residual_blocks, at_least=0, at_most=2**10, whole=True)
+        check_number("codebook_decay", codebook_decay, at_least=0, below=1)
         self.config = {
             "image_shape": list(image_shape),
             "num_codes": num_codes,

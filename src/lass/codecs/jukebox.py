@@ -15,7 +15,8 @@ from lass.artifacts import register
 from lass.checkpoints import read_checkpoint, weights_in
 from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
 from lass.codecs.quantizer import VectorQuantizer
-from lass.errors import LassError
+from lass.codecs.vq_codec import MOST_CODES
+from lass.errors import LassError, check_sizes
 
 NATIVE_RATE = 44100  # in Hz, of the published model
 ORIGIN = "https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar"
@@ -67,6 +68,12 @@ class JukeboxVQVAE(AudioCodec):
             "upsampling": upsampling,
             "sample_rate": sample_rate,
         }
+        check_sizes(2**20, sample_rate=sample_rate)
+        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(2**16, width=width, latent_dim=latent_dim)
+        check_sizes(16, depth=depth, upsampling=upsampling, dilation_growth=dilation_growth)
+        for down, stride in zip(downs, strides, strict=True):
+            check_sizes(16, down=down, stride=stride)
         self.num_codes, self.sample_rate, self.upsampling = num_codes, sample_rate, upsampling
         self.native_hop = math.prod(stride**down for down, stride in zip(downs, strides, strict=True))
         if self.native_hop % upsampling:

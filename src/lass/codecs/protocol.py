@@ -15,6 +15,7 @@ class Codec(Protocol):
     For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises, and
     `codebook`, the (num_codes, dim) vectors (or `grid`, from which they are found). A codec for images has their
     `image_shape` and the `grid` of their codes; one for audio has `sample_rate`, `hop` and `margin`, see AudioCodec.
+    `signal_range`, (low, high), lets signals of another range be refused.
     """
 
     num_codes: int

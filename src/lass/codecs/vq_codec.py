@@ -8,6 +8,8 @@ from torch import Tensor
 from lass.artifacts import Artifact
 from lass.codecs.quantizer import VectorQuantizer
 
+MOST_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
+
 
 class VQCodec(Artifact):
     """Base of codecs with a codebook; subclasses set the attributes and define both directions up to the latents."""

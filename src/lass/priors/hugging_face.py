@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lass.artifacts import Artifact, register
-from lass.errors import LassError
+from lass.errors import LassError, check_sizes
 
 
 @dataclass
@@ -271,6 +271,7 @@ def _new_model(fields: dict[str, Any]) -> nn.Module:
     transformers = _transformers()
     try:
         config = transformers.AutoConfig.for_model(**_without_code(fields))
+        check_sizes(2**10, num_hidden_layers=getattr(config.get_text_config(), "num_hidden_layers", 1))
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise LassError(

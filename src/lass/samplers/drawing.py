@@ -6,16 +6,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.errors import LassError
+from lass.errors import check_number
 from lass.samplers.protocol import Choice, Drawn
+
+MOST_CANDIDATES = 2**20  # a number from a file must not become any amount of memory
 
 
 def check_settings(num_candidates: int, temperature: float) -> None:
     """Raise LassError for a number of candidates or a temperature that makes no sense."""
-    if num_candidates < 1:
-        raise LassError(f"A sampler needs at least one candidate, got num_candidates={num_candidates}.")
-    if temperature <= 0:
-        raise LassError(f"temperature must be positive, got {temperature}; use the Greedy sampler for the limit 0.")
+    check_number("num_candidates", num_candidates, at_least=1, at_most=MOST_CANDIDATES, whole=True)
+    check_number("temperature", temperature, above=0)
 
 
 def invert_log_weights(

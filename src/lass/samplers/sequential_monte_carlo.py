@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.errors import LassError
+from lass.errors import check_number
 from lass.samplers.drawing import check_settings, own_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
@@ -46,8 +46,7 @@ class SequentialMonteCarlo:
 
     def __post_init__(self) -> None:
         check_settings(self.num_candidates, self.temperature)
-        if not 0 <= self.resample_below <= 1:
-            raise LassError(f"resample_below is a fraction of the candidates, 0…1, got {self.resample_below}.")
+        check_number("resample_below of SequentialMonteCarlo", self.resample_below, at_least=0, at_most=1)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""

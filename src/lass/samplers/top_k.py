@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.errors import LassError
+from lass.errors import check_number
 from lass.samplers.drawing import check_settings, draw_among
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
@@ -35,8 +35,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         check_settings(self.num_candidates, self.temperature)
-        if self.k < 1:
-            raise LassError(f"TopK must keep at least one pair, got k={self.k}.")
+        check_number("k of TopK", self.k, at_least=1, at_most=2**16, whole=True)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.errors import LassError
+from lass.errors import check_number
 from lass.samplers.drawing import check_settings, own_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
@@ -37,8 +37,7 @@ class TopP:
 
     def __post_init__(self) -> None:
         check_settings(self.num_candidates, self.temperature)
-        if not 0 < self.p <= 1:
-            raise LassError(f"TopP needs a probability p in (0, 1], got {self.p}.")
+        check_number("p of TopP", self.p, above=0, at_most=1)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from lass.artifacts import register
 from lass.codecs import Codec
 from lass.data.mixing import mix
-from lass.errors import LassError
+from lass.errors import check_flag, check_number
 
 
 @runtime_checkable
@@ -72,10 +72,11 @@ class LatentDescent:
     consistent: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.learning_rate <= 0:
-            raise LassError(
-                f"Refinement needs steps ≥ 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}."
-            )
+        check_number("steps of LatentDescent", self.steps, at_least=0, whole=True)
+        check_number("learning_rate of LatentDescent", self.learning_rate, above=0)
+        check_number("halve_every of LatentDescent", self.halve_every, at_least=0, whole=True)
+        check_number("proximal_weight of LatentDescent", self.proximal_weight, at_least=0)
+        check_flag("consistent of LatentDescent", self.consistent)
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement. Mixtures do not influence each other."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from lass.artifacts import register
 from lass.codecs import Codec
 from lass.data.mixing import mix
+from lass.errors import check_number
 from lass.separation.algorithm import Candidates
 
 
@@ -51,6 +52,9 @@ class ClosestToMixture:
     """
 
     batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        check_number("batch_size of ClosestToMixture", self.batch_size, at_least=1, whole=True)
 
     @torch.no_grad()
     def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:

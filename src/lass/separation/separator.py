@@ -12,19 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, read_json, write_json
-from lass.codecs import Codec, pad_to_codes
+from lass.codecs import Codec, check_range, pad_to_codes
 from lass.data.mixing import mix
-from lass.errors import LassError
+from lass.errors import LassError, check_flag, check_number, path_component
 from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior, from_reading_order, to_reading_order
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, Progress, separate_codes
 from lass.separation.averaging import mean_latents
 from lass.separation.entropy import entropy_by_position
+from lass.separation.precision import full_precision
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.selection import ClosestToMixture, Selection
 
 CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
+MOST_SOURCES = 64  # that a folder may name
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class Separator:
         likelihood_weight: the paper's λ.
         memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
         average: start the refinement from the mean latents of all candidates, not from those of the chosen one.
-        source_names: of the sources, for files and tables, where each has its own prior.
+        source_names: of the sources, for files and tables, where each has its own prior. They become names of files.
 
     Raises:
-        LassError: if a prior or the likelihood was made for another codec, or needs latents that it does not give.
+        LassError: if a prior or the likelihood was made for another codec, or needs latents that it does not give; or
+            a setting is out of its range.
 
     Example:
         >>> separator = Separator.from_pretrained("runs/digits/separate/separator")  # doctest: +SKIP
@@ -81,6 +84,8 @@ class Separator:
     ) -> None:
         self.codec = codec
         self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
+        if not self.priors:
+            raise LassError("Expected one prior that all sources share, or one for each source, got none.")
         if len(self.priors) == 1:
             self.priors *= 2
         self.likelihood = likelihood
@@ -88,7 +93,12 @@ class Separator:
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
         self.likelihood_weight, self.memory_budget, self.average = likelihood_weight, memory_budget, average
-        self.source_names = None if source_names is None else list(source_names)
+        check_number("likelihood_weight", likelihood_weight, at_least=0)
+        check_number("memory_budget", memory_budget, at_least=1, whole=True)
+        check_flag("average", average)
+        self.source_names = None
+        if source_names is not None:
+            self.source_names = [path_component(name, "source_names") for name in source_names]
         self._check_parts()
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -98,8 +108,10 @@ class Separator:
 
     def _check_parts(self) -> None:
         codec_fingerprint = fingerprint(self.codec) if isinstance(self.codec, nn.Module) else None
-        if self.source_names is not None and len(self.source_names) != len(self.priors):
-            raise LassError(f"Expected a name for each of {len(self.priors)} sources, got {len(self.source_names)}.")
+        if self.source_names is not None and len({*self.source_names}) != len(self.priors):
+            raise LassError(
+                f"Expected a different name for each of {len(self.priors)} sources, got {self.source_names}."
+            )
         for name, part in [("prior", prior) for prior in self.priors] + [("likelihood", self.likelihood)]:
             if part.num_codes != self.codec.num_codes:
                 raise LassError(
@@ -154,7 +166,8 @@ class Separator:
             progress: goes through the code positions and may show how far it is: `tqdm`, for instance.
 
         Raises:
-            LassError: if the mixture has another shape than the codec's signals, or values that are not finite.
+            LassError: if the mixture has another shape than the codec's signals, values that are not finite or far
+                outside the codec's range, or the estimates become NaN.
         """
         conditions = None if conditions is None else conditions[None]
         result = self.separate_batch(mixture[None], conditions, seed=seed, progress=progress)
@@ -181,30 +194,28 @@ class Separator:
         Raises:
             LassError: as `separate`.
         """
-        if not mixtures.is_floating_point():
-            raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers.")
-        mixtures = mixtures.to(self.device, torch.float32)
-        if not mixtures.isfinite().all():
-            raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
-        needs_latents = getattr(self.likelihood, "needs_latents", False)
         num_samples = mixtures.shape[-1]
-        mixtures = pad_to_codes(self.codec, mixtures)
-        with torch.no_grad():
-            mixture_codes = self.codec.encode(mixtures)
-            mixture_latents = self.codec.encode_latents(mixtures).flatten(2) if needs_latents else None
+        mixtures = pad_to_codes(self.codec, self.checked(mixtures))
+        mixture_codes, mixture_latents = self.encode(mixtures)
         grid = tuple(mixture_codes.shape[1:])
         candidates = self.candidates(
             mixture_codes.flatten(1),
-            mixture_latents,
+            None if mixture_latents is None else mixture_latents.flatten(2),
             conditions=None if conditions is None else conditions.to(self.device),
             seed=seed,
             indices=indices,
             progress=progress,
         )
-        chosen = self.selection.select(candidates, mixtures, self.codec, grid)
         any_order = self.any_order(conditions, len(mixtures))
-        codes, latents = self.codes_and_latents(candidates, chosen, grid, any_order)
-        estimates = self.refinement.refine(latents, mixtures, self.codec)
+        with full_precision(self.device):
+            chosen = self.selection.select(candidates, mixtures, self.codec, grid)
+            codes, latents = self.codes_and_latents(candidates, chosen, grid, any_order)
+            estimates = self.refinement.refine(latents, mixtures, self.codec)
+        if not estimates.isfinite().all():
+            raise LassError(
+                f"The estimates became NaN or infinite: make the {type(self.refinement).__name__} smaller steps, or "
+                "use lass.separation.NoRefinement."
+            )
         return SeparationResult(
             estimates[..., :num_samples],
             codes,
@@ -215,6 +226,23 @@ class Separator:
             num_uncounted=self._num_uncounted(mixture_codes),
             log_evidence=candidates.log_evidence,
         )
+
+    def checked(self, mixtures: Tensor) -> Tensor:
+        """Mixtures as float32 on the separator's device; errors as in `separate`."""
+        if not mixtures.is_floating_point():
+            raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers.")
+        mixtures = mixtures.to(self.device, torch.float32)
+        if not mixtures.isfinite().all():
+            raise LassError("The mixture holds NaN or infinite values: expected finite numbers only.")
+        check_range(self.codec, mixtures)
+        return mixtures
+
+    @torch.no_grad()
+    def encode(self, mixtures: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes, (M, *grid), and for a likelihood that looks at them latents, (M, dim, *grid); in float32."""
+        needs_latents = getattr(self.likelihood, "needs_latents", False)
+        with full_precision(self.device):
+            return self.codec.encode(mixtures), self.codec.encode_latents(mixtures) if needs_latents else None
 
     def candidates(self, mixture_codes: Tensor, mixture_latents: Tensor | None, **options: Any) -> Candidates:
         """Algorithm 1 with the parts and settings of this separator; options of `separate_codes` that it does not set.
@@ -305,26 +333,40 @@ class Separator:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Separator:
-        """Rebuild a separator from its folder, on the CPU.
+        """Rebuild a separator from its folder, on the CPU. Nothing in the folder is run, and no name in it is a path.
 
         Raises:
             LassError: if something is missing or damaged, or the parts do not belong together.
         """
         folder = Path(folder)
-        facts = read_json(folder / CONFIG_FILE, "separator")
+        source = folder / CONFIG_FILE
+        facts = read_json(source, "separator")
+        if facts.get("format") != FORMAT:
+            raise LassError(f"{source} is no separator in format {FORMAT} of lass: save it again with this version.")
         try:
-            priors = {name: load_artifact(folder / name, "prior") for name in facts["priors"]}
-            parts = {name: build(facts[name], folder / CONFIG_FILE) for name in ("sampler", "selection", "refinement")}
+            names = facts["priors"]
+            if not isinstance(names, list) or not 0 < len(names) <= MOST_SOURCES:
+                raise LassError(f"{source} names no priors: expected a list of 1 to {MOST_SOURCES} folders.")
+            priors = {
+                name: load_artifact(folder / name, "prior") for name in {path_component(n, source) for n in names}
+            }
+            parts = {
+                name: build(facts[name], source, protocol)
+                for name, protocol in {"sampler": Sampler, "selection": Selection, "refinement": Refinement}.items()
+            }
+            check_flag(f"average in {source}", facts["average"])
+            check_number(f"likelihood_weight in {source}", facts["likelihood_weight"], at_least=0)
+            source_names = facts.get("source_names")
+            if source_names is not None and not isinstance(source_names, list):
+                raise LassError(f"{source} holds the source_names {source_names!r:.80}: expected a list.")
             return cls(
                 codec=load_artifact(folder / "codec", "codec"),
-                priors=[priors[name] for name in facts["priors"]],
+                priors=[priors[name] for name in names],
                 likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
                 average=facts["average"],
-                source_names=facts.get("source_names"),
+                source_names=source_names,
                 **parts,
             )
         except KeyError as error:
-            raise LassError(
-                f"{folder / CONFIG_FILE} lacks {error}: save the separator again with this version."
-            ) from error
+            raise LassError(f"{source} lacks {error}: save the separator again with this version.") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lass.artifacts import register
 from lass.codecs import Codec
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 
 SILENCE = 1e-8  # power below which a bin is shared equally
 
@@ -37,11 +37,10 @@ class WienerFilter:
     exponent: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.window < 4 or self.window % 4 or self.exponent <= 0:
-            raise LassError(
-                "A WienerFilter needs a window that is a multiple of 4 samples and an exponent above 0, got "
-                f"{self.window} and {self.exponent}."
-            )
+        check_number("window of WienerFilter", self.window, at_least=4, at_most=2**20, whole=True)
+        check_number("exponent of WienerFilter", self.exponent, above=0)
+        if self.window % 4:
+            raise LassError(f"window of WienerFilter must be a multiple of 4 samples, not {self.window}.")
 
     @property
     def reach(self) -> int:

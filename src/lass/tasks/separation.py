@@ -18,7 +18,7 @@ from lass.data.module import check_rate
 from lass.data.sources import SourcePairs
 from lass.errors import LassError
 from lass.likelihood import load_likelihood
-from lass.metrics import MeanAndDeviation, best_permutation, psnr, scoring_of
+from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
 from lass.metrics.frechet import (
     INCEPTION_URL,
     FrechetDistances,
@@ -34,6 +34,7 @@ from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
+from lass.separation.precision import full_precision
 
 #: What is scored, by the beginnings of the scores' names: the estimates; the mixture itself as both estimates; the
 #: codec's reconstruction of the sources.
@@ -103,7 +104,7 @@ class Separation(LightningModule):
         self.separator = Separator(
             loaded_codec,
             [loaded[folder] for folder in folders],
-            load_likelihood(likelihood, smoothing, codebook_of(loaded_codec)),
+            load_likelihood(likelihood, smoothing, codebook_of(loaded_codec), keep=True),
             sampler,
             selection,
             refinement,
@@ -176,7 +177,7 @@ class Separation(LightningModule):
         stored, rows = zip(*(self.results.read(index) for index in indices), strict=True)
         for row in rows:
             for name, score in self.scores.items():
-                score.update(torch.tensor(row[name]))
+                score.update(torch.tensor(row[name], device=self.device))  # where ranks can gather it
         self.entropies.update(torch.stack([tensors["entropy"] for tensors in stored]).to(self.device))
         self.done.update(batch.indices.float())
         if self.distances:
@@ -219,12 +220,14 @@ class Separation(LightningModule):
         conditions = batch.labels if self.conditional else None
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
-        # Where nothing says which estimate is which source, the better order counts.
-        order = best_permutation(_pairwise_psnr(estimates, sources))
-        given = torch.arange(order.shape[1], device=order.device)
-        order = torch.where(self.separator.any_order(conditions, len(order))[:, None], order, given)
-        rows = torch.arange(len(order), device=order.device)[:, None]
-        estimates, codes = estimates[rows, order], codes[rows, order]
+        # Estimates of exchangeable sources are put in the order that scores better.
+        exchangeable = self.separator.any_order(conditions, len(sources))
+        if exchangeable.any():
+            order = best_permutation(pairwise_scores(self.scoring, estimates, sources))
+            given = torch.arange(order.shape[1], device=order.device)
+            order = torch.where(exchangeable[:, None], order, given)
+            rows = torch.arange(len(order), device=order.device)[:, None]
+            estimates, codes = estimates[rows, order], codes[rows, order]
         rebuilt = self._rebuilt(sources)
         averages = mixtures[:, None].expand_as(sources)
         by_source = {}
@@ -250,7 +253,8 @@ class Separation(LightningModule):
 
     def _rebuilt(self, sources: Tensor) -> Tensor:
         codec = self.separator.codec
-        rebuilt = codec.decode(codec.encode(sources.flatten(0, 1)))[..., : sources.shape[-1]]
+        with full_precision(self.device):
+            rebuilt = codec.decode(codec.encode(sources.flatten(0, 1)))[..., : sources.shape[-1]]
         return rebuilt.view_as(sources)
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
@@ -286,14 +290,6 @@ def _distances(fid: bool, inception_weights: str | None, features: str | None) -
 def of_source(score: str, name: str) -> str:
     """Name of a score of one source: `psnr_1_db`, `sdr_drums_db`."""
     return f"{score.removesuffix('_db')}_{name}_db"
-
-
-def _pairwise_psnr(estimates: Tensor, sources: Tensor) -> Tensor:
-    """PSNR of every estimate with every source, (batch, estimates, sources)."""
-    num = estimates.shape[1]
-    every_estimate = estimates[:, :, None].expand(-1, -1, num, *estimates.shape[2:])
-    every_source = sources[:, None].expand_as(every_estimate)
-    return psnr(every_estimate.flatten(0, 2), every_source.flatten(0, 2)).view(-1, num, num)
 
 
 def checksum(signals: Tensor) -> int:
