@@ -16,6 +16,15 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "benchmarks")]  # benchmarks: the literal Algorithm 1
 
 
+def pytest_generate_tests(metafunc):
+    """A test with an argument `device` runs on every device there is, and on the simulated one."""
+    if "device" in metafunc.fixturenames:
+        from devices import DEVICES  # not before jaxtyping's hook: it imports lass
+
+        marks = {"cuda": [pytest.mark.gpu]}
+        metafunc.parametrize("device", [pytest.param(name, marks=marks.get(name, [])) for name in DEVICES])
+
+
 @pytest.fixture(autouse=True)
 def doctest_names(doctest_namespace):
     """What examples in docstrings may use without importing it."""

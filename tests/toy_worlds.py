@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lass import separate_codes
 from lass.likelihood import SparseLikelihood
+from lass.samplers import Sampler
+from lass.separation import Candidates
 
 Sequences = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -26,8 +29,8 @@ class TablePrior:
         self.num_codes = initial.shape[1]
 
     def start(self, num_sequences: int, condition: Tensor | None = None):
-        classes = torch.zeros(num_sequences, dtype=torch.long) if condition is None else condition
-        return {"classes": classes}
+        none = torch.zeros(num_sequences, dtype=torch.long, device=self.initial.device)
+        return {"classes": none if condition is None else condition}
 
     def step(self, state, codes: Tensor | None) -> Tensor:
         if codes is None:
@@ -36,6 +39,9 @@ class TablePrior:
 
     def select(self, state, parents: Tensor):
         return {"classes": state["classes"][parents]}
+
+    def to(self, device: str) -> TablePrior:
+        return TablePrior(self.initial.to(device), self.transition.to(device))
 
     def log_probability(self, codes: tuple[int, ...], label: int = 0) -> float:
         probability = self.initial[label, codes[0]].item()
@@ -70,6 +76,16 @@ class World:
     def likelihood(self) -> SparseLikelihood:
         mixture, first, second = self.dense.permute(2, 0, 1).nonzero().T
         return SparseLikelihood(self.num_codes, first, second, mixture, self.dense[first, second, mixture].log())
+
+    def separate(self, mixtures: list[list[int]], sampler: Sampler, device: str = "cpu", **options) -> Candidates:
+        """What Algorithm 1 finds on a device, on the CPU."""
+        moved = {id(prior): prior.to(device) for prior in self.priors}  # what is shared stays shared
+        priors = [moved[id(prior)] for prior in self.priors]
+        options = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in options.items()}
+        found = separate_codes(
+            torch.tensor(mixtures, device=device), priors, self.likelihood.to(device), sampler, **options
+        )
+        return on_cpu(found)
 
     def log_step(self, past: Sequences, first: int, second: int, mixture: int, weight: float, labels=(0, 0)) -> float:
         """log p(first | past) + log p(second | past) + λ log P[first, second, mixture], by the book."""
@@ -120,6 +136,13 @@ class World:
                         longer[(*z1, a), (*z2, b)] = probability * w / total
             beginnings = longer
         return beginnings
+
+
+def on_cpu(candidates: Candidates) -> Candidates:
+    """The same candidates; everything that Algorithm 1 found has to lie on one device."""
+    found = {name: x for name, x in vars(candidates).items() if x is not None}
+    assert len({x.device for x in found.values()}) == 1
+    return Candidates(**{name: x.cpu() for name, x in found.items()})
 
 
 def random_world(

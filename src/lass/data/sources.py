@@ -94,7 +94,7 @@ class FreshPairs(Dataset):
         return len(self.sources) // 2
 
     def __getitems__(self, pairs: list[tuple[int, int] | None]) -> SourcePairs:
-        """The pairs asked for; None is left out."""
+        """The pairs asked for. None is left out: a batch that is padding only has no pairs."""
         pairs = [pair for pair in pairs if pair is not None]
         first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return _pairs(self.sources, first, second, torch.full((len(pairs),), -1))
@@ -115,13 +115,16 @@ class FixedPairs(Dataset):
         return len(self.pairs)
 
     def __getitems__(self, indices: list[int | None]) -> SourcePairs:
-        """The pairs of those numbers; None is left out."""
+        """The pairs of those numbers. None is left out: a batch that is padding only has no pairs."""
         chosen = torch.tensor([index for index in indices if index is not None], dtype=torch.long)
         first, second = self.pairs[chosen].T.tolist()
         return _pairs(self.sources, first, second, chosen)
 
 
 def _pairs(sources: Dataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
+    if not first:  # no dataset has to give out nothing: take the shapes of something
+        something = _pairs(sources, [0], [0], torch.zeros(1, dtype=torch.long))
+        return SourcePairs(*(field[:0] for field in something))
     a, b = sources.__getitems__(first), sources.__getitems__(second)
     return SourcePairs(torch.stack([a.signals, b.signals], 1), torch.stack([a.labels, b.labels], 1), indices)
 

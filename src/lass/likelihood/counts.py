@@ -211,8 +211,12 @@ class SparseCounts:
 
     def to(self, device: torch.device | str) -> SparseCounts:
         """The same counts on another device."""
-        facts = (self.num_codes, self.symmetric, device, self.weights, self.codec_fingerprint)
-        return SparseCounts(*facts).load_state_dict(self.state_dict())
+        return self.empty(device).load_state_dict(self.state_dict())
+
+    def empty(self, device: torch.device | str | None = None) -> SparseCounts:
+        """Nothing counted yet, of the same codes in the same way; default on the same device."""
+        device = self.device if device is None else device
+        return SparseCounts(self.num_codes, self.symmetric, device, self.weights, self.codec_fingerprint)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stored keys and counts, for a checkpoint."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import Origin, check_finite, fingerprint, load_tensors, save_tensors
+from lass.devices import widest_float
 from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.protocol import Pairs
 
@@ -28,7 +29,7 @@ class LatentMoments:
         num_codes: size K of the codebook.
         dim: channels of the latents.
         symmetric: a pair and its reverse are the same, because the sum commutes.
-        device: where the sums are.
+        device: where the sums are; the CPU if the device has no float64, which sums of millions of latents need.
         codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
 
     Raises:
@@ -50,7 +51,8 @@ class LatentMoments:
                 "(latents=false), or use a codec with fewer codes."
             )
         self.num_codes, self.dim, self.symmetric = num_codes, dim, symmetric
-        self.device, self.codec_fingerprint = torch.device(device), codec_fingerprint
+        self.device = torch.device(device if widest_float(device) == torch.float64 else "cpu")
+        self.codec_fingerprint = codec_fingerprint
         double = {"dtype": torch.float64, "device": self.device}
         self._counts = torch.zeros(num_codes**2, **double)
         self._sums = torch.zeros(num_codes**2, dim, **double)
@@ -63,7 +65,8 @@ class LatentMoments:
         if self.symmetric:
             first, second = torch.minimum(first, second), torch.maximum(first, second)
         check_finite({"latents": latents}, "This batch")
-        pair, latents = first * self.num_codes + second, latents.double()
+        pair = (first * self.num_codes + second).to(self.device)
+        latents = latents.to(self.device).double()
         self._counts += torch.bincount(pair, minlength=self.num_codes**2)
         self._sums.index_add_(0, pair, latents)
         self._products += latents.T @ latents

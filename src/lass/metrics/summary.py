@@ -10,7 +10,8 @@ from torchmetrics import Metric
 class MeanAndDeviation(Metric):
     """Accumulates one number per mixture; `compute` gives the mean, the standard deviation (n − 1) and the count.
 
-    The numbers themselves are kept: a sum of squares would lose digits.
+    The numbers themselves are kept: a sum of squares would lose digits. What is computed of them is computed in
+    float64 on the CPU, because not every device has it.
 
     Args:
         skip_undefined: leave out NaN, the score of mixtures for which it is not defined.
@@ -31,8 +32,7 @@ class MeanAndDeviation(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`{"mean", "std", "num"}`; the deviation of a single number is 0."""
-        values = torch.cat(self.values) if isinstance(self.values, list) else self.values
-        values = values.cpu().double()  # which not every device has
+        values = (torch.cat(self.values) if isinstance(self.values, list) else self.values).cpu().double()
         if not len(values):
             return {"mean": torch.tensor(torch.nan), "std": torch.tensor(torch.nan), "num": torch.tensor(0)}
         std = values.std() if len(values) > 1 else torch.zeros_like(values.mean())

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lass.devices import running_sum
 from lass.errors import check_number
 from lass.samplers.protocol import Choice, Drawn
 
@@ -31,30 +32,31 @@ def invert_log_weights(
         An index per draw; some index where no option can be drawn.
     """
     highest = log_weights.amax(-1, keepdim=True).clamp(min=torch.finfo(log_weights.dtype).min)
-    return invert_running_sum((log_weights - highest).exp_().cumsum(-1), uniforms)[0]
+    return invert_running_sum(running_sum((log_weights - highest).exp_()), uniforms)[0]
 
 
 def invert_running_sum(
-    running_sum: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
+    sums: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
 ) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
     """Draw indices by inverting the running sum of their weights.
 
     Args:
-        running_sum: of weights that are not negative.
+        sums: running sums of weights that are not negative.
         uniforms: in [0, 1), one per draw.
 
     Returns:
         An index per draw, and where in its share of the sum the uniform number fell: uniform in [0, 1) again, and
-        independent of the index.
+        independent of the index. It has as many binary digits as the number had, less those that decided the index:
+        enough for a second draw in float64; in float32 the probability of both together is off by up to 2⁻²³.
     """
-    total = running_sum[..., -1:]
-    targets = uniforms * total.double()  # double, so that enough is left of a number for a second draw
+    total = sums[..., -1:]
+    targets = uniforms * total.to(uniforms.dtype)
     # Rounding must not reach the total itself: no sum lies above it.
     rounded = torch.minimum(targets.to(total.dtype), total.nextafter(torch.zeros_like(total)))
-    chosen = torch.searchsorted(running_sum, rounded.contiguous(), right=True).clamp_(max=running_sum.shape[-1] - 1)
-    above = running_sum.gather(-1, chosen).double()
-    below = running_sum.gather(-1, (chosen - 1).clamp_(min=0)).double().masked_fill_(chosen == 0, 0.0)
-    return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - 2**-53)
+    chosen = torch.searchsorted(sums, rounded.contiguous(), right=True).clamp_(max=sums.shape[-1] - 1)
+    above = sums.gather(-1, chosen).to(uniforms.dtype)
+    below = sums.gather(-1, (chosen - 1).clamp_(min=0)).to(uniforms.dtype).masked_fill_(chosen == 0, 0.0)
+    return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - torch.finfo(uniforms.dtype).eps / 2)
 
 
 def own_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:

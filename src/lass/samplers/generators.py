@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lass.devices import widest_float
+
 
 class MixtureGenerators:
     """One independent random stream per mixture, seeded by (seed, index of the mixture).
@@ -29,9 +31,15 @@ class MixtureGenerators:
         ]
 
     def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """`num` uniform numbers in [0, 1) for each mixture, in double precision."""
-        numbers = [torch.rand(num, generator=generator, dtype=torch.float64) for generator in self._generators]
-        return torch.stack(numbers).to(self.device)
+        """`num` uniform numbers in [0, 1) for each mixture, float64 where the device has it.
+
+        Rounded to float32 they are the same numbers to 2⁻²⁵, and so are the draws that they decide, except where a
+        number lies that close to the border between two outcomes.
+        """
+        numbers = torch.stack([torch.rand(num, generator=each, dtype=torch.float64) for each in self._generators])
+        dtype = widest_float(self.device)
+        below_one = 1 - torch.finfo(dtype).eps / 2  # rounding must not reach 1
+        return numbers.to(dtype).clamp_(max=below_one).to(self.device)
 
 
 class CandidateGenerators(MixtureGenerators):

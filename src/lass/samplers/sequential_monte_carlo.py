@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import register
+from lass.devices import running_sum
 from lass.errors import check_number
 from lass.samplers.drawing import check_settings, own_parents
 from lass.samplers.generators import MixtureGenerators
@@ -85,7 +86,7 @@ def systematic_resampling(log_weights: Float[Tensor, "M N"], uniforms: Float[Ten
     Source: Kitagawa 1996.
     """
     num = log_weights.shape[1]
-    running_sum = log_weights.double().softmax(1).cumsum(1)
-    comb = (torch.arange(num, device=uniforms.device) + uniforms[:, None]) / num * running_sum[:, -1:]
-    highest = running_sum[:, -1:].nextafter(running_sum.new_zeros(1))  # rounding must not reach the total itself
-    return torch.searchsorted(running_sum, torch.minimum(comb, highest), right=True).clamp_(max=num - 1)
+    sums = running_sum(log_weights.to(uniforms.dtype).softmax(1))
+    comb = (torch.arange(num, device=uniforms.device) + uniforms[:, None]) / num * sums[:, -1:]
+    highest = sums[:, -1:].nextafter(sums.new_zeros(1))  # rounding must not reach the total itself
+    return torch.searchsorted(sums, torch.minimum(comb, highest), right=True).clamp_(max=num - 1)

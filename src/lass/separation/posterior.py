@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lass.devices import running_sum
 from lass.likelihood import Pairs
 from lass.samplers.drawing import invert_log_weights, invert_running_sum
 from lass.samplers.protocol import Drawn
@@ -163,7 +164,7 @@ class _MixturePosterior:
             k, num_pairs = min(NUCLEUS, log_posterior.shape[1]), log_posterior.shape[1]
             while True:
                 values = log_posterior.topk(k, dim=1).values
-                mass = (values / temperature - log_normalizer).exp().cumsum(1)
+                mass = running_sum((values / temperature - log_normalizer).exp())
                 if k == num_pairs or not (mass[:, -1] < p).any():
                     break
                 k = min(4 * k, num_pairs)
@@ -254,7 +255,7 @@ class _Product:
         self._weights_2 = self._power(log_prior_2)
         # Summed over the second code, and accumulated over the first.
         mass = self._power(log_prior_1).mul_(self._weights_2 @ self._likelihood.T)
-        self._running_sum = mass.cumsum(1)
+        self._running_sum = running_sum(mass)
         total = self._running_sum[:, -1]
         self.log_normalizer = total.log() + self._highest / temperature
         self.is_imprecise = total < SMALLEST_TOTAL
@@ -262,7 +263,8 @@ class _Product:
     def draw(self, parents: Tensor, uniforms: Tensor) -> Drawn:
         first, rest = invert_running_sum(self._running_sum[parents], uniforms[:, None])
         first = first[:, 0]
-        second, _ = invert_running_sum((self._weights_2[parents].mul_(self._likelihood[first])).cumsum(1), rest)
+        weights_2 = self._weights_2[parents].mul_(self._likelihood[first])
+        second, _ = invert_running_sum(running_sum(weights_2), rest)
         second = second[:, 0]
         log_likelihood = self._likelihood[first, second].log() * self._temperature + self._highest
         return Drawn(

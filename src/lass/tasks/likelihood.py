@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ class LikelihoodCounting(LightningModule):
 
     def training_step(self, batch: SourcePairs | Sources) -> None:
         """Encode both sources and their mixture, and count the triple at every position."""
+        if not len(batch.signals):  # this rank's share is used up
+            return
         first, second, mixture = self._encode(batch)
         self._fresh_counts.add(first, second, mixture)
         if self.latents:
@@ -120,7 +123,7 @@ class LikelihoodCounting(LightningModule):
 
     def validation_step(self, batch: SourcePairs | Sources) -> None:
         """How many of the triples of held-out mixtures were counted before, and how likely these are."""
-        if self._likelihood is None:  # the sanity check before the first epoch
+        if self._likelihood is None or not len(batch.signals):  # before the first epoch; or the share is used up
             return
         triples = self._encode(batch)
         seen = self._likelihood.contains(*triples).flatten(1)
@@ -201,15 +204,33 @@ class LikelihoodCounting(LightningModule):
         return LatentMoments(num_codes, dim, self.symmetric, self.device, fingerprint(self.codec))
 
     def _merge_fresh_counts(self) -> None:
-        fresh = [self._fresh_counts]
-        if dist.is_available() and dist.is_initialized():
-            fresh = [None] * dist.get_world_size()
-            dist.all_gather_object(fresh, self._fresh_counts.to("cpu"))
-            for sums in self._fresh_moments.state_dict().values() if self.latents else ():
-                dist.all_reduce(sums)
-        for counts in fresh:
+        for counts in of_all_ranks(self._fresh_counts):
             self.counts.merge(counts)
         self._fresh_counts = self._no_counts()
         if self.latents:
+            if dist.is_available() and dist.is_initialized():
+                for sums in self._fresh_moments.state_dict().values():
+                    dist.all_reduce(sums)
             self.moments.merge(self._fresh_moments)
             self._fresh_moments = self._no_moments()
+
+
+def of_all_ranks(counts: SparseCounts) -> Iterator[SparseCounts]:
+    """The counts of every rank, one after the other, on this rank's device; all ranks have to ask for them.
+
+    Each rank sends its size and then its keys and counts, as tensors on the device that the backend works on (NCCL
+    knows no others). No more than one other rank's counts are held at a time.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        yield counts
+        return
+    own = counts.state_dict()
+    for rank in range(dist.get_world_size()):
+        size = torch.tensor(len(own["keys"]), device=counts.device)
+        dist.broadcast(size, src=rank)
+        if not int(size):
+            continue
+        sent = own if rank == dist.get_rank() else {name: tensor.new_empty(int(size)) for name, tensor in own.items()}
+        for tensor in sent.values():
+            dist.broadcast(tensor, src=rank)
+        yield counts.empty().load_state_dict(sent)

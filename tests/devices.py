@@ -1,0 +1,114 @@
+"""A simulated accelerator, so that a machine without one still finds what would fail there.
+
+It computes on the CPU, with real values, and refuses what some accelerator refuses:
+
+- tensors of two devices in one operation (all of them), but for single CPU numbers and CPU indices of its own tensors;
+- float64 (Apple's);
+- operations without a deterministic implementation, once `torch.use_deterministic_algorithms` asks for one (CUDA).
+
+Not simulated: whether a device has a kernel for an operation at all, its rounding, streams, memory, and autocast.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import torch
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from lass.devices import WITHOUT_FLOAT64
+
+SIMULATED = "simulated"
+#: Every tensor test runs on each of these, through the fixture `device`.
+DEVICES = ["cpu", SIMULATED]
+DEVICES += [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+
+aten = torch.ops.aten
+COPIES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+#: That this package uses or might use, of the list in the documentation of torch.use_deterministic_algorithms.
+NOT_DETERMINISTIC = {
+    "adaptive_avg_pool2d_backward",
+    "avg_pool3d_backward",
+    "cumsum",
+    "cumsum_",
+    "grid_sampler_2d_backward",
+    "histc",
+    "kthvalue",
+    "median",
+    "nll_loss2d_forward",
+    "put_",
+    "reflection_pad1d_backward",
+    "reflection_pad2d_backward",
+    "upsample_bicubic2d_backward",
+    "upsample_bilinear2d_backward",
+    "upsample_linear1d_backward",
+}
+
+
+class SimulatedTensor(torch.Tensor):
+    """A tensor on the simulated device: a shell around one on the CPU."""
+
+    @staticmethod
+    def __new__(cls, on_cpu: torch.Tensor) -> SimulatedTensor:
+        facts = {"strides": on_cpu.stride(), "storage_offset": on_cpu.storage_offset(), "dtype": on_cpu.dtype}
+        tensor = torch.Tensor._make_wrapper_subclass(cls, on_cpu.shape, device=f"{SIMULATED}:0", **facts)
+        tensor.on_cpu = on_cpu
+        return tensor
+
+    def tolist(self) -> list:
+        return self.on_cpu.tolist()
+
+    def __repr__(self) -> str:
+        return f"simulated {self.on_cpu!r}"
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        return _compute(operation, *args, **(kwargs or {}))
+
+
+def _compute(operation, *args, **kwargs):
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    simulated = [x for x in tensors if isinstance(x, SimulatedTensor)]
+    assert all(x.shape == x.on_cpu.shape for x in simulated)
+    together = tensors
+    if operation in INDEXING and isinstance(args[0], SimulatedTensor):
+        together = [args[0], *args[2:3]]  # without the indices
+    if simulated and operation not in COPIES:
+        for x in together:
+            if x.ndim and not isinstance(x, SimulatedTensor):
+                raise RuntimeError(f"{operation}: expected all tensors on one device, got {SIMULATED} and {x.device}")
+    is_integer = not any(x.is_floating_point() for x in tensors)
+    if torch.are_deterministic_algorithms_enabled() and operation._opname in NOT_DETERMINISTIC and not is_integer:
+        raise RuntimeError(f"{operation} does not have a deterministic implementation")
+    device = kwargs.get("device")
+    inner_args, inner_kwargs = tree_map_only(SimulatedTensor, lambda x: x.on_cpu, (args, kwargs))
+    if device is not None:
+        inner_kwargs["device"] = "cpu"
+    result = operation(*inner_args, **inner_kwargs)
+    if torch.device(device).type == SIMULATED if device is not None else simulated:
+        result = tree_map_only(torch.Tensor, _shell, result)
+    if simulated:
+        result = return_and_correct_aliasing(operation, args, kwargs, result)
+    return result
+
+
+def _shell(on_cpu: torch.Tensor) -> SimulatedTensor:
+    if on_cpu.dtype == torch.float64:
+        raise TypeError(f"Cannot convert a tensor to float64: the {SIMULATED} device has none")
+    with torch.inference_mode(False):  # a view of an ordinary tensor is one also in inference mode
+        return SimulatedTensor(on_cpu)
+
+
+_setup_privateuseone_for_python_backend(
+    SIMULATED, SimpleNamespace(get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16])
+)
+torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
+_FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
+_FALLBACK.fallback(_compute, "PrivateUse1")
+for _arange in (aten.arange.default, aten.arange.start, aten.arange.start_step):  # torch would resize an empty shell
+    _ATEN.impl(_arange, functools.partial(_compute, _arange), "PrivateUse1")
+WITHOUT_FLOAT64.add(SIMULATED)
