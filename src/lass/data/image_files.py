@@ -34,6 +34,7 @@ def opened_image(path: str | Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise OSError(f"it claims to have {image.height}×{image.width} pixels")
+            image.filename = ""  # Pillow would map raw pixels into memory: wrong for TIFF files that are to be turned
             yield image
     except (FileNotFoundError, LassError):
         raise
@@ -73,15 +74,16 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         ) from error
     if several:
         warnings.warn(f"{path} holds several images: only the first one is taken.", stacklevel=2)
+    if image_shape is not None and (image.height, image.width) != tuple(image_shape[1:]):
+        height, width = image_shape[1:]
+        raise LassError(
+            f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
+        )
     if image.mode in ("P", "PA"):  # Pillow warns when colours that may be transparent are converted at once
         image = image.convert("RGBA")
     if image_shape is None:
         image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)
     channels, height, width = image_shape
-    if (image.height, image.width) != (height, width):
-        raise LassError(
-            f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
-        )
     if not _is_lossless(image, MODES[channels]):
         raise LassError(
             f"{path} is an image of the kind {image.mode!r}, not just opaque 8-bit {NAMES[channels]}: convert it."
