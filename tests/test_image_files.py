@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from lass.cli import main
 from lass.codecs import ImageVQVAE
 from lass.priors import TransformerPrior
 from lass.samplers import Ancestral
+from lass.separate_files import find_files
 from lass.separation import LatentDescent
 
 
@@ -156,3 +160,104 @@ def test_mistakes_are_one_sentence_and_lose_nothing(separator_folder, tmp_path, 
     assert "\n" not in str(stopped.value)
     assert (tmp_path / "done" / "a-1.png").read_bytes() == before
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_dollar_in_a_name_is_a_dollar(separator_folder, tmp_path, capsys):
+    files = mixtures(tmp_path / "in", ["Ba$$in", "$a^b^c$"])
+    separate(*files, "--separator", separator_folder, "--out", tmp_path / "out")
+    names = {f"{stem}-{source}.png" for stem in ("Ba$$in", "$a^b^c$") for source in (1, 2)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "separations.png"}
+    assert "picture: " in capsys.readouterr().out
+
+
+def test_a_picture_that_fails_costs_no_estimates(separator_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *arguments, **options: 1 / 0)
+    with pytest.warns(UserWarning, match=r"separations.png could not be made \(division by zero\)"):
+        separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
+    assert "picture" not in capsys.readouterr().out
+
+
+def test_what_is_hidden_or_a_folder_does_not_stop_a_folder(tmp_path):
+    """macOS leaves `._a.png` beside `a.png` on foreign disks."""
+    (image,) = mixtures(tmp_path, ["a"])
+    (tmp_path / "._a.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "more.png").mkdir()
+    assert find_files([tmp_path], {".png"}, "images", "mixture.png") == [image]
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "../{}/a.png", "link.png", "hard.png", "."])
+def test_the_same_file_twice_is_taken_once(tmp_path, monkeypatch, again):
+    monkeypatch.chdir(tmp_path)
+    mixtures(tmp_path, ["a"])
+    if again == "link.png":
+        (tmp_path / again).symlink_to("a.png")
+    if again == "hard.png":
+        (tmp_path / again).hardlink_to("a.png")
+    with pytest.warns(
+        UserWarning, match=r"1 of the 2 files are there twice.*\(for example a.png\): each is taken once"
+    ):
+        found = find_files([Path("a.png"), Path(again.format(tmp_path.name))], {".png"}, "images", "mixture.png")
+    assert found == [Path("a.png")]
+
+
+def test_the_number_of_mixtures_is_that_of_distinct_files(separator_folder, tmp_path, capsys):
+    (image,) = mixtures(tmp_path, ["a"])
+    with pytest.warns(UserWarning, match="each is taken once"):
+        separate(image, image, "--separator", separator_folder, "--out", tmp_path / "out")
+    assert "Estimates of 1 mixture(s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_names_that_differ_by_case_are_refused_where_they_are_one_file(
+    separator_folder, tmp_path, monkeypatch, ignores_case
+):
+    """Such a file system is pretended: whether it is one is found out by a file's name in the other case."""
+    monkeypatch.setattr("lass.separate_files._ignores_case", lambda folder: ignores_case)
+    files = [*mixtures(tmp_path / "in", ["a"]), *mixtures(tmp_path / "other", ["A"])]
+    arguments = [*files, "--separator", separator_folder, "--out", tmp_path / "out"]
+    if ignores_case:
+        with pytest.raises(SystemExit, match=r"would both become .*/[aA]-1.png"):
+            separate(*arguments)
+        assert not list((tmp_path / "out").iterdir())
+    else:
+        separate(*arguments)
+        assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_a_stop_leaves_whole_files_only(separator_folder, tmp_path, monkeypatch, error):
+    """The third estimate stops half-way."""
+    save_image, saved = Image.Image.save, []
+
+    def save_half(image, path, *arguments, **options):
+        saved.append(path)
+        save_image(image, path, *arguments, **options)
+        if len(saved) == 3:
+            path.write_bytes(path.read_bytes()[:40])
+            raise error
+
+    files = mixtures(tmp_path / "in", ["a", "b"])
+    monkeypatch.setattr(Image.Image, "save", save_half)
+    kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SystemExit
+    with pytest.raises((kind, SystemExit)) as stopped:
+        separate(*files, "--separator", separator_folder, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
+    for path in (tmp_path / "out").iterdir():
+        assert read_image(path).shape == (1, 8, 8)
+    if isinstance(error, OSError):
+        assert str(stopped.value).startswith(
+            f"lass: {tmp_path}/out/b-1.png cannot be written (No space left on device)"
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_separated(
+    separator_folder, tmp_path, monkeypatch
+):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr(Separator, "separate", lambda *arguments: pytest.fail("separated"))
+    with pytest.raises(SystemExit, match=r"out cannot be written \(Permission denied\): make room or choose another"):
+        separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")

@@ -334,7 +334,7 @@ def test_missing_photographs_are_explained(tmp_path, monkeypatch):
         ImageNet().setup("predict")
     with pytest.raises(LassError, match=r"absent.txt is no list of classes"):
         ImageNet(classes="absent.txt").setup("fit")
-    with pytest.raises(LassError, match="size must be at least 1 pixel, not 0"):
+    with pytest.raises(LassError, match="size must be an integer, at least 1, not 0"):
         ImageNet(size=0)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from lass.data.files import read_text
 from lass.data.image_folder import ImageFiles, ImageFolderModule, OfficialSplit, default_root, image_names, some
-from lass.errors import LassError
+from lass.errors import LassError, path_component
 
 LISTS: dict[OfficialSplit, str] = {"train": "celebahqtrain.txt", "test": "celebahqvalidation.txt"}
 WHERE = (
@@ -84,13 +85,9 @@ class CelebAHQ(ImageFolderModule):
 
     def _listed(self, split: OfficialSplit, there: Sequence[str]) -> list[str]:
         path = self._list_file(split)
-        try:
-            listed = [name for line in path.read_text().splitlines() if (name := line.strip())]
-        except (OSError, UnicodeDecodeError) as error:
-            raise LassError(
-                f"{path} is no list of file names that can be read ({error}): get it from {WHERE_LISTS}, or name "
-                "another with --data.train_list and --data.validation_list."
-            ) from error
+        advice = f"get it from {WHERE_LISTS}, or name another with --data.train_list and --data.validation_list"
+        lines = read_text(path, "list of file names", advice).splitlines()
+        listed = [path_component(name, path) for line in lines if (name := line.strip())]
         if not listed:
             raise LassError(f"{path} is empty: expected one file name per line, as in {WHERE_LISTS}.")
         found = match_names(listed, there)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lass.artifacts import written_whole
+from lass.data.files import mapped_array
 from lass.errors import LassError
 
 
@@ -38,8 +39,10 @@ class CodeShard(Dataset):
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            self.rows = mapped_array(path)
+            if self.rows.dtype != np.int32 or self.rows.ndim != 2 or self.rows.shape[1] < 2:
+                raise OSError(f"an array of {self.rows.dtype} with shape {self.rows.shape}; expected rows of int32")
+        except OSError as error:
             raise LassError(f"{path} holds no codes ({error}): delete it, and it is made again.") from error
 
     def __len__(self) -> int:

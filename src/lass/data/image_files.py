@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lass.artifacts import written_whole
@@ -17,11 +19,34 @@ from lass.errors import LassError
 MODES = {1: "L", 3: "RGB"}  # what Pillow calls 8-bit images of so many channels
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # kinds that RGBA holds without loss
 NAMES = {1: "grey", 3: "colour"}
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow may raise
+MOST_PIXELS = 89_478_485  # Pillow warns of images with more: a small file can claim any size
+
+
+@contextlib.contextmanager
+def opened_image(path: str | Path) -> Iterator[Image.Image]:
+    """An image file whose header has been read, and whose pixels are decoded in the body.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: with the reason in one line, if the file is damaged, is no image, or claims over 89 million pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise OSError(f"it claims to have {image.height}×{image.width} pixels")
+            image.filename = ""  # Pillow would map raw pixels into memory: wrong for TIFF files that are to be turned
+            yield image
+    except (FileNotFoundError, LassError):
+        raise
+    except Exception as error:  # of damaged files, Pillow raises nearly every built-in exception
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Float[Tensor, "channels height width"]:
     """An image file as numbers in [0, 1].
+
+    The orientation that a camera noted in the file (EXIF) is followed, as browsers do. Of a file with several images,
+    an animation for example, the first is read, with a warning.
 
     Args:
         path: a PNG, or anything else that Pillow reads.
@@ -33,20 +58,32 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
     path = Path(path)
     if image_shape is not None and image_shape[0] not in MODES:
         raise LassError(f"Image files have 1 or 3 channels, but an image of {image_shape[0]} channels is expected.")
+    several = False
     try:
-        with Image.open(path) as image:
-            image.load()
+        with warnings.catch_warnings(), opened_image(path) as image:
+            warnings.simplefilter("ignore")  # of Pillow: an image is read, or the error says why not
+            if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # others are not even decoded
+                several = getattr(image, "is_animated", False)
+                image = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise LassError(f"There is no file {path}: name an image, or a folder of images.") from error
-    except UNREADABLE as error:
-        raise LassError(f"{path} is no image that can be read ({error}): expected a PNG.") from error
-    if image_shape is None:
-        image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)
-    channels, height, width = image_shape
-    if (image.height, image.width) != (height, width):
+    except OSError as error:
+        raise LassError(
+            f"{path} is no image that can be read ({error}): expected an undamaged image, so save it again as a PNG "
+            "without metadata."
+        ) from error
+    if several:
+        warnings.warn(f"{path} holds several images: only the first one is taken.", stacklevel=2)
+    if image_shape is not None and (image.height, image.width) != tuple(image_shape[1:]):
+        height, width = image_shape[1:]
         raise LassError(
             f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
         )
+    if image.mode in ("P", "PA"):  # Pillow warns when colours that may be transparent are converted at once
+        image = image.convert("RGBA")
+    if image_shape is None:
+        image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)
+    channels, height, width = image_shape
     if not _is_lossless(image, MODES[channels]):
         raise LassError(
             f"{path} is an image of the kind {image.mode!r}, not just opaque 8-bit {NAMES[channels]}: convert it."

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from lass.data.image_files import UNREADABLE
+from lass.data.files import mapped_array
+from lass.data.image_files import opened_image
 from lass.data.images import ImageDataModule, hold_out
-from lass.data.module import Split
 from lass.data.sources import SourceDataset, Sources
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")  # in small letters
 KINDS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow's, those with 8 bits at most
@@ -64,6 +64,18 @@ class ImageFiles(SourceDataset):
         """See SourceDataset."""
         return ImageFiles(self.folder, self.names[positions.numpy()], self.labels[positions], self.size)
 
+    def fingerprint(self) -> str:
+        """See SourceDataset; of the files' names, lengths and times of change instead of their content."""
+        digest = hashlib.sha256(f"{self.size} {self.names.dtype}".encode())
+        digest.update(self.names.tobytes() + self.labels.numpy().tobytes())
+        for name in self.names:
+            try:
+                status = (self.folder / os.fsdecode(name)).stat()
+            except OSError as error:
+                raise _lost(self.folder / os.fsdecode(name)) from error
+            digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
+        return digest.hexdigest()[:16]
+
 
 class ImageFolderModule(ImageDataModule):
     """Image files. A dataset is a subclass with two methods, `has_test_images` and `find`.
@@ -80,8 +92,7 @@ class ImageFolderModule(ImageDataModule):
 
     def __init__(self, root: str | Path, size: int = 256, num_test: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
-        if size < 1:
-            raise LassError(f"size must be at least 1 pixel, not {size}.")
+        check_number("size", size, at_least=1, whole=True)
         self.root, self.size, self.num_test = Path(root), size, num_test
 
     def has_test_images(self) -> bool:
@@ -102,13 +113,6 @@ class ImageFolderModule(ImageDataModule):
             raise LassError(f"{self.root} has test images of its own: leave out num_test.")
         return self.find(official_split)
 
-    def identity(self, part: Split) -> str:
-        """See SourceDataModule: which files there are, and what is made of them."""
-        files = self.part(part)
-        digest = hashlib.sha256(repr((str(self.root.resolve()), self.size)).encode())
-        digest.update(files.names.tobytes() + files.labels.numpy().tobytes())
-        return f"{type(self).__name__.lower()}-{part}-{self.size}-{digest.hexdigest()[:12]}"
-
 
 def default_root(name: str) -> Path:
     """The folder of a dataset in the one that the variable DATA_ROOT names, or in `data`."""
@@ -118,8 +122,8 @@ def default_root(name: str) -> Path:
 def image_names(folder: Path) -> list[str]:
     """Names of the image files that lie in a folder itself, sorted; what begins with a dot is no image."""
     with os.scandir(folder) as entries:
-        names = (entry.name for entry in entries)
-        return sorted(name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        named = (entry for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
+        return sorted(entry.name for entry in named if not entry.is_dir())
 
 
 def some(names: Sequence[str]) -> str:
@@ -144,10 +148,10 @@ def read_square(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
         (arXiv:2012.09841), `taming/data/base.py`, does the same without antialiasing.
     """
     try:
-        image = _from_array(np.load(path, allow_pickle=False)) if path.suffix.lower() == ".npy" else _decoded(path)
+        image = _from_array(path) if path.suffix.lower() == ".npy" else decoded(path)
     except FileNotFoundError as error:
-        raise LassError(f"{path} is missing, though it was listed: put it back and start again.") from error
-    except (*UNREADABLE, ValueError, EOFError) as error:
+        raise _lost(path) from error
+    except OSError as error:
         raise LassError(
             f"{path} is no image that can be read ({error}): get it again, or take it out of the dataset."
         ) from error
@@ -159,18 +163,24 @@ def read_square(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
     return transforms.pil_to_tensor(transforms.center_crop(resized, [size, size]))
 
 
-def _decoded(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+def _lost(path: Path) -> LassError:
+    return LassError(f"{path} is missing, though it was listed: put it back and start again.")
+
+
+def decoded(path: Path) -> Image.Image:
+    """The pixels of an image file; errors are those of `opened_image`."""
+    with opened_image(path) as image:
         image.load()
     return image
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(path: Path) -> Image.Image:
+    array = mapped_array(path)
     shape = array.shape
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 3 and len(array) == 3:
         array = np.moveaxis(array, 0, -1)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an array of {array.dtype} with shape {shape}; expected uint8, (3, height, width)")
+        raise OSError(f"an array of {array.dtype} with shape {shape}; expected uint8, (3, height, width)")
     return Image.fromarray(np.ascontiguousarray(array))

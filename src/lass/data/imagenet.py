@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lass.data.files import read_text
 from lass.data.image_folder import ImageFiles, ImageFolderModule, OfficialSplit, default_root, image_names, some
 from lass.errors import LassError
 
@@ -83,14 +85,12 @@ class ImageNet(ImageFolderModule):
     def _class_names(self) -> list[str]:
         """In the order of their labels; of both splits, so that a label means the same in both."""
         if self.classes is not None:
-            try:
-                lines = self.classes.read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise LassError(
-                    f"{self.classes} is no list of classes that can be read ({error}): expected a folder's name in "
-                    "each line."
-                ) from error
-            return [line.split()[0] if WORDNET_ID.match(line) else line.strip() for line in lines if line.strip()]
+            text = read_text(self.classes, "list of classes", "expected a folder's name in each line")
+            lines = filter(None, map(str.strip, text.splitlines()))
+            names = [line.split()[0] if WORDNET_ID.match(line) else line for line in lines]
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise LassError(f"{self.classes} names classes more than once ({some(twice)}): expected each once.")
+            return names
         splits = [self.root / name for name in FOLDERS.values()] if self.has_test_images() else [self.root]
         names = sorted({name for split in splits for name in _folders(split)})
         if len(names) != NUM_CLASSES and all(map(WORDNET_ID.match, names)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar, Literal
 
 import torch
@@ -55,6 +54,7 @@ class ImageDataModule(SourceDataModule):
             raise LassError(f"{type(self).__name__} has validation images of its own: leave out num_validation.")
         self.num_validation = num_validation
         self._parts: dict[Split, SourceDataset] = {}
+        self._identities: dict[Split, str] = {}
 
     def read(self, official_split: Split) -> SourceDataset:
         """All images of one of the `official_splits`."""
@@ -75,9 +75,10 @@ class ImageDataModule(SourceDataModule):
         self._parts["validation"], self._parts["train"] = images.subset(held_out), images.subset(kept)
 
     def identity(self, part: Split) -> str:
-        """Tells the images of a part from those of other datasets, splits and settings; part of names of files."""
-        choice = (type(self).__name__, getattr(self, "root", None), self.num_validation, self.split_seed)
-        return f"{part}-{hashlib.sha256(repr(choice).encode()).hexdigest()[:8]}"
+        """Dataset, part, and the fingerprint of its images: settings and files matter as far as images differ."""
+        if part not in self._identities:
+            self._identities[part] = f"{type(self).__name__.lower()}-{part}-{self.part(part).fingerprint()}"
+        return self._identities[part]
 
     def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> FreshPairing:
         """Random pairs of training images."""

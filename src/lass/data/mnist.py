@@ -32,9 +32,10 @@ class MNIST(ImageDataModule):
         if self.may_download:
             try:
                 datasets.MNIST(str(self.root), download=True)
-            except (OSError, RuntimeError) as error:
+            except Exception as error:  # no network, a bad archive: urllib and torchvision raise what they like
+                reason = " ".join(str(error).split()) or type(error).__name__
                 raise LassError(
-                    f"MNIST could not be downloaded to {self.root.resolve()} ({error}): download it elsewhere and set "
+                    f"MNIST could not be downloaded to {self.root.resolve()} ({reason}): download it elsewhere and set "
                     "DATA_ROOT to the folder that holds MNIST/raw."
                 ) from error
 
@@ -42,9 +43,12 @@ class MNIST(ImageDataModule):
         """One official split, read without a download."""
         try:
             dataset = datasets.MNIST(str(self.root), train=official_split == "train", download=False)
-        except (RuntimeError, OSError, AssertionError, ValueError) as error:
+            if len(dataset.data) != len(dataset.targets):
+                raise ValueError(f"{len(dataset.data)} {official_split} images, but {len(dataset.targets)} labels")
+        except Exception as error:  # of damaged files, torchvision raises nearly every built-in exception
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise LassError(
-                f"MNIST could not be read from {self.root.resolve()} ({error}): expected "
+                f"MNIST could not be read from {self.root.resolve()} ({reason}): expected "
                 "MNIST/raw/train-images-idx3-ubyte and its three siblings there; set DATA_ROOT to the folder that "
                 "holds MNIST/, or unset it to download to `data`."
             ) from error

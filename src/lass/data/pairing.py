@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lass.artifacts import written_whole
+from lass.data.files import read_text
 from lass.errors import LassError
 
 HEADER = ["mixture", "first", "second"]
@@ -50,10 +53,10 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
     Raises:
         LassError: if the file is missing, is no such list, or names sources that are not there.
     """
-    pairs = torch.tensor(_read(path, HEADER, lambda first, second: (int(first), int(second))))
-    if pairs.min() < 0 or pairs.max() >= num_sources:
+    pairs = _read(path, HEADER, lambda first, second: (int(first), int(second)))
+    if not all(0 <= source < num_sources for pair in pairs for source in pair):
         raise LassError(f"{path} names sources outside 0…{num_sources - 1}: it belongs to another dataset or split.")
-    return pairs
+    return torch.tensor(pairs)
 
 
 def write_places(path: str | Path, places: Sequence[tuple[str, float]]) -> None:
@@ -67,11 +70,15 @@ def read_places(path: str | Path) -> list[tuple[str, float]]:
     Raises:
         LassError: if the file is missing or no such list.
     """
-    return _read(path, PLACES_HEADER, lambda song, start: (song, float(start)))
+    places = _read(path, PLACES_HEADER, lambda song, start: (song, float(start)))
+    for song, start in places:
+        if not 0 <= start < math.inf:
+            raise LassError(f"{path} names {song} at {start} s: expected a start of 0 s or more.")
+    return places
 
 
 def _write(path: str | Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *([i, *row] for i, row in enumerate(rows))])
 
 
@@ -81,14 +88,18 @@ def _read(path: str | Path, header: list[str], parse: Callable[[str, str], tuple
         raise LassError(
             f"There is no list of test mixtures at {path}: name another with --data.mixtures, or null to draw one."
         )
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
+    columns = ", ".join(header)
+    text = read_text(path, "list of mixtures", f"expected a CSV file in UTF-8 with the columns {columns}")
+    parsed, reader = [], csv.reader(io.StringIO(text, newline=""))
     try:
-        if rows[0] != header:
-            raise ValueError(f"its first line is {rows[0]}")
-        parsed = [parse(one, other) for _, one, other in rows[1:]]
+        if (first := next(reader, [])) != header:
+            raise ValueError(f"its first line is {','.join(first)!r:.80}")
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(row)} columns")
+            parsed.append(parse(*row[1:]))
         if not parsed:
             raise ValueError("it has no mixtures")
-    except (ValueError, IndexError) as error:
-        raise LassError(f"{path} is no list of mixtures with the columns {', '.join(header)}: {error}.") from error
+    except (ValueError, csv.Error) as error:
+        raise LassError(f"{path} is no list of mixtures with the columns {columns}: {error!s:.200}.") from error
     return parsed

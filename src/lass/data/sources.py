@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from lass.artifacts import fingerprint
 
 
 class Sources(NamedTuple):
@@ -39,6 +42,16 @@ class SourceDataset(Dataset):
         """Some of the sources, in that order."""
         raise NotImplementedError(f"{type(self).__name__} must define subset()")
 
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that differ where signals, labels or their order differ.
+
+        Every source is read; datasets for which that is slow override it.
+        """
+        digest = hashlib.sha256()
+        for source in map(self.__getitem__, range(len(self))):
+            digest.update(fingerprint(source._asdict()).encode())
+        return digest.hexdigest()[:16]
+
 
 class ImageSources(SourceDataset):
     """Images in memory (or mapped into it) as bytes, given out as floats in [0, 1].
@@ -65,6 +78,10 @@ class ImageSources(SourceDataset):
         """See SourceDataset."""
         return ImageSources(self.images[positions], self.labels[positions])
 
+    def fingerprint(self) -> str:
+        """See SourceDataset; of the bytes."""
+        return fingerprint({"images": self.images, "labels": self.labels})
+
 
 class MirroredSources(ImageSources):
     """The same images, and after them their mirror images (left and right exchanged)."""
@@ -82,6 +99,10 @@ class MirroredSources(ImageSources):
     def subset(self, positions: Int[Tensor, " subset"]) -> ImageSources:
         """Not meant: an image held out of training would stay there as its mirror image."""
         raise NotImplementedError("hold out images before mirroring them")
+
+    def fingerprint(self) -> str:
+        """See SourceDataset."""
+        return f"mirrored-{super().fingerprint()}"
 
 
 class FreshPairs(Dataset):

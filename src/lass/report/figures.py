@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -12,6 +15,7 @@ from torch import Tensor
 from lass.artifacts import written_whole
 
 COLUMN_INCHES = 1.1
+LONGEST_LABEL = 24  # characters; beside a picture there is room for so many
 
 
 def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Sequence[str], title: str) -> Figure:
@@ -27,10 +31,11 @@ def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Se
             cell.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
             cell.set(xticks=[], yticks=[])
             if row == 0:
-                cell.set_title(name, fontsize=9)
+                cell.set_title(literal(name, LONGEST_LABEL), fontsize=9, parse_math=False)
             if column == 0:
-                cell.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
-    figure.suptitle(title, fontsize=10)
+                label = literal(label, LONGEST_LABEL)
+                cell.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center", parse_math=False)
+    figure.suptitle(literal(title), fontsize=10, parse_math=False)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     return figure
 
@@ -51,7 +56,43 @@ def entropy_figure(entropy: Float[Tensor, "*grid"], num_mixtures: int) -> Figure
     return figure
 
 
+def literal(text: str, longest: int | None = None) -> str:
+    """Text that a font can show: `?` for control characters and undecodable bytes, each line `longest` at most.
+
+    A `$` is literal only with `parse_math=False`, which every text from outside needs.
+    """
+    text = "".join("?" if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
+    if longest is None:
+        return text
+    half = longest // 2
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= longest else f"{line[: half - 1]}…{line[-half:]}" for line in lines)
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def picture(make: Callable[[], Figure], path: str | Path) -> bool:
+    """Make a figure and save it as a PNG, so that no picture can cost the results that it shows.
+
+    Args:
+        make: the figure.
+        path: where it is saved; an older file there is removed if that fails.
+
+    Returns:
+        Whether it was saved. If anything failed, there is one warning.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of matplotlib: letters that a font lacks, margins too small
+            save_figure(make(), path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            Path(path).unlink(missing_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"The picture {path} could not be made ({reason:.200}); all else is complete.", stacklevel=2)
+        return False
+    return True

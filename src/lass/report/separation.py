@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 import wandb
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
 from lass.data.mixing import mix
 from lass.report.display import Display
-from lass.report.figures import entropy_figure, image_grid, save_figure
+from lass.report.figures import entropy_figure, image_grid, picture
 from lass.report.media import image_strips, log_picture, log_values
 from lass.report.results import ResultsFolder
 
@@ -32,7 +33,7 @@ def report_separation(
     sampler: str,
     source_names: Sequence[str],
 ) -> None:
-    """Write results.csv, summary.json and the pictures, and log all of it.
+    """Write results.csv, summary.json and the pictures, and log all of it. A picture that fails is one warning.
 
     Args:
         trainer: of the run; its data are the mixtures.
@@ -64,19 +65,24 @@ def report_separation(
     captions = [f"#{ranked[step]['mixture']}, {ranked[step][deciding]:.1f} dB" for step in steps]
     labels = [caption.replace(", ", "\n") for caption in captions]
     title = f"{sampler}, {len(steps)} of {len(rows)} mixtures, from the best to the worst"
-    pictures = {name: display.pictures(signals) for name, signals in pictured.items()}
-    save_figure(image_grid(pictures, labels, title), results.figure)
-    save_figure(entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
+
+    def examples() -> Figure:
+        return image_grid({name: display.pictures(each) for name, each in pictured.items()}, labels, title)
+
+    picture(examples, results.figure)
+    has_entropy_map = picture(lambda: entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
     metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
     metrics["separation/entropy"] = entropies.mean().item()
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics)
     display.log(trainer, "separation/examples", pictured, captions)
-    log_picture(trainer, "separation/entropy_map", results.entropy_figure)
+    if has_entropy_map:
+        log_picture(trainer, "separation/entropy_map", results.entropy_figure)
     log_values(trainer, "separation/entropy_of_positions", entropies)
     log_values(trainer, f"separation/{deciding}_of_mixtures", torch.tensor([row[deciding] for row in rows]))
     for logger in trainer.loggers:
-        logger.log_metrics(metrics)
         if isinstance(logger, LightningWandbLogger):
             cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
             logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
