@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lass.disk import disk_error
 from lass.errors import LassError
 
 FORMAT = 1
@@ -85,20 +86,29 @@ def build(description: dict[str, Any], source: Path) -> Any:
 
 @contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` and rename it at the end: a killed run leaves no half-written file."""
+    """Yield a temporary name beside `path` and rename it at the end: a killed run leaves no half-written file.
+
+    Raises:
+        LassError: if the file system does not take the file; what was at `path` before stays.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.touch()
-    mode = (
-        temporary.stat().st_mode
-    )  # what the umask allows; safetensors would leave a file that only its owner can read
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask allows; safetensors would leave a file only its owner can read
         yield temporary
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if getattr(error, "filename", None) == str(temporary):
+            error.filename = str(path)
+        if failure := disk_error(error, path):
+            raise failure from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
 
 
 def missing(path: Path, what: str) -> LassError:

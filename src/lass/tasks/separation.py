@@ -16,7 +16,7 @@ from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.module import check_rate
 from lass.data.sources import SourcePairs
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, psnr, scoring_of
 from lass.metrics.frechet import (
@@ -95,6 +95,9 @@ class Separation(LightningModule):
         source_names: list[str] | None = None,
     ) -> None:
         super().__init__()
+        check_number("seed", seed, at_least=0, whole=True)
+        if not priors:
+            raise LassError("priors must name the folder of a prior, or one folder per source, not nothing.")
         self.paths = [("codec", codec), ("likelihood", likelihood)]
         self.paths += [("features", features)] if features else []
         folders = [priors] if isinstance(priors, str) else priors
