@@ -111,7 +111,9 @@ class LassCLI(LightningCLI):
             check_config(path)
         try:
             super().parse_arguments(parser, args)
-        except (ArgumentError, UnicodeDecodeError, RecursionError) as error:
+        except RecursionError as error:
+            raise LassError("A config holds itself, by an alias of YAML: write out what it refers to.") from error
+        except (ArgumentError, UnicodeDecodeError) as error:
             command = next((word for word in words if word in self._subcommand_parsers), "fit")
             message = error.message if isinstance(error, ArgumentError) else str(error)
             option = f"argument {error.argument_name}: " if getattr(error, "argument_name", None) else ""
@@ -121,7 +123,9 @@ class LassCLI(LightningCLI):
             return
         config = self.config[command]
         if not isinstance(config.seed_everything, bool):
-            check_number("seed_everything", config.seed_everything, at_least=0, at_most=2**32 - 1, whole=True)
+            check_number("--seed_everything", config.seed_everything, at_least=0, at_most=2**32 - 1, whole=True)
+        if config.trainer.check_val_every_n_epoch is not None:  # Lightning divides by it
+            check_number("--trainer.check_val_every_n_epoch", config.trainer.check_val_every_n_epoch, at_least=1)
         _check_command(command, config.model.class_path)
         if config.get("ckpt_path"):
             config["ckpt_path"] = str(self._checkpoint(command, config))

@@ -79,11 +79,18 @@ def explain(message: str, parsers: Parsers, command: str) -> str:
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     """`did you mean ...?`, or all names where there are few and none is near, as the end of a sentence."""
     names = sorted(set(names))
-    if near := get_close_matches(name, names, 1, 0.6):
-        return f": did you mean {prefix}{near[0]}?"
+    if near := _close(name, names):
+        return f": did you mean {prefix}{near}?"
     if 0 < len(names) <= NUM_LISTED:
         return f": expected one of {', '.join(names)}."
     return "."
+
+
+def _close(name: str, names: Iterable[str]) -> str | None:
+    """The nearest of some names, if one is near; capitals do not matter."""
+    by_letters = {known.lower(): known for known in sorted(names)}
+    near = get_close_matches(name.lower(), by_letters, 1, 0.6)
+    return by_letters[near[0]] if near else None
 
 
 def _refusals(message: str) -> Iterable[Refusal]:
@@ -145,9 +152,9 @@ def _sentence(refusal: Refusal) -> str:
         return f"{option} names the class {owner}, which does not exist{nearest(owner or '', _classes(owner or ''))}"
     if refusal.expected and not reason.startswith("Unable"):
         near = _classes(value) if re.fullmatch(r"[A-Za-z_][\w.]*", value) and _class_in(refusal.expected) else ()
-        hint = nearest(value, near, "") if near else "."
-        hint = hint if hint.startswith(": did") else "."
-        return f"{option} must be {_plain(refusal.expected)}, not {_shortened(value)}{hint}"
+        hint = _close(value, set(near) - {value})
+        meant = f": did you mean {hint}?" if hint else "."
+        return f"{option} must be {_plain(refusal.expected)}, not {_shortened(value)}{meant}"
     return f"{option}: {_shortened(' '.join(reason.split()))}."
 
 
@@ -159,8 +166,8 @@ def _unknown(name: str, parsers: Parsers, command: str) -> str:
     names = _names(parsers[command])
     outer, dot, inner = name.partition(".")
     outermost = {known.partition(".")[0] for known in names}
-    if outer not in outermost and (near := get_close_matches(outer, sorted(outermost), 1, 0.6)):
-        return f"There is no option --{name}: did you mean --{near[0]}{dot}{inner}?"
+    if outer not in outermost and (near := _close(outer, outermost)):
+        return f"There is no option --{name}: did you mean --{near}{dot}{inner}?"
     near = nearest(name, names, "--")
     return f"There is no option --{name}" + (near if near != "." else f": see `lass {command} --help`.")
 
@@ -192,8 +199,8 @@ def _classes(path: str) -> list[str]:
     }
     if "." in path:
         return list(found)
-    near = get_close_matches(path, sorted(set(found.values())), 1, 0.6)
-    return [min((where for where, name in found.items() if name == near[0]), key=len)] if near else []
+    near = _close(path, found.values())
+    return [min((where for where, name in found.items() if name == near), key=len)] if near else []
 
 
 def _class_in(types: str) -> bool:
@@ -210,7 +217,7 @@ def _plain(types: str) -> str:
             words.append(PLAIN.get(one.partition("[")[0].rpartition(".")[2], one))
         else:
             name = re.sub(r"<class '(.*)'>", r"\1", one).rpartition(".")[2]
-            words.append(PLAIN.get(name, f"the path of a {name}" if name.isidentifier() else name))
+            words.append(PLAIN.get(name, f"a class path ({name})" if name.isidentifier() else name))
     words = list(dict.fromkeys(words))
     return ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
 

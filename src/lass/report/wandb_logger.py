@@ -20,7 +20,6 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lass.errors import LassError
 
-
 SERVER = "https://api.wandb.ai"
 OFFLINE_MODES, OTHER_MODES = ("offline", "dryrun"), ("online", "disabled", "shared", "run")  # values of WANDB_MODE
 PATIENCE = 2.0  # seconds until a server counts as out of reach
