@@ -67,7 +67,7 @@ def describe(component: Any) -> dict[str, Any]:
 
 def registered(name: str, source: Path) -> type:
     """The class of that name, or an error that says how to make it known."""
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise LassError(
             f"{source} needs the class {name!r}, which is not among the known ones ({', '.join(sorted(_REGISTRY))}): "
             "import the module that defines it (with @lass.artifacts.register) first."
