@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lass.disk import disk_error
 from lass.errors import LassError
 
 FORMAT = 2
@@ -135,21 +136,30 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, flush the file to disk and rename it at the end.
 
     A run that is killed, or a disk that is full, leaves the old file whole, and no half-written one.
+
+    Raises:
+        LassError: if the file system does not take the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.touch()
-    # What the umask allows; safetensors would leave a file that only its owner can read.
-    mode = temporary.stat().st_mode
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask allows; safetensors would leave a file only its owner can read
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if getattr(error, "filename", None) == str(temporary):
+            error.filename = str(path)
+        if failure := disk_error(error, path):
+            raise failure from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
 
 
 def missing(path: Path, what: str) -> LassError:

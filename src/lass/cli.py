@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
+import filelock
 import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lass import import_model, separate_files
 from lass.artifacts import written_whole
-from lass.errors import LassError
+from lass.disk import disk_error
+from lass.errors import LassError, check_number
+from lass.parser_errors import explain, nearest
 from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
+
+LOCK_FILE = ".lass.lock"  # in a run's folder; it stays there, and only a lock that a process holds on it matters
+
+#: The commands of Lightning, and the method that a task has if it can be run by them.
+STEPS = {"fit": "training_step", "predict": "predict_step", "validate": "validation_step", "test": "test_step"}
+
+#: What Lightning writes into every checkpoint.
+LIGHTNING_KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops")
+
+#: How to go on after Ctrl-C.
+GO_ON = {
+    "fit": "the same command with --ckpt_path=last goes on from the last checkpoint",
+    "predict": "the same command goes on at the first mixture that is missing",
+    "separate": "estimates that were finished are kept, and --overwrite makes all of them again",
+    "import": "nothing was imported",
+}
+
+#: Lines of Lightning that are not shown: it advertises other products, and `main` reports Ctrl-C itself.
+UNWANTED = ("💡", "Detected KeyboardInterrupt")
 
 
 class KeepConfig(SaveConfigCallback):
@@ -26,11 +54,15 @@ class KeepConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save before training; before separating only once the results folder has accepted the run."""
         if stage != "predict":
-            super().setup(trainer, pl_module, stage)
+            self._save(trainer, pl_module, stage)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See `setup`."""
-        super().setup(trainer, pl_module, "predict")
+        self._save(trainer, pl_module, "predict")
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.fast_dev_run:
+            super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called once, on the first process."""
@@ -46,6 +78,9 @@ class LassCLI(LightningCLI):
     """`lass fit|predict -c experiments/<dataset>/<stage>.yaml --any.option=value`."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        # `main` reports errors: the parser itself would print a hundred lines of usage before the reason. Beginnings of
+        # names are not taken for names: they would hide typing errors, and work for some options only.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -54,73 +89,257 @@ class LassCLI(LightningCLI):
             save_config_callback=KeepConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
-            # `main` reports errors: the parser itself would print a hundred lines of usage before the reason.
             parser_kwargs={
                 "description": "Latent Autoregressive Source Separation, stage by stage. "
                 "For files and a finished separator: lass separate --help. For published models: lass import --help",
-                "exit_on_error": False,
-                **{command: {"exit_on_error": False} for command in self.subcommands()},
+                **strict,
+                **{command: dict(strict) for command in self.subcommands()},
             },
             args=args,
             run=run,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
-        """Let `--ckpt_path=last` mean the run's own last checkpoint, and refuse one that cannot be read.
+        """Parse, and check what can be checked before anything is made.
+
+        Raises:
+            LassError: if an option is mistyped or has a value of another type, if a config cannot be read or is of
+                another stage, or if the checkpoint cannot be gone on with.
+        """
+        words = sys.argv[1:] if args is None else args
+        for path in _configs_in(words):
+            check_config(path)
+        try:
+            super().parse_arguments(parser, args)
+        except RecursionError as error:
+            raise LassError("A config holds itself, by an alias of YAML: write out what it refers to.") from error
+        except (ArgumentError, UnicodeDecodeError) as error:
+            command = next((word for word in words if word in self._subcommand_parsers), "fit")
+            message = error.message if isinstance(error, ArgumentError) else str(error)
+            option = f"argument {error.argument_name}: " if getattr(error, "argument_name", None) else ""
+            raise LassError(explain(f"{option}{message}", self._subcommand_parsers, command)) from error
+        command = self.config.get("subcommand")
+        if not command:
+            return
+        config = self.config[command]
+        if not isinstance(config.seed_everything, bool):
+            check_number("--seed_everything", config.seed_everything, at_least=0, at_most=2**32 - 1, whole=True)
+        if config.trainer.check_val_every_n_epoch is not None:  # Lightning divides by it
+            check_number("--trainer.check_val_every_n_epoch", config.trainer.check_val_every_n_epoch, at_least=1)
+        _check_command(command, config.model.class_path)
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = str(self._checkpoint(command, config))
+
+    def _checkpoint(self, command: str, config: Any) -> Path:
+        """Let `--ckpt_path=last` mean the run's own last checkpoint, and refuse one that cannot be gone on with.
 
         Lightning looks for `last` before it asks the model for its callbacks: it would find none and start afresh.
         """
-        super().parse_arguments(parser, args)
-        command = self.config.get("subcommand")
-        config = self.config[command] if command else {}
-        if not config.get("ckpt_path"):
-            return
+        if command == "predict":
+            raise LassError(
+                "`lass predict` reads no checkpoint, it goes on at the first mixture that is missing: leave out "
+                "--ckpt_path."
+            )
         path = Path(config["ckpt_path"])
         if str(path) == "last":
             path = Path(config["trainer"]["default_root_dir"] or ".") / CHECKPOINT_FOLDER / LAST_CHECKPOINT
-        if not path.is_file():
-            raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+        check_checkpoint(path)
+        return path
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would take the classes of a run from its checkpoint, a file that may be a stranger's."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer; what is wrong with its settings is the user's mistake."""
         try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, UnpicklingError) as error:
-            raise LassError(f"The checkpoint {path} is damaged ({error}): start without --ckpt_path.") from error
-        config["ckpt_path"] = str(path)
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            if isinstance(error, LassError):
+                raise
+            raise LassError(f"The trainer does not take these settings: {_one_line(error)}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        first = self.trainer.is_global_zero and not self.trainer.fast_dev_run
+        try:
+            with owned(folder) if first else contextlib.nullcontext():
+                super()._run_subcommand(subcommand)
+        except Exception as error:
+            if failure := self._misfit(error) or disk_error(error, folder):
+                raise failure from error
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            if subcommand == "fit" and _interrupted(error) and not (folder / CHECKPOINT_FOLDER).is_dir():
+                raise KeyboardInterrupt("there is no checkpoint yet, so the same command starts afresh") from error
+            raise
+
+    def _misfit(self, error: Exception) -> LassError | None:
+        path, lines = self.trainer.ckpt_path, str(error).splitlines()
+        if not path or "Error(s) in loading state_dict" not in lines[0]:
+            return None
+        return LassError(
+            f"The checkpoint {path} is of a run with other settings of the model ({lines[-1].strip()}): start without "
+            "--ckpt_path, or set them as they were."
+        )
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Let this process alone run in a folder: two runs that write the same files would leave a blend of both.
+
+    The operating system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        LassError: if another process has a run in this folder.
+    """
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise LassError(
+            f"Another run is going on in {folder}: wait until it ends, or choose another folder with "
+            "--trainer.default_root_dir."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        if failure := disk_error(error, folder):
+            raise failure from error
+        rank_zero_info(f"{folder} cannot be locked ({_one_line(error)}): start no second run there.")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_config(path: str) -> None:
+    """Raise LassError unless a file holds a config: YAML in UTF-8, with sections."""
+    if not Path(path).is_file():
+        there = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise LassError(f"The config {path} {there}: name a YAML file, e.g. experiments/digits/prior.yaml.")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise LassError(f"The config {path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or _one_line(error)
+        raise LassError(f"The config {path} is damaged{where} ({reason}): expected YAML.") from error
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise LassError(f"The config {path} {found}: expected the sections trainer, model and data.")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise LassError unless a file is a checkpoint of Lightning; nothing in it is run."""
+    if not path.is_file():
+        raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint make an unpickler raise whatever they spell
+        # PyTorch's own text is long, and advises to run the code in the file.
+        reason = (
+            "it holds objects that are no weights" if "Unsupported global" in str(error) else "it is cut or damaged"
+        )
+        raise LassError(f"The checkpoint {path} cannot be read, as {reason}: start without --ckpt_path.") from error
+    lacking = [key for key in LIGHTNING_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if lacking:
+        raise LassError(
+            f"{path} is no checkpoint of a training (it has no {lacking[0]}): start without --ckpt_path, or name the "
+            f"{LAST_CHECKPOINT} of a run."
+        )
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: a mistake of the user's is one sentence and status 1, not a traceback."""
-    # Lightning advertises other products at every start; nothing else it says is dropped.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "💡" not in record.getMessage())
+    """Entry point: a mistake of the user's is one sentence and status 1, not a traceback; Ctrl-C is status 130."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not any(words in record.getMessage() for words in UNWANTED)
+    )
     words = sys.argv[1:] if args is None else args
+    others = {"separate": separate_files.main, "import": import_model.main}
+    command = words[0] if words else ""
     try:
-        if words[:1] == ["separate"]:
-            separate_files.main(words[1:])
-        elif words[:1] == ["import"]:
-            import_model.main(words[1:])
+        if command in others:
+            others[command](words[1:])
         else:
+            _check_is_command(command, [*STEPS, *others])
             LassCLI(args)
-    except (ValueError, ArgumentError) as error:
-        mistake = _mistake_behind(error)
-        if isinstance(mistake, ArgumentError):
-            sys.exit(f"lass: {mistake}\nSee `lass --help`, `lass fit --help` and `lass predict --help`.")
-        if mistake is None:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if _interrupted(error):
+            how = str(error) if isinstance(error, KeyboardInterrupt) and str(error) else GO_ON.get(command)
+            print(f"lass: stopped; {how or 'nothing was made'}.", file=sys.stderr)
+            sys.exit(130)
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        # One from a process that loads data comes with that process's traceback in front of its sentence.
-        sentence = str(mistake).rpartition(f"{LassError.__module__}.{LassError.__name__}: ")[2]
-        sys.exit(f"lass: {' '.join(sentence.split())}")
+        sys.exit(f"lass: {sentence}")
 
 
-def _mistake_behind(error: BaseException | None) -> LassError | ArgumentError | None:
-    """The user's mistake behind an exception: jsonargparse wraps those of constructors in its own."""
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    for kind in (LassError, ArgumentError):
-        for link in chain:
-            if isinstance(link, kind):
-                return link
-    return None
+def _check_command(command: str, class_path: str) -> None:
+    """Raise LassError if a task cannot be run by a command: its config is of another stage."""
+    module, _, name = class_path.rpartition(".")
+    task = getattr(import_module(module), name)
+
+    def has(step: str) -> bool:
+        return getattr(task, step) is not getattr(LightningModule, step)
+
+    if not has(STEPS[command]) and not (command == "predict" and has("forward")):
+        fitting = [f"`lass {other}`" for other, step in STEPS.items() if has(step)]
+        raise LassError(
+            f"`lass {command}` cannot run {class_path}"
+            + (f", which is for {' and '.join(fitting)}" if fitting else "")
+            + ": name a config of another stage, or the other command."
+        )
+
+
+def _check_is_command(word: str, commands: Sequence[str]) -> None:
+    if word and (word.startswith("-") or word in commands):
+        return
+    hint = nearest(word, commands)
+    raise LassError(f"There is no command {word!r}{hint}" if word else f"A command is missing{hint}")
+
+
+def _configs_in(words: Sequence[str]) -> list[str]:
+    """Paths of the configs that a command line names."""
+    paths = [path for option, path in pairwise(words) if option in ("-c", "--config")]
+    paths += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [path for path in paths if "://" not in path]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        yield link
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C ended the program; Lightning makes a SystemExit of it."""
+    if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return False
+    return any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
+
+
+def _sentence(error: BaseException) -> str | None:
+    """For a mistake of the user's or a failure of the disk; None for what is neither."""
+    if isinstance(error, SystemExit):
+        return None
+    # jsonargparse wraps the errors of constructors in its own.
+    for link in _chain(error):
+        if isinstance(link, LassError):
+            # One from a process that loads data comes with that process's traceback in front of its sentence.
+            return _one_line(str(link).rpartition(f"{LassError.__module__}.{LassError.__name__}: ")[2])
+    if isinstance(error, MisconfigurationException):
+        return _one_line(error)
+    failure = disk_error(error, "A file")
+    return None if failure is None else str(failure)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from lass.artifacts import Artifact
 from lass.codecs.jukebox import NATIVE_RATE, read_jukebox
 from lass.errors import LassError
 from lass.import_taming import read_taming
+from lass.parser_errors import SentenceParser
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -71,7 +72,7 @@ def import_taming(options: argparse.Namespace, out: Path) -> tuple[dict[str, Art
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser("lass import", description=__doc__)
+    parser = SentenceParser("lass import", description=__doc__)
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
     jukebox = models.add_parser("jukebox", help="the VQ-VAE of OpenAI's Jukebox")
     jukebox.add_argument("checkpoint", help="vqvae.pth.tar as published; no code in it is run")

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from lass import separate_songs
 from lass.data.image_files import read_image, write_image
 from lass.errors import LassError
+from lass.parser_errors import SentenceParser
 from lass.report.figures import image_grid, literal, picture
 from lass.separation import SeparationResult, Separator
 
@@ -192,9 +193,7 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
 
 def parser() -> argparse.ArgumentParser:
     """What the command takes."""
-    options = argparse.ArgumentParser(
-        "lass separate", description="Separate image files (mixture.png into two PNGs) or songs."
-    )
+    options = SentenceParser("lass separate", description="Separate image files (mixture.png into two PNGs) or songs.")
     options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
     options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")

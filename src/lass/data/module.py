@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lass.data.sharing import EqualShares
 from lass.data.sources import FixedPairs, FreshPairs, as_is
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 
 Split = Literal["train", "validation", "test"]
+MOST_SEED = 2**63 - 1  # that a torch.Generator takes whatever the sign is
 
 
 def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: str = "sources") -> None:
@@ -48,6 +49,9 @@ class SourceDataModule(LightningDataModule):
         mixtures: CSV file with the stored mixtures of the test; null draws them with `split_seed`.
         num_mixtures: separate only the first so many mixtures; null for all.
         num_workers: processes that load sources.
+
+    Raises:
+        LassError: if one of these numbers is outside its limits.
     """
 
     what = "sources"  # they are called in errors
@@ -63,6 +67,11 @@ class SourceDataModule(LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
+        check_number("batch_size", batch_size, at_least=1, whole=True)
+        check_number("num_workers", num_workers, at_least=0, whole=True)
+        check_number("split_seed", split_seed, at_least=0, at_most=MOST_SEED, whole=True)
+        if num_mixtures is not None:
+            check_number("num_mixtures", num_mixtures, at_least=1, whole=True)
         self.batch_size, self.pairs, self.split_seed, self.num_workers = batch_size, pairs, split_seed, num_workers
         self.separate, self.mixtures, self.num_mixtures = separate, mixtures, num_mixtures
 
@@ -112,8 +121,6 @@ class SourceDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """The mixtures to separate, in their stored order."""
-        if self.num_mixtures is not None and self.num_mixtures < 1:
-            raise LassError(f"num_mixtures must be at least 1, not {self.num_mixtures}.")
         pairs = self.mixture_pairs()
         if self.num_mixtures is not None and self.num_mixtures > len(pairs):
             raise LassError(

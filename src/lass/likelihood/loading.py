@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lass.artifacts import fingerprint, load_tensors
@@ -62,6 +61,6 @@ def load_likelihood(
         for outdated in path.parent.glob(f"{path.stem}.likelihood-*.safetensors"):
             outdated.unlink()
         likelihood.save(kept)
-    except (OSError, SafetensorError):  # a folder that cannot be written, or a full disk
+    except (OSError, LassError):  # a folder that cannot be written, or a full disk
         return likelihood
     return load_likelihood(kept)

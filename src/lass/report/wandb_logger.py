@@ -1,41 +1,100 @@
-"""Weights & Biases without surprises: offline unless the user is logged in or said otherwise."""
+"""Weights & Biases: offline unless the user is logged in or said otherwise, and where the server is out of reach."""
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
+import socket
+import threading
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import wandb
+from pydantic import ValidationError
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_info
+
+from lass.errors import LassError
+
+SERVER = "https://api.wandb.ai"
+OFFLINE_MODES, OTHER_MODES = ("offline", "dryrun"), ("online", "disabled", "shared", "run")  # values of WANDB_MODE
+PATIENCE = 2.0  # seconds until a server counts as out of reach
+
+
+def server() -> str:
+    """Address of the server that wandb would use."""
+    return os.environ.get("WANDB_BASE_URL") or SERVER
 
 
 def is_logged_in() -> bool:
     """Whether wandb has a key for its server, found without asking the server."""
-    if os.environ.get("WANDB_API_KEY"):
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
 
+def is_reachable(address: str, patience: float = PATIENCE) -> bool:
+    """Whether a server, or the proxy in front of it, takes a connection within so many seconds."""
+    url = urlsplit(address)
+    proxy = getproxies().get(url.scheme)
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    answered = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            port = url.port or {"http": 80}.get(url.scheme, 443)
+            socket.create_connection((url.hostname or "", port), timeout=patience).close()
+            answered.set()
+
+    # In a thread, as looking up a name knows no timeout.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answered.is_set()
+
+
+def check_environment() -> None:
+    """Raise LassError if wandb would refuse one of its environment variables."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in OFFLINE_MODES + OTHER_MODES:
+        raise LassError(f"WANDB_MODE must be online, offline or disabled, not {mode!r}.")
+    try:
+        wandb.Settings().update_from_env_vars(os.environ)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        given = f"{first['input']!r:.100}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise LassError(f"Weights & Biases does not take WANDB_{name}={given} ({reason}).") from error
+    except (wandb.Error, ValueError, TypeError) as error:
+        raise LassError(f"Weights & Biases does not take one of its environment variables: {error}.") from error
+
+
 class WandbLogger(LightningWandbLogger):
-    """Lightning's WandbLogger that never asks for a login, and without one never looks for a network.
+    """Lightning's WandbLogger that never asks for a login, and never waits for a server that cannot be reached.
 
     WANDB_MODE (online, offline, disabled) decides where it is set; otherwise a run is online if there is a key and
-    offline if not. `wandb sync` uploads offline runs later.
+    offline if not. A run that was to be online goes on offline, with one line, if there is no key, if the server
+    cannot be reached, or if it refuses the run. `wandb sync` uploads offline runs later.
 
     Args:
         group: the dataset; runs are grouped by it.
         job_type: the stage.
         name: of the run.
-        save_dir: folder of the run; `wandb/` is made in it.
+        save_dir: folder of the run; `wandb/` is made in it when the run begins.
         project: in Weights & Biases.
         tags: for finding the run again.
+
+    Raises:
+        LassError: if wandb would refuse one of its environment variables.
     """
 
     def __init__(
@@ -47,11 +106,8 @@ class WandbLogger(LightningWandbLogger):
         project: str = "lass",
         tags: list[str] | None = None,
     ) -> None:
+        check_environment()
         mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
-        Path(save_dir).mkdir(parents=True, exist_ok=True)
-        if mode == "offline":
-            latest = Path(save_dir) / "wandb" / "latest-run"
-            rank_zero_info(f"Weights & Biases: offline; `wandb sync {latest}` uploads this run later.")
         super().__init__(
             name=name or f"{group}-{job_type}",
             save_dir=str(Path(save_dir).resolve()),  # wandb would take it from where the process was at its first run
@@ -59,7 +115,33 @@ class WandbLogger(LightningWandbLogger):
             group=group,
             job_type=job_type,
             tags=tags or [group, job_type],
-            mode=mode,
-            settings=wandb.Settings(silent=mode == "offline"),  # its hints are replaced by the one line above
+            mode="offline" if mode in OFFLINE_MODES else mode,
         )
         self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and wandb always warns that it is obsolete
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of wandb, begun when it is first asked for."""
+        if self._experiment is not None or wandb.run is not None or self._wandb_init["mode"] == "disabled":
+            return super().experiment
+        Path(self._save_dir).mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary folder without it
+        if self._wandb_init["mode"] == "offline":
+            return self._offline_experiment()
+        if not is_logged_in():
+            return self._offline_experiment("there is no key: `wandb login` makes one")
+        if not is_reachable(server()):
+            return self._offline_experiment(f"{urlsplit(server()).hostname} cannot be reached")
+        try:
+            return super().experiment
+        except (wandb.Error, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return self._offline_experiment(f"it refused the run: {reason}")
+
+    def _offline_experiment(self, reason: str = "") -> Any:
+        latest = Path(self._save_dir) / "wandb" / "latest-run"
+        why = f" ({reason})" if reason else ""
+        rank_zero_info(f"Weights & Biases: offline{why}; `wandb sync {latest}` uploads this run later.")
+        # The hints of wandb are replaced by the one line above.
+        self._wandb_init.update(mode="offline", settings=wandb.Settings(silent=True))
+        return super().experiment

@@ -15,6 +15,7 @@ from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.module import SourceDataModule, check_batch, check_rate
 from lass.data.sources import as_is
+from lass.errors import check_number
 
 
 class EncodedSources(LightningDataModule):
@@ -28,6 +29,7 @@ class EncodedSources(LightningDataModule):
 
     def __init__(self, sources: SourceDataModule, codec: str, batch_size: int = 128) -> None:
         super().__init__()
+        check_number("batch_size", batch_size, at_least=1, whole=True)
         self.sources, self.codec_folder, self.batch_size = sources, codec, batch_size
         self.codec = load_codec(codec)
         self.codec_fingerprint = fingerprint(self.codec)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import CatMetric
@@ -16,7 +17,7 @@ from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.module import check_rate
 from lass.data.sources import SourcePairs
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
 from lass.metrics.frechet import (
@@ -96,6 +97,9 @@ class Separation(LightningModule):
         source_names: list[str] | None = None,
     ) -> None:
         super().__init__()
+        check_number("seed", seed, at_least=0, whole=True)
+        if not priors:
+            raise LassError("priors must name the folder of a prior, or one folder per source, not nothing.")
         self.paths = [("codec", codec), ("likelihood", likelihood)]
         self.paths += [("features", features)] if features else []
         folders = [priors] if isinstance(priors, str) else priors
@@ -140,8 +144,18 @@ class Separation(LightningModule):
         return [Dashboard(goals, fingerprint(self.separator.codec), used=self.paths)]
 
     def setup(self, stage: str) -> None:
-        """Check that data and codec fit together."""
+        """Check that data and codec fit together, and keep everything in float32 with a true precision.
+
+        Lightning would convert the weights before they are saved and identified, and the signals before they are
+        scored.
+        """
         check_rate(self.trainer.datamodule, self.separator.codec)
+        if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
+            rank_zero_info(
+                f"Separation computes in float32, not in {self.trainer.precision}: 16-mixed and bf16-mixed are for "
+                "faster networks."
+            )
+            self.trainer.strategy.precision_plugin = Precision()
 
     def on_predict_start(self) -> None:
         """Move the models to the device, and see whether there is something to go on with."""

@@ -1,0 +1,226 @@
+"""One sentence for what a parser of the command line refuses: the option, its value, the types it takes, a near name.
+
+jsonargparse reports a nested option as a tree of indented lines, with one branch for each type that it tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from lass.errors import LassError
+
+#: Types by their names in Python, as a reader of YAML calls them.
+PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+PLAIN |= dict.fromkeys(("list", "tuple", "set", "Iterable", "Sequence"), "a list")
+PLAIN |= dict.fromkeys(("dict", "Mapping"), "a dictionary")
+NUM_LISTED = 20  # names in a sentence
+LONGEST_VALUE = 120  # characters of a value in a sentence
+
+Parsers = Mapping[str, ArgumentParser]
+
+
+class SentenceParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are LassErrors in place of a usage text and status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise."""
+        raise LassError(f"{message}; see `{self.prog} --help`.")
+
+
+class Refusal(NamedTuple):
+    """One leaf of jsonargparse's tree."""
+
+    keys: tuple[str, ...]  # from the outermost option inwards
+    owner: str | None  # class path of the innermost class around it
+    reason: str
+    expected: str  # types in Python's spelling, separated by commas; empty if the reason is not about a type
+    value: str
+
+    @property
+    def option(self) -> str:
+        """As it is written on the command line."""
+        return "--" + ".".join(self.keys)
+
+
+def explain(message: str, parsers: Parsers, command: str) -> str:
+    """The sentence for an error of jsonargparse.
+
+    Args:
+        message: of the error.
+        parsers: of the commands.
+        command: that was given.
+    """
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        name = found[1].partition("=")[0].removeprefix("--")
+        if not found[1].startswith("-"):
+            return f"{found[1]!r} is no option: options are written as --name=value."
+        return _unknown(name, parsers, command)
+    if found := re.match(r"Subcommand '.*' does not accept option '(.*)'", message):
+        return _unknown(found[1], parsers, command)
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        names = " and ".join("--" + name.removeprefix(f"{command}.") for name in found[1].split(", "))
+        return f"`lass {command}` needs {names}: name a config, e.g. -c experiments/digits/prior.yaml."
+    refusals = list(_refusals(message))
+    if not refusals:
+        return f"{_shortened(' '.join(message.split()))}; see `lass {command} --help`."
+    # The innermost option is the one that was meant, and a name or class says more than the types beside it.
+    deepest = max(refusals, key=lambda refusal: (len(refusal.keys), not refusal.expected))
+    return _sentence(deepest)
+
+
+def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """`did you mean ...?`, or all names where there are few and none is near, as the end of a sentence."""
+    names = sorted(set(names))
+    if near := _close(name, names):
+        return f": did you mean {prefix}{near}?"
+    if 0 < len(names) <= NUM_LISTED:
+        return f": expected one of {', '.join(names)}."
+    return "."
+
+
+def _close(name: str, names: Iterable[str]) -> str | None:
+    """The nearest of some names, if one is near; capitals do not matter."""
+    by_letters = {known.lower(): known for known in sorted(names)}
+    near = get_close_matches(name.lower(), by_letters, 1, 0.6)
+    return by_letters[near[0]] if near else None
+
+
+def _refusals(message: str) -> Iterable[Refusal]:
+    frames: list[tuple[int, str, str]] = []  # indent, "key" or "class", its name
+    unions: dict[int, str] = {}  # types of a union, by the number of frames around it
+    lines = message.splitlines()
+    for number, line in enumerate(lines):
+        text = line.lstrip(" ").removeprefix("- ")
+        indent = len(line) - len(text)
+        while frames and frames[-1][0] >= indent and text:
+            unions.pop(len(frames), None)
+            frames.pop()
+        if found := re.match(r'Parser key "([^"]*)":\s*(.*)', text):
+            frames.append((indent, "key", found[1]))
+            text = found[2]
+        elif found := re.match(r"Problem with given class_path '(.*)':$", text):
+            frames.append((indent, "class", found[1]))
+            continue
+        if found := re.match(r"Subtypes: \[(.*)\]$", text):
+            unions[len(frames)] = found[1]
+        keys: tuple[str, ...] = ()
+        for _, kind, name in frames:
+            if kind == "key":
+                keys = (name,) if name.startswith(f"{'.'.join(keys)}.") and keys else (*keys, name)
+        owner = next((name for _, kind, name in reversed(frames) if kind == "class"), None)
+        value = _value(lines[number:], indent)
+        if found := re.match(r"Expected an? (?!path)(.*?)(?:\. Got value: (.*))?$", text):
+            expected = unions.get(len(frames), found[1])
+            yield Refusal(keys, owner, text, expected, found[2] or value)
+        elif text.startswith(("Import path does not", "Does not implement", "Not a valid subclass")):
+            yield Refusal(keys, owner, text, unions.get(len(frames), ""), value)
+        elif text.startswith(
+            ("Option ", "the following arguments are required", "module ", "No module named ", "File ", "Path ")
+        ) or text.startswith(("Unable to load config", "cannot import name")):
+            yield Refusal(keys, owner, text, "", value)
+
+
+def _value(lines: list[str], indent: int) -> str:
+    """What jsonargparse was given where the first of these lines failed."""
+    for line in lines:
+        if (found := re.match(r"( *)Given value: (.*)", line)) and len(found[1]) <= indent:
+            return found[2]
+    return ""
+
+
+def _sentence(refusal: Refusal) -> str:
+    option, owner, reason = refusal.option, refusal.owner, refusal.reason
+    value = re.sub(r"^NestedArg\(key='(.*?)', val=(['\"]?)(.*)\2\)$", r"\3", refusal.value)
+    if found := re.match(r"Option '(.*)' is not accepted", reason):
+        if owner and owner.startswith("pytorch_lightning.Lightning"):
+            return f"{option} names no class: name a whole config first, e.g. -c experiments/digits/separate.yaml."
+        name = found[1].removeprefix("init_args.")
+        known = nearest(name, _arguments(owner), f"{option}.")
+        return f"There is no option {option}.{name} for {owner}{known}"
+    if found := re.match(r"the following arguments are required: (.*)", reason):
+        names = " and ".join(f"{option}.{name}" for name in found[1].split(", "))
+        return f"{owner} needs {names}: set it, or name a whole config, e.g. -c experiments/digits/prior.yaml."
+    if found := re.match(r"(module '(.*)' has no attribute|No module named|cannot import name)", reason):
+        return f"{option} names the class {owner}, which does not exist{nearest(owner or '', _classes(owner or ''))}"
+    if refusal.expected and not reason.startswith("Unable"):
+        near = _classes(value) if re.fullmatch(r"[A-Za-z_][\w.]*", value) and _class_in(refusal.expected) else ()
+        hint = _close(value, set(near) - {value})
+        meant = f": did you mean {hint}?" if hint else "."
+        return f"{option} must be {_plain(refusal.expected)}, not {_shortened(value)}{meant}"
+    return f"{option}: {_shortened(' '.join(reason.split()))}."
+
+
+def _unknown(name: str, parsers: Parsers, command: str) -> str:
+    """An option that the parser of a command does not know, outside classes."""
+    others = [other for other, parser in parsers.items() if other != command and name in _names(parser)]
+    if others:
+        return f"`lass {command}` has no option --{name}: it is one of `lass {others[0]}`."
+    names = _names(parsers[command])
+    outer, dot, inner = name.partition(".")
+    outermost = {known.partition(".")[0] for known in names}
+    if outer not in outermost and (near := _close(outer, outermost)):
+        return f"There is no option --{name}: did you mean --{near}{dot}{inner}?"
+    near = nearest(name, names, "--")
+    return f"There is no option --{name}" + (near if near != "." else f": see `lass {command} --help`.")
+
+
+def _names(parser: ArgumentParser) -> set[str]:
+    options = [option for action in parser._actions for option in action.option_strings]
+    return {option.removeprefix("--") for option in options if option.startswith("--")}
+
+
+def _arguments(class_path: str | None) -> list[str]:
+    """Of a class's constructor."""
+    module, _, name = (class_path or "").rpartition(".")
+    try:
+        owner = getattr(import_module(module), name)  # jsonargparse has imported it already
+        return ArgumentParser().add_class_arguments(owner, fail_untyped=False)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+
+
+def _classes(path: str) -> list[str]:
+    """Paths of classes that a mistyped one may mean: of the same package, or public ones of lass."""
+    package = path.partition(".")[0] if "." in path else "lass"
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == package]
+    found = {
+        f"{module.__name__}.{name}": name
+        for module in modules
+        for name, value in list(vars(module).items())
+        if isinstance(value, type) and not name.startswith("_")
+    }
+    if "." in path:
+        return list(found)
+    near = _close(path, found.values())
+    return [min((where for where, name in found.items() if name == near), key=len)] if near else []
+
+
+def _class_in(types: str) -> bool:
+    return any(word.rpartition(".")[2] not in PLAIN for word in re.findall(r"<class '([\w.]+)'>", types))
+
+
+def _plain(types: str) -> str:
+    """Types as Python prints them, in words: `<class 'int'>, <class 'NoneType'>` is `an integer or null`."""
+    words = []
+    for one in re.split(r",\s*(?![^\[]*\])", types):
+        if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", one):
+            words += [choice.strip("'\"") for choice in literal[1].split(", ")]
+        elif "[" in one:
+            words.append(PLAIN.get(one.partition("[")[0].rpartition(".")[2], one))
+        else:
+            name = re.sub(r"<class '(.*)'>", r"\1", one).rpartition(".")[2]
+            words.append(PLAIN.get(name, f"a class path ({name})" if name.isidentifier() else name))
+    words = list(dict.fromkeys(words))
+    return ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + " …"
