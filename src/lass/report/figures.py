@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -55,3 +57,26 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def picture(make: Callable[[], Figure], path: str | Path) -> bool:
+    """Make a figure and save it as a PNG, so that no picture can cost the results that it shows.
+
+    Args:
+        make: the figure.
+        path: where it is saved; an older file there is removed if that fails.
+
+    Returns:
+        Whether it was saved. If anything failed, there is one warning.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of matplotlib: letters that a font lacks, margins too small
+            save_figure(make(), path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            Path(path).unlink(missing_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"The picture {path} could not be made ({reason:.200}); all else is complete.", stacklevel=2)
+        return False
+    return True
