@@ -1,4 +1,4 @@
-"""Mistakes at the command line, failures of the disk, and Ctrl-C: one sentence each; and who may write into a folder."""
+"""Mistakes at the command line, failures of the disk, Ctrl-C: one sentence each; and one run at a time in a folder."""
 
 from __future__ import annotations
 
@@ -254,7 +254,8 @@ def test_separation_refuses_settings_before_it_reads_anything(options, words):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path, write):
     target = tmp_path / "weights"
-    with pytest.raises(LassError, match=r"weights .*: make room there, or choose another folder\.$") as error:
+
+    def fail():
         with written_whole(target) as temporary:
             temporary.unlink()
             temporary.symlink_to("/dev/full")
@@ -265,6 +266,9 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path, write):
             else:
                 with open(temporary, "wb") as file:
                     file.write(b"x" * 10000)
+
+    with pytest.raises(LassError, match=r"weights .*: make room there, or choose another folder\.$") as error:
+        fail()
     assert str(target) in str(error.value)
     assert not target.exists()
 

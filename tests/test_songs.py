@@ -117,7 +117,7 @@ def test_long_songs_are_read_piece_by_piece(separator, tmp_path, monkeypatch):
         return read(path, start, length, sample_rate)
 
     monkeypatch.setattr(separate_songs, "read_segment", counting)
-    monkeypatch.setattr(separate_songs, "BLOCK_SECONDS", 0.1)
+    monkeypatch.setattr(separate_songs, "BLOCK_VALUES", 800)
     monkeypatch.setattr(separate_songs, "PICTURED_SECONDS", 0.1)
     run(separator, tmp_path / "out", song(tmp_path / "a.wav", 20_000))
     codec = Separator.from_pretrained(separator).codec
