@@ -41,7 +41,7 @@ STORAGES = {  # types of elements by the type of a storage
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file that torch.save wrote before PyTorch 1.6
 MOST_PICKLE = 2**28  # bytes of a pickle without its tensors; published ones have less than 10 MiB
-MOST_OPERATIONS = 5_000_000  # of a pickle: one byte can make an object of 64
+MOST_OPERATIONS = 2_000_000  # of a pickle: one byte can make an object of 64; published ones have some 10,000
 MOST_SHARED = 2  # bytes of all weights, as a multiple of the file's: tied weights share memory
 NUM_NAMED = 3  # wrong weights in an error
 MARK = object()  # on the stack, below the arguments of an operation
@@ -328,7 +328,7 @@ class _Machine:
             case "REDUCE":
                 return _called(*self.last(2))
             case "BINPERSID":
-                return self.storage(*self.last(1)[0])
+                return self.persistent(*self.last(1)[0])
             case "INST" | "OBJ":
                 self.marked()
                 return StandIn()
@@ -348,9 +348,12 @@ class _Machine:
         """Take off the last values."""
         return [self.stack.pop() for _ in range(number)][::-1]
 
-    def storage(self, what: str, kind: Name, key: str, location: str, numel: int, view: Any = None) -> Storage:
-        """The storage of a persistent id; its claimed length is not used."""
-        if what != "storage" or kind not in STORAGES or view is not None:  # views: before PyTorch 0.4
+    def persistent(self, what: str, kind: Name, *more: Any) -> Storage | Name:
+        """What a persistent id stands for: the class of a module, or a storage, whose claimed length is not used."""
+        if what == "module":  # with its source text, before PyTorch 1.6
+            return kind
+        key, _location, _numel, *view = more
+        if what != "storage" or kind not in STORAGES or any(view):  # views: before PyTorch 0.4
             raise _Unreadable("it holds tensors of an unknown kind")
         return self.storages.setdefault(key, Storage(key, STORAGES[kind]))
 
