@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> None:
     except (OSError, SafetensorError) as error:
         raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
     finally:
-        if not out.exists():
+        if not os.path.lexists(out):
             for folder in made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()

@@ -26,7 +26,7 @@ from lass.priors import TransformerPrior
 
 PROGRAM = "taming-transformers"
 ORIGIN = "the table of models at https://github.com/CompVis/taming-transformers"
-TRANSFORMER, LABELS = "Net2NetTransformer", "Labelator"
+TRANSFORMER, DIFFUSION, LABELS = "Net2NetTransformer", "LatentDiffusion", "Labelator"
 CODECS = {"VQModel": False, "VQModelInterface": False, "EMAVQ": False, "VQNoDiscModel": False, "GumbelVQ": True}
 """Kinds of codecs, and whether their codes are projected."""
 FIRST_STAGE = "first_stage_model."  # of names of the codec's weights in the checkpoint of a model over its codes
@@ -54,14 +54,6 @@ BLOCK = {  # of the transformer
 MOST_CONFIG = 2**20  # bytes of a configuration; published ones have a few thousand
 MOST = 2**20  # of any size in it
 MOST_LEVELS, MOST_BLOCKS = 12, 100  # of a VQ-GAN: resolutions, and blocks at each; published ones have 6 and 2
-MOST_MERGED = 10_000  # entries of one mapping, with those that YAML's << adds: they can grow exponentially
-
-
-class _Loader(yaml.SafeLoader):
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > MOST_MERGED:
-            raise yaml.YAMLError("too many merged entries")
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,7 @@ def read_taming(
     weights, _ = read_weights(checkpoint, "state_dict", ORIGIN, PROGRAM)
     settings = model.section("params")
     try:
-        if "first_stage_config" not in settings:
+        if model.kind not in (TRANSFORMER, DIFFUSION):
             return _codec(model, weights, checkpoint), None
         of_codec = {name.removeprefix(FIRST_STAGE): w for name, w in weights.items() if name.startswith(FIRST_STAGE)}
         codec = _codec(settings.section("first_stage_config"), of_codec, checkpoint)
@@ -190,7 +182,7 @@ def _model_in(config: Path) -> Section:
             raise LassError(f"There is no configuration at {config}: it is the YAML file beside the checkpoint.")
         if config.stat().st_size > MOST_CONFIG:
             raise LassError(f"{config} is too large for a configuration: name the YAML file beside the checkpoint.")
-        content = yaml.load(config.read_bytes(), _Loader)
+        content = yaml.safe_load(config.read_bytes())
     except LassError:
         raise
     except OSError as error:

@@ -16,7 +16,7 @@ from lass.artifacts import register
 from lass.checkpoints import fill, read_weights
 from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
 from lass.codecs.quantizer import VectorQuantizer
-from lass.errors import LassError, check_number
+from lass.errors import LassError
 
 NATIVE_RATE = 44100  # in Hz, of the published model
 MOST_GROWTH = 100  # of dilations
@@ -126,7 +126,8 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     settings = beside.get("hps")
     growth = settings.get("dilation_growth_rate", 3) if isinstance(settings, dict) else 3
-    check_number(f"{path}: dilation_growth_rate", growth, at_least=1, at_most=MOST_GROWTH, whole=True)
+    if type(growth) is not int or not 1 <= growth <= MOST_GROWTH:
+        raise LassError(f"{path} must have an integer from 1 to {MOST_GROWTH} as dilation_growth_rate in its hps.")
     names = {re.match(r"encoders\.(\d+)\.", name)[1] for name in weights if re.match(r"encoders\.(\d+)\.", name)}
     if str(level) not in names:
         raise LassError(
@@ -174,6 +175,6 @@ def _plain(name: str) -> str:
 
 def _codebook(weights: Mapping[str, Tensor], level: int, path: str | Path) -> dict[str, Tensor]:
     name = f"bottleneck.level_blocks.{level}.k"
-    if name not in weights:
-        raise LassError(f"{path} is no VQ-VAE of Jukebox: it has no codebook {name}.")
+    if name not in weights or weights[name].ndim != 2:
+        raise LassError(f"{path} is no VQ-VAE of Jukebox: it has no codebook {name} of two dimensions.")
     return VectorQuantizer.state_of(weights[name].float())
