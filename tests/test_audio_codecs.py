@@ -1,4 +1,8 @@
-"""The audio VQ-VAE, and Jukebox's against vectors from its own code (tests/golden/jukebox.py made them)."""
+"""The audio VQ-VAE, and Jukebox's against vectors from its own code (tests/golden/jukebox.py made them).
+
+Two CPUs, or two BLAS libraries, differ by about 1e-6 of the largest value in what float32 gives after some twenty
+layers; a wrong weight changes more than 1e-2 of it. Hence `assert_close_to` allows 1e-4 of the largest value.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from dangerous import Dangerous
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lass import LassError
 from lass.artifacts import fingerprint
 from lass.cli import main
 from lass.codecs import AudioVQVAE, JukeboxVQVAE, codebook_of, load_codec
 from lass.codecs.jukebox import read_jukebox
+
+
+def assert_close_to(given, expected):
+    """Up to rounding, whatever the size of the values."""
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
 
 GOLDEN = Path(__file__).parent / "golden" / "jukebox.safetensors"
 
@@ -54,9 +64,10 @@ def test_a_position_sees_its_margin_and_no_more(make):
 
 
 def test_codes_are_the_nearest_vectors(codec):
-    latents = codec.encode_latents(torch.randn(2, 1, 80))
+    latents = torch.randn(2, 6, 10)
     distances = (latents[:, :, None] - codebook_of(codec).T[None, :, :, None]).square().sum(1)
-    assert torch.equal(codec.quantizer.lookup(latents), distances.argmin(1))
+    chosen = distances.gather(1, codec.quantizer.lookup(latents)[:, None])[:, 0]
+    assert_close_to(chosen, distances.amin(1))  # of two that are equally near, either
     assert torch.equal(codec.embed(torch.tensor([[3, 5]]))[0].T, codebook_of(codec)[[3, 5]])
 
 
@@ -92,9 +103,11 @@ def test_jukebox_gives_what_its_own_code_gives(checkpoint, level):
     golden = load_file(GOLDEN)
     codec = read_jukebox(checkpoint, level, upsampling=1)
     assert codec.hop == [8, 32, 128][level]
-    assert torch.equal(codec.encode(golden["signal"]), golden[f"codes.{level}"].long())
+    codes = golden[f"codes.{level}"].long()
+    assert codes.unique().numel() == 12  # so that equal codes mean something; none is near a tie: see the script
+    assert torch.equal(codec.encode(golden["signal"]), codes)
     with torch.no_grad():
-        torch.testing.assert_close(codec.decode(golden[f"codes.{level}"].long()), golden[f"decoded.{level}"])
+        assert_close_to(codec.decode(codes), golden[f"decoded.{level}"])
 
 
 def test_half_the_native_rate_is_reached_by_linear_interpolation(checkpoint):
@@ -104,9 +117,10 @@ def test_half_the_native_rate_is_reached_by_linear_interpolation(checkpoint):
     before = torch.cat([signal[..., :1], signal[..., :-1]], -1)  # the signal goes on as it begins and ends
     after = torch.cat([signal[..., 1:], signal[..., -1:]], -1)
     doubled = torch.stack([0.25 * before + 0.75 * signal, 0.75 * signal + 0.25 * after], -1).flatten(-2)
-    assert torch.equal(half.encode(signal), native.encode(doubled))
-    codes = half.encode(signal)
-    torch.testing.assert_close(half.decode(codes), native.decode(codes).unflatten(-1, (-1, 2)).mean(-1))
+    with torch.no_grad():
+        assert_close_to(half.encode_latents(signal), native.encode_latents(doubled))
+        codes = half.encode(signal)
+        assert_close_to(half.decode(codes), native.decode(codes).unflatten(-1, (-1, 2)).mean(-1))
 
 
 def test_import_from_the_shell(checkpoint, tmp_path, capsys):
@@ -131,12 +145,55 @@ def test_other_files_are_refused(checkpoint, tmp_path):
     loaded = torch.load(checkpoint, weights_only=True)
     del loaded["model"]["module.encoders.2.level_blocks.1.model.0.1.model.0.model.1.bias"]
     torch.save(loaded, tmp_path / "less.pth")
-    with pytest.raises(LassError, match="no VQ-VAE of Jukebox with the layers of level 2"):
+    with pytest.raises(LassError, match=r"level 2|is missing"):
         read_jukebox(tmp_path / "less.pth")
+
+
+@pytest.mark.parametrize("value", [-1, 0, 2.5, "3", None, 10**400, [3], 10**6], ids=lambda value: f"{value!s:.9}")
+def test_settings_of_a_checkpoint_are_checked(checkpoint, value):
+    loaded = torch.load(checkpoint, weights_only=True)
+    torch.save({**loaded, "hps": {"dilation_growth_rate": value}}, checkpoint)
+    with pytest.raises(LassError, match="an integer from 1 to 100 as dilation_growth_rate") as error:
+        read_jukebox(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("encoders.2.level_blocks.0.model.0.0.weight", torch.zeros(3_000_000, 1, 4)),  # 36 TB, were it a layer's width
+        ("encoders.2.level_blocks.0.model.0.0.weight", torch.zeros(4)),
+        ("encoders.2.level_blocks.999999999.model.0.0.weight", torch.zeros(1)),
+        ("encoders.2.level_blocks.0.model.0.1.model.999999999.model.1.bias", torch.zeros(1)),
+        ("encoders.999999999.level_blocks.0.model.0.0.weight", torch.zeros(1)),
+        ("bottleneck.level_blocks.2.k", torch.zeros(())),
+        ("bottleneck.level_blocks.2.k", torch.zeros(12, 6, 1)),
+        ("bottleneck.level_blocks.2.k", torch.full((12, 6), torch.inf)),
+    ],
+)
+def test_weights_of_other_shapes_are_refused(checkpoint, name, tensor):
+    loaded = torch.load(checkpoint, weights_only=True)
+    loaded["model"][f"module.{name}"] = tensor
+    torch.save(loaded, checkpoint)
+    with pytest.raises(LassError) as error:
+        read_jukebox(checkpoint, 999999999 if "encoders.999999999" in name else 2)
+    assert "\n" not in str(error.value)
+
+
+def test_safetensors_are_read_too(checkpoint, tmp_path):
+    save_file(torch.load(checkpoint, weights_only=True)["model"], tmp_path / "vqvae.safetensors")
+    assert fingerprint(read_jukebox(tmp_path / "vqvae.safetensors")) == fingerprint(read_jukebox(checkpoint))
+
+
+def test_files_of_older_versions_of_pytorch_are_read(checkpoint, tmp_path):
+    """As OpenAI's own is: no zip archive."""
+    loaded = torch.load(checkpoint, weights_only=True)
+    torch.save(loaded, tmp_path / "old.tar", _use_new_zipfile_serialization=False)
+    assert fingerprint(read_jukebox(tmp_path / "old.tar")) == fingerprint(read_jukebox(checkpoint))
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     (tmp_path / "bad.pth").write_bytes(pickle.dumps({"model": Dangerous(tmp_path / "harm")}))
-    with pytest.raises(LassError, match="damaged, or holds more than weights"):
+    with pytest.raises(LassError, match="are no checkpoint of PyTorch"):
         read_jukebox(tmp_path / "bad.pth")
     assert not (tmp_path / "harm").exists()

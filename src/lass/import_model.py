@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -28,11 +29,16 @@ def main(args: Sequence[str]) -> None:
     """
     options = parser().parse_args(args)
     out = Path(options.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        is_taken = os.path.lexists(out) and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
+    if is_taken:
         raise LassError(f"{out} is there already: choose another folder with --out.")
     parts, said = (import_jukebox if options.model == "jukebox" else import_taming)(options, out)
     num_bytes = sum(tensor.nbytes for part in parts.values() for tensor in part.state_dict().values())
     print(f"Writing {num_bytes / 2**20:,.0f} MiB to {out} …", flush=True)  # takes a minute, where it is gigabytes
+    made = [folder for folder in out.parents if not folder.exists()]  # from the inside out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".importing-") as folder:
@@ -42,6 +48,11 @@ def main(args: Sequence[str]) -> None:
             os.replace(whole, out)  # all of it or nothing
     except (OSError, SafetensorError) as error:
         raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
+    finally:
+        if not os.path.lexists(out):
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
     print(said)
 
 
@@ -75,13 +86,15 @@ def parser() -> argparse.ArgumentParser:
     parser = SentenceParser("lass import", description=__doc__)
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
     jukebox = models.add_parser("jukebox", help="the VQ-VAE of OpenAI's Jukebox")
-    jukebox.add_argument("checkpoint", help="vqvae.pth.tar as published; no code in it is run")
+    jukebox.add_argument("checkpoint", help="as published, or .safetensors; no code in it is run")
     jukebox.add_argument("--level", type=int, default=2, help="0 (finest) to 2 (the top level, as in the paper)")
     jukebox.add_argument("--sample-rate", type=int, default=NATIVE_RATE // 2, help="of your signals, in Hz")
     jukebox.add_argument("--out", required=True, help="folder for the codec")
-    taming = models.add_parser("taming", help="a VQ-GAN of taming-transformers, with its transformer if it has one")
+    taming = models.add_parser(
+        "taming", help="a VQ-GAN of taming-transformers or latent-diffusion, and its transformer"
+    )
     taming.add_argument("--config", required=True, help="the YAML file beside the checkpoint")
-    taming.add_argument("--checkpoint", required=True, help="last.ckpt as published; no code in it is run")
+    taming.add_argument("--checkpoint", required=True, help="as published, or .safetensors; no code in it is run")
     taming.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the prior's weights, on disk and in use")
     taming.add_argument("--out", required=True, help="folder for codec/ and prior/")
     return parser

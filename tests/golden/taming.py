@@ -1,12 +1,14 @@
-"""Makes taming.safetensors: what the code of CompVis/taming-transformers gives for small models.
+"""Makes taming.safetensors: what the code of CompVis/taming-transformers and latent-diffusion gives for small models.
 
-    python tests/golden/taming.py FOLDER
+    python tests/golden/taming.py FOLDER LDM_FOLDER
 
-FOLDER is a clone of https://github.com/CompVis/taming-transformers in an environment where its modules can be imported.
+FOLDER is a clone of https://github.com/CompVis/taming-transformers, LDM_FOLDER one of
+https://github.com/CompVis/latent-diffusion, in an environment where their modules can be imported.
 Weights follow a formula, so that the file need not hold them; those of quantizers, latents of the model, are in it.
 GumbelQuantize adds noise to its choice; here the choice without noise is kept.
 """
 
+import itertools
 import json
 import math
 import sys
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CODES, CLASSES = 20, 5
+MARGIN = 1e-4  # of the choice of codes, relative to the largest score; the rounding of float32 is far below
 LAYERS = {
     "double_z": False,
     "z_channels": 8,
@@ -47,6 +50,15 @@ def transformer(first_stage: dict, block_size: int = 70, **settings) -> dict:
     return {"target": "taming.models.cond_transformer.Net2NetTransformer", "params": params}
 
 
+def ldm_codec(kind: str, layers: dict, **settings) -> dict:
+    """Configuration of a first stage of latent-diffusion."""
+    params = {"embed_dim": 6, "n_embed": CODES, "ddconfig": layers, **settings}
+    return {
+        "target": f"ldm.models.autoencoder.{kind}",
+        "params": {**params, "lossconfig": {"target": "torch.nn.Identity"}},
+    }
+
+
 LABELS = {"target": "taming.modules.util.Labelator", "params": {"n_classes": CLASSES}}
 SPIRAL = {"target": "taming.modules.transformer.permuter.SpiralIn", "params": {"H": 8, "W": 8}}
 MODELS = {
@@ -56,6 +68,10 @@ MODELS = {
     "gumbel": codec("GumbelVQ", embed_dim=8, temperature_scheduler_config={"target": "torch.nn.Identity"}),
     "unconditional": transformer(codec(), cond_stage_config="__is_unconditional__", sos_token=7),
     "classes": transformer(codec(), cond_stage_config=LABELS, permuter_config=SPIRAL),
+    "ldm": ldm_codec("VQModel", LAYERS | {"attn_type": "vanilla", "attn_resolutions": [8]}),
+    "ldm_without_attention": ldm_codec(
+        "VQModelInterface", LAYERS | {"attn_type": "none", "attn_resolutions": [8], "ch_mult": [1, 2]}
+    ),
 }
 # For images of 256×256 as in the published models; only the shapes of its weights are kept.
 LARGE = LAYERS | {"resolution": 256, "ch_mult": [1, 1, 1, 1, 1], "attn_resolutions": [16]}
@@ -72,10 +88,17 @@ def formula(name: str, shape: tuple[int, ...]) -> Tensor:
     return values * (1.0 if "_emb" in name else 2 / math.sqrt(math.prod(shape[1:])))
 
 
-def main(folder: str) -> None:
+def margin(vectors: Tensor, codebook: Tensor) -> float:
+    """By how much the score of the chosen code exceeds the second largest, where that is least; relative to all."""
+    scores = vectors.double() @ codebook.double().T - codebook.double().square().sum(1) / 2
+    largest = scores.topk(2, dim=1).values
+    return ((largest[:, 0] - largest[:, 1]).min() / scores.abs().max()).item()
+
+
+def main(folder: str, ldm_folder: str) -> None:
     """Write the file beside this one."""
-    sys.path.insert(0, folder)
-    from main import instantiate_from_config
+    sys.path[:1] = [folder, ldm_folder]  # in place of this folder, where taming is this file
+    from ldm.util import instantiate_from_config
 
     golden, described = {}, {}
     for model_name, config in MODELS.items():
@@ -86,11 +109,15 @@ def main(folder: str) -> None:
                 if "shuffle_idx" not in name:
                     parameter.copy_(formula(name, tuple(parameter.shape)))
         first = getattr(model, "first_stage_model", model)
-        signal = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(len(golden)))
-        with torch.no_grad():
-            latents = first.quant_conv(first.encoder(2 * signal - 1))
+        for seed in itertools.count(len(golden)):  # until no position is near a tie between two codes
+            signal = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                latents = first.quant_conv(first.encoder(2 * signal - 1))
             vectors = latents.movedim(1, -1).flatten(0, 2)
             chosen = vectors[torch.linspace(0, len(vectors) - 1, CODES).long()]
+            if (decided := margin(vectors, chosen)) > MARGIN:
+                break
+        with torch.no_grad():
             if model_name == "gumbel":
                 projection, table = first.quantize.proj, first.quantize.embed
                 own = {"proj.weight": chosen[..., None, None], "proj.bias": -chosen.square().sum(1) / 2}
@@ -116,7 +143,7 @@ def main(folder: str) -> None:
         indices = {name: state[name].tolist() for name in buffers if name.endswith("shuffle_idx")}
         shapes = {name: list(x.shape) for name, x in state.items() if name not in buffers and "quantize." not in name}
         described[model_name] = {"config": config, "shapes": shapes, "indices": indices}
-        print(model_name, codes.unique().numel(), "codes")
+        print(f"{model_name}: {codes.unique().numel()} codes, decided by {decided:.1e}")
     for model_name, config in SHAPES_ONLY.items():
         state = instantiate_from_config(config).state_dict()
         shapes = {name: list(x.shape) for name, x in state.items() if not name.endswith("mask")}
@@ -125,4 +152,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

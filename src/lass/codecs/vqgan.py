@@ -87,6 +87,7 @@ class VQGAN(ImageCodec):
         hidden_dim: channels between encoder and latents, and between latents and decoder; default `latent_dim`.
         learned_resampling: resolutions change through convolutions.
         projected: codes are the largest of K learned projections of the latents instead of the nearest vector.
+        middle_attention: there is attention between the two middle blocks of encoder and decoder.
 
     Raises:
         LassError: if the image cannot be halved so often.
@@ -107,6 +108,7 @@ class VQGAN(ImageCodec):
         hidden_dim: int | None = None,
         learned_resampling: bool = True,
         projected: bool = False,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__(image_shape, num_codes, 2 ** (len(width_multipliers) - 1))
         hidden_dim = latent_dim if hidden_dim is None else hidden_dim
@@ -121,6 +123,7 @@ class VQGAN(ImageCodec):
             "hidden_dim": hidden_dim,
             "learned_resampling": learned_resampling,
             "projected": projected,
+            "middle_attention": middle_attention,
         }
         self.projected = projected
         channels, height, _ = image_shape
@@ -130,7 +133,7 @@ class VQGAN(ImageCodec):
         deepest = before = sizes[-1][0]
 
         # Layers have names that say where they are, so that those of a checkpoint can be found.
-        decoder = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest)]
+        decoder = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest, middle_attention)]
         for level, (here, size) in reversed(list(enumerate(sizes))):
             decoder += _level(f"up_{level}", before, here, num_residual_blocks + 1, size in attention_at)
             if level:
@@ -143,7 +146,9 @@ class VQGAN(ImageCodec):
             if level < len(sizes) - 1:
                 encoder += [(f"down_{level}_resample", Halving(here, learned_resampling))]
             before = here
-        self.encoder = nn.Sequential(OrderedDict([*encoder, *_middle(deepest), *_last(deepest, hidden_dim)]))
+        self.encoder = nn.Sequential(
+            OrderedDict([*encoder, *_middle(deepest, middle_attention), *_last(deepest, hidden_dim)])
+        )
         self.to_latents = nn.Conv2d(hidden_dim, latent_dim, 1)
         self.from_latents = nn.Conv2d(latent_dim, hidden_dim, 1)
         self.quantizer = (ProjectionQuantizer if projected else VectorQuantizer)(num_codes, latent_dim)
@@ -173,9 +178,9 @@ def _level(name: str, before: int, here: int, num_blocks: int, attention: bool) 
     return layers
 
 
-def _middle(channels: int) -> Layers:
-    blocks = [(f"middle_block_{i}", NormedBlock(channels, channels)) for i in (1, 2)]
-    return [blocks[0], ("middle_attention_1", SpatialAttention(channels)), blocks[1]]
+def _middle(channels: int, attention: bool) -> Layers:
+    blocks: Layers = [(f"middle_block_{i}", NormedBlock(channels, channels)) for i in (1, 2)]
+    return [blocks[0], *([("middle_attention_1", SpatialAttention(channels))] if attention else []), blocks[1]]
 
 
 def _last(before: int, channels: int) -> Layers:
