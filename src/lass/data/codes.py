@@ -32,15 +32,25 @@ def write_codes(path: str | Path, batches: Iterable[CodeSequences]) -> None:
 class CodeShard(Dataset):
     """Encoded sources of one file of `write_codes`, memory-mapped, read a batch at a time.
 
+    Args:
+        path: of the file.
+        num_codes: K of the codec, to check the codes against; None leaves that out.
+
     Raises:
-        LassError: if the file is not such an array.
+        LassError: if the file is not such an array, or holds a code outside 0…K-1 or a negative label.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, num_codes: int | None = None) -> None:
         try:
             self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise LassError(f"{path} holds no codes ({error}): delete it, and it is made again.") from error
+            raise self._damaged(path, str(error)) from error
+        if self.rows.ndim != 2 or self.rows.dtype != np.int32 or self.rows.shape[0] < 1 or self.rows.shape[1] < 2:
+            raise self._damaged(path, f"{self.rows.dtype} of shape {self.rows.shape}")
+        if num_codes is not None:
+            least, largest = int(self.rows.min()), int(self.rows[:, 1:].max())
+            if least < 0 or largest >= num_codes:
+                raise self._damaged(path, f"numbers of {least}…{largest} where codes are 0…{num_codes - 1}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,3 +59,7 @@ class CodeShard(Dataset):
         """The sequences of those numbers."""
         rows = torch.from_numpy(self.rows[indices]).long()
         return CodeSequences(rows[:, 1:], rows[:, 0])
+
+    @staticmethod
+    def _damaged(path: str | Path, reason: str) -> LassError:
+        return LassError(f"{path} holds no codes ({reason}): delete it, and it is made again.")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -21,18 +21,21 @@ from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
 from lass.report.dashboard import Dashboard
 from lass.report.media import log_values
-from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT, check_same_codec
+from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
+from lass.tasks.training import check_same_codec
 
 COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
 
 
-class CheckpointEachEpoch(ModelCheckpoint):
-    """Saves `last.ckpt` after every epoch; the base class would not, as no optimizer makes a step."""
+class CheckpointEachEpoch(RunCheckpoint):
+    """Saves `last.ckpt` after every epoch."""
+
+    def __init__(self, dirpath: str | Path) -> None:
+        super().__init__(dirpath, [COUNTS_FILE, LATENTS_FILE])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        if not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(self.dirpath) / LAST_CHECKPOINT)
+        self.save(trainer)
 
 
 class LikelihoodCounting(LightningModule):
@@ -93,7 +96,9 @@ class LikelihoodCounting(LightningModule):
             used=[("codec", self.codec_folder)],
             made=[("likelihood", folder / name) for name in files],
         )
-        callbacks: list[Callback] = [CheckpointEachEpoch(folder / CHECKPOINT_FOLDER), dashboard]
+        callbacks: list[Callback] = [dashboard]
+        if not is_dry_run(self.trainer):
+            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER))
         if self.min_coverage_gain is not None:
             gain = {"mode": "max", "min_delta": self.min_coverage_gain, "patience": 1}
             callbacks.append(EarlyStopping("val/coverage", **gain, check_on_train_epoch_end=False, verbose=True))
@@ -145,7 +150,7 @@ class LikelihoodCounting(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Save, and log what Table 1 of the paper gives."""
         self._merge_fresh_counts()
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
             if self.latents:
                 self.moments.save(Path(self.trainer.default_root_dir) / LATENTS_FILE)

@@ -71,10 +71,12 @@ class PriorTraining(TrainingTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which codec's codes were learned."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["codec_fingerprint"] = self.artifact.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Do not go on with another codec's codes."""
+        super().on_load_checkpoint(checkpoint)
         check_same_codec(checkpoint, self.artifact.codec_fingerprint)
 
     def training_step(self, batch: CodeSequences) -> Tensor:
