@@ -67,7 +67,9 @@ class WholeFiles(TorchCheckpointIO):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # whose text advises to switch `weights_only` off
-            raise LassError(f"{path} holds other objects than a checkpoint of lass: start without --ckpt_path.") from error
+            raise LassError(
+                f"{path} holds other objects than a checkpoint of lass: start without --ckpt_path."
+            ) from error
         except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise LassError(f"The checkpoint {path} is damaged ({reason}): start without --ckpt_path.") from error
@@ -110,7 +112,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def save(self, trainer: Trainer, name: str = LAST_CHECKPOINT) -> None:
         """Save now; all ranks call this."""
-        trainer.save_checkpoint(Path(self.dirpath) / name)
+        trainer.save_checkpoint(Path(self.dirpath) / name, weights_only=False)
         self._last_global_step_saved = trainer.global_step
 
 

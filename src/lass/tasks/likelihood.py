@@ -62,6 +62,7 @@ class LikelihoodCounting(LightningModule):
         self.min_coverage_gain = min_coverage_gain
         self.codec_folder = codec
         self.codec = load_codec(codec).requires_grad_(False)
+        self.codec_fingerprint = fingerprint(self.codec)  # as it is stored; the trainer's precision may convert it
         self.latents, self.symmetric = latents, symmetric
         if latents and (not hasattr(self.codec, "encode_latents") or codebook_of(self.codec) is None):
             raise LassError(
@@ -92,7 +93,7 @@ class LikelihoodCounting(LightningModule):
         files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
         dashboard = Dashboard(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
-            codec_fingerprint=fingerprint(self.codec),
+            codec_fingerprint=self.codec_fingerprint,
             used=[("codec", self.codec_folder)],
             made=[("likelihood", folder / name) for name in files],
         )
@@ -169,11 +170,11 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
         checkpoint["moments"] = self.moments.state_dict() if self.latents else None
-        checkpoint["codec_fingerprint"] = fingerprint(self.codec)
+        checkpoint["codec_fingerprint"] = self.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the kept counts, if they are of this codec's codes."""
-        check_same_codec(checkpoint, fingerprint(self.codec))
+        check_same_codec(checkpoint, self.codec_fingerprint)
         for name, then in {
             "symmetric": checkpoint["symmetric"],
             "latents": checkpoint.get("moments") is not None,
@@ -195,15 +196,13 @@ class LikelihoodCounting(LightningModule):
         return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
 
     def _no_counts(self) -> SparseCounts:
-        return SparseCounts(
-            self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=fingerprint(self.codec)
-        )
+        return SparseCounts(self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=self.codec_fingerprint)
 
     def _no_moments(self) -> LatentMoments | None:
         if not self.latents:
             return None
         num_codes, dim = codebook_of(self.codec).shape
-        return LatentMoments(num_codes, dim, self.symmetric, self.device, fingerprint(self.codec))
+        return LatentMoments(num_codes, dim, self.symmetric, self.device, self.codec_fingerprint)
 
     def _merge_fresh_counts(self) -> None:
         fresh = [self._fresh_counts]

@@ -28,7 +28,15 @@ from lass.tasks.checkpoints import (
     is_dry_run,
 )
 
-__all__ = ["CHECKPOINT_FOLDER", "LAST_CHECKPOINT", "BestAndLast", "TrainingTask", "check_same_codec", "seed_all"]
+__all__ = [
+    "CHECKPOINT_FOLDER",
+    "LAST_CHECKPOINT",
+    "BestAndLast",
+    "TrainingTask",
+    "at_least_float32",
+    "check_same_codec",
+    "seed_all",
+]
 
 TRAINING, VALIDATION = range(2)  # streams of random numbers
 
@@ -48,6 +56,11 @@ def seed_all(*entropy: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """In float32 if it has half precision: losses and scores are means of small differences."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class BestAndLast(RunCheckpoint):
@@ -166,7 +179,7 @@ class TrainingTask(LightningModule):
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
     def configure_callbacks(self) -> list[Callback]:
-        """The page of the run; and unless it is a dry run, its checkpoints (`--ckpt_path=last` resumes) and artefact."""
+        """The page of the run, and unless it is a dry run what saves checkpoints (for `--ckpt_path=last`) and artefact."""
         if is_dry_run(self.trainer):
             rank_zero_info("This is a dry run, without checkpoints: it saves nothing.")
             return [self.dashboard()]
@@ -224,9 +237,10 @@ class TrainingTask(LightningModule):
     def diverged(self, symptom: str) -> LassError:
         """The error for a training whose numbers are not finite."""
         kept = f"; {self.artifact_folder} holds the best version before" if self.artifact_folder.is_dir() else ""
+        wider = " or --trainer.precision=bf16-mixed" if self.trainer.precision.startswith("16-") else ""
         return LassError(
-            f"The training diverged, {symptom} at step {self.global_step}: set a smaller --model.learning_rate or a "
-            f"--trainer.precision with a larger range{kept}."
+            f"The training diverged, {symptom} at step {self.global_step}: set a smaller --model.learning_rate{wider}"
+            f"{kept}."
         )
 
     def export(self) -> None:
@@ -259,8 +273,9 @@ class TrainingTask(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine decay, stepped every batch."""
+        eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
         optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+            self.parameters(), self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
 
