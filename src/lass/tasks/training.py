@@ -20,23 +20,8 @@ from torch import Tensor
 from lass.artifacts import CONFIG_FILE, Artifact, fingerprint, load_artifact
 from lass.errors import LassError, check_number
 from lass.report.dashboard import Dashboard, Direction, tag_codec
-from lass.tasks.checkpoints import (
-    BEST_CHECKPOINT,
-    CHECKPOINT_FOLDER,
-    LAST_CHECKPOINT,
-    RunCheckpoint,
-    is_dry_run,
-)
-
-__all__ = [
-    "CHECKPOINT_FOLDER",
-    "LAST_CHECKPOINT",
-    "BestAndLast",
-    "TrainingTask",
-    "at_least_float32",
-    "check_same_codec",
-    "seed_all",
-]
+from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
+from lass.tasks.checkpoints import LAST_CHECKPOINT as LAST_CHECKPOINT
 
 TRAINING, VALIDATION = range(2)  # streams of random numbers
 
@@ -179,7 +164,7 @@ class TrainingTask(LightningModule):
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
     def configure_callbacks(self) -> list[Callback]:
-        """The page of the run, and unless it is a dry run what saves checkpoints (for `--ckpt_path=last`) and artefact."""
+        """The page of the run, and unless it is a dry run its checkpoints and its best artefact."""
         if is_dry_run(self.trainer):
             rank_zero_info("This is a dry run, without checkpoints: it saves nothing.")
             return [self.dashboard()]

@@ -82,10 +82,8 @@ class VQVAETraining(TrainingTask):
         if self.linearity and num_mixtures:  # the last batch of an epoch may be a single source
             latents = at_least_float32(self.artifact.encode_latents(batch.signals))
             mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
-            deviation = (
-                F.mse_loss(at_least_float32(output.latents[:num_mixtures]), mean)
-                / latents.transpose(0, 1).flatten(1).var(1).mean()
-            )
+            deviation = F.mse_loss(at_least_float32(output.latents[:num_mixtures]), mean)
+            deviation = deviation / latents.transpose(0, 1).flatten(1).var(1).mean()
             terms["train/nonlinearity"] = deviation
             loss = loss + self.linearity * deviation
         self.log_dict({"train/loss": loss, **terms})
