@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest-neighbour codebook, learned without a gradient.
+    """Nearest-neighbour codebook, learned without a gradient. It stays in float32 when a module around it is converted:
+    moving averages would stand still in bfloat16, and a rounded codebook gives other codes.
 
     Args:
         num_codes: size K of the codebook.
@@ -44,6 +46,15 @@ class VectorQuantizer(nn.Module):
         # Moving averages of how often a code is used per batch and of the sum of the latents it stands for.
         self.register_buffer("usage", torch.zeros(num_codes))
         self.register_buffer("total", torch.zeros(num_codes, dim))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorQuantizer:
+        """Change the device, as fn does, and not the data type."""
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        return super()._apply(keep_dtype, recurse)
 
     @staticmethod
     def state_of(codebook: Float[Tensor, "num_codes dim"]) -> dict[str, Tensor]:
@@ -74,9 +85,10 @@ class VectorQuantizer(nn.Module):
             self._start_from(latents.detach())
         codes = self.lookup(latents.detach())
         quantized = self.embed(codes)
-        commitment_loss = F.mse_loss(latents, quantized)
+        commitment_loss = F.mse_loss(latents.float(), quantized)
         if self.training:
             self._follow(latents.detach(), codes)
+        quantized = quantized.to(latents)
         return Quantized(latents + (quantized - latents).detach(), codes, commitment_loss)
 
     def _start_from(self, latents: Tensor) -> None:

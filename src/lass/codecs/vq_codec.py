@@ -36,8 +36,8 @@ class VQCodec(Artifact):
         return self.quantizer.lookup(self.encode_latents(signal))
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
-        """Codebook vectors of the codes."""
-        return self.quantizer.embed(codes)
+        """Codebook vectors of the codes, in the data type of the networks around the codebook."""
+        return self.quantizer.embed(codes).to(next(self.parameters()).dtype)
 
     def decode(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch channels *space"]:
         """Signal of codes."""

@@ -33,15 +33,24 @@ def write_codes(path: str | Path, batches: Iterable[CodeSequences]) -> None:
 class CodeShard(Dataset):
     """Encoded sources of one file of `write_codes`, memory-mapped, read a batch at a time.
 
+    Args:
+        path: of the file.
+        num_codes: K of the codec, to check the codes against; None leaves that out.
+
     Raises:
-        LassError: if the file is not such an array.
+        LassError: if the file is not such an array, or holds a code outside 0…K-1 or a negative label.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, num_codes: int | None = None) -> None:
         try:
             self.rows = mapped_array(path)
-            if self.rows.dtype != np.int32 or self.rows.ndim != 2 or self.rows.shape[1] < 2:
-                raise OSError(f"an array of {self.rows.dtype} with shape {self.rows.shape}; expected rows of int32")
+            shape = self.rows.shape
+            if self.rows.dtype != np.int32 or len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
+                raise OSError(f"an array of {self.rows.dtype} with shape {shape}; expected rows of int32")
+            if num_codes is not None:
+                least, largest = int(self.rows.min()), int(self.rows[:, 1:].max())
+                if least < 0 or largest >= num_codes:
+                    raise OSError(f"numbers of {least}…{largest} where codes are 0…{num_codes - 1}")
         except OSError as error:
             raise LassError(f"{path} holds no codes ({error}): delete it, and it is made again.") from error
 

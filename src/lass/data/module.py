@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from lass.data.loading import ResumableLoader
 from lass.data.sharing import EqualShares
 from lass.data.sources import FixedPairs, FreshPairs, as_is
 from lass.errors import LassError, check_number
@@ -106,10 +108,10 @@ class SourceDataModule(LightningDataModule):
         sources, seed = self.part("train"), torch.initial_seed() % 2**31
         if not self.pairs:
             check_batch(len(sources), self.batch_size, what=self.what)
-            return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed))
+            return self._loader(sources, DistributedSampler(sources, *self._ranks, seed=seed), training=True)
         pairing = self.fresh_pairs(*self._ranks, seed)
         check_batch(2 * pairing.num_items, self.batch_size, pairs=True, what=self.what)
-        return self._loader(FreshPairs(sources), pairing)
+        return self._loader(FreshPairs(sources), pairing, training=True)
 
     def val_dataloader(self) -> DataLoader:
         """Held-out sources, or fixed pairs of them."""
@@ -133,8 +135,9 @@ class SourceDataModule(LightningDataModule):
         """How many processes share the work, and which of them this one is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, dataset: Dataset, sampler: Sampler | None = None) -> DataLoader:
-        return DataLoader(
+    def _loader(self, dataset: Dataset, sampler: Sampler | None = None, training: bool = False) -> DataLoader:
+        make = partial(ResumableLoader, self.trainer) if training else DataLoader
+        return make(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm.auto import tqdm
 
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
+from lass.data.loading import ResumableLoader
 from lass.data.module import SourceDataModule, check_batch, check_rate
 from lass.data.sources import as_is
-from lass.errors import check_number
+from lass.errors import LassError, check_number
+from lass.tasks.checkpoints import is_dry_run
+
+PARTS = ("train", "validation")
 
 
 class EncodedSources(LightningDataModule):
@@ -34,22 +40,37 @@ class EncodedSources(LightningDataModule):
         self.codec = load_codec(codec)
         self.codec_fingerprint = fingerprint(self.codec)
         check_rate(sources, self.codec)
+        self._temporary: TemporaryDirectory | None = None  # in place of the run's folder in a dry run
+        self._folder: Path | None = None
 
     def prepare_data(self) -> None:
-        """Encode what is not encoded yet; on one process only."""
+        """Encode what is not encoded yet, or whose file is damaged; on one process only."""
         self.sources.prepare_data()
-        for part in ("train", "validation"):
-            if not self._path(part).exists():
-                write_codes(self._path(part), self._encode(part))
+        self._folder = Path(self.trainer.default_root_dir) / "codes"
+        missing = [part for part in PARTS if not self._is_encoded(part)]
+        if missing and is_dry_run(self.trainer):
+            self._temporary = TemporaryDirectory()
+            self._folder, missing = Path(self._temporary.name), list(PARTS)
+        for part in missing:
+            write_codes(self._path(part), self._encode(part))
 
     def setup(self, stage: str) -> None:
         """Map the shards into memory."""
-        self._shards = {part: CodeShard(self._path(part)) for part in ("train", "validation")}
+        self._folder = self.trainer.strategy.broadcast(self._folder)
+        self._shards = {part: CodeShard(self._path(part), self.codec.num_codes) for part in PARTS}
+
+    def teardown(self, stage: str) -> None:
+        """Forget what a dry run encoded."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled code sequences."""
-        check_batch(len(self._shards["train"]), self.batch_size, what=self.sources.what)
-        return DataLoader(self._shards["train"], batch_size=self.batch_size, shuffle=True, collate_fn=as_is)
+        """Shuffled code sequences; their order is a function of seed and epoch."""
+        shard = self._shards["train"]
+        check_batch(len(shard), self.batch_size, what=self.sources.what)
+        ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+        sampler = DistributedSampler(shard, **ranks, seed=torch.initial_seed() % 2**31)
+        return ResumableLoader(self.trainer, shard, batch_size=self.batch_size, sampler=sampler, collate_fn=as_is)
 
     def val_dataloader(self) -> DataLoader:
         """Held-out code sequences."""
@@ -57,8 +78,17 @@ class EncodedSources(LightningDataModule):
 
     def _path(self, part: str) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
-        folder = Path(self.trainer.default_root_dir) / "codes"
-        return folder / f"{self.sources.identity(part)}-{self.codec_fingerprint}.npy"
+        return self._folder / f"{self.sources.identity(part)}-{self.codec_fingerprint}.npy"
+
+    def _is_encoded(self, part: str) -> bool:
+        if not self._path(part).exists():
+            return False
+        try:
+            CodeShard(self._path(part), self.codec.num_codes)
+        except LassError as error:
+            rank_zero_info(f"{error} This is done now.")
+            return False
+        return True
 
     def _encode(self, part: str) -> Iterator[CodeSequences]:
         device = self.trainer.strategy.root_device

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lass.data.mixing import mix
 from lass.data.sources import Sources
+from lass.errors import check_number
 from lass.metrics import ImageFeatures
-from lass.tasks.training import TrainingTask
+from lass.tasks.training import TrainingTask, at_least_float32
 
 NUM_PROJECTED = 64  # channels in which views are compared
 
@@ -40,6 +41,7 @@ class FeatureTraining(TrainingTask):
         warmup_steps: int = 100,
     ) -> None:
         super().__init__(features, "val/top_1", "max", learning_rate, warmup_steps)
+        check_number("temperature", temperature, above=0)
         self.temperature = temperature
         # Views are compared behind one more layer, which is thrown away: what it drops, the features may keep.
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(features.num_features, NUM_PROJECTED))
@@ -60,8 +62,8 @@ class FeatureTraining(TrainingTask):
         half = len(sources) // 2
         mixtures = mix(torch.stack([sources, sources.roll(1, dims=0)], 1))[:half]
         images = torch.cat([mixtures, sources[half:]])
-        views = torch.cat([random_view(images), random_view(images)])
-        vectors = F.normalize(self.projection(self.artifact(views)), dim=1)
+        views = torch.cat([random_view(at_least_float32(images)) for _ in range(2)]).to(sources.dtype)
+        vectors = F.normalize(at_least_float32(self.projection(self.artifact(views))), dim=1)
         similarity = vectors @ vectors.T / self.temperature
         similarity.fill_diagonal_(-math.inf)
         others = torch.arange(len(views), device=views.device).roll(len(images))
@@ -71,13 +73,13 @@ class FeatureTraining(TrainingTask):
 
 def random_view(images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
     """A random part (70 to 100 % of each side) at full size, mirrored or not, lighter or darker in each channel."""
-    num, device = len(images), images.device
-    scale = torch.empty(num, device=device).uniform_(0.7, 1.0)
-    shift = torch.empty(num, 2, device=device).uniform_(-1, 1) * (1 - scale)[:, None]
-    mirror = torch.randint(2, (num,), device=device) * 2.0 - 1
-    affine = torch.zeros(num, 2, 3, device=device)
+    num = len(images)
+    scale = images.new_empty(num).uniform_(0.7, 1.0)
+    shift = images.new_empty(num, 2).uniform_(-1, 1) * (1 - scale)[:, None]
+    mirror = torch.randint(2, (num,), device=images.device).to(images) * 2 - 1
+    affine = images.new_zeros(num, 2, 3)
     affine[:, 0, 0], affine[:, 1, 1], affine[:, :, 2] = scale * mirror, scale, shift
     views = F.grid_sample(images, F.affine_grid(affine, list(images.shape), align_corners=False), align_corners=False)
-    gain = torch.empty(num, images.shape[1], 1, 1, device=device).uniform_(0.8, 1.2)
-    lift = torch.empty(num, images.shape[1], 1, 1, device=device).uniform_(-0.1, 0.1)
+    gain = images.new_empty(num, images.shape[1], 1, 1).uniform_(0.8, 1.2)
+    lift = images.new_empty(num, images.shape[1], 1, 1).uniform_(-0.1, 0.1)
     return (views * gain + lift).clamp(0, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -22,18 +22,21 @@ from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
 from lass.report.dashboard import Dashboard
 from lass.report.media import log_values
-from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT, check_same_codec
+from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
+from lass.tasks.training import check_same_codec
 
 COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
 
 
-class CheckpointEachEpoch(ModelCheckpoint):
-    """Saves `last.ckpt` after every epoch; the base class would not, as no optimizer makes a step."""
+class CheckpointEachEpoch(RunCheckpoint):
+    """Saves `last.ckpt` after every epoch."""
+
+    def __init__(self, dirpath: str | Path) -> None:
+        super().__init__(dirpath, [COUNTS_FILE, LATENTS_FILE])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        if not trainer.fast_dev_run:
-            trainer.save_checkpoint(Path(self.dirpath) / LAST_CHECKPOINT)
+        self.save(trainer)
 
 
 class LikelihoodCounting(LightningModule):
@@ -60,6 +63,7 @@ class LikelihoodCounting(LightningModule):
         self.min_coverage_gain = min_coverage_gain
         self.codec_folder = codec
         self.codec = load_codec(codec).requires_grad_(False)
+        self.codec_fingerprint = fingerprint(self.codec)  # as it is stored; the trainer's precision may convert it
         self.latents, self.symmetric = latents, symmetric
         if latents and (not hasattr(self.codec, "encode_latents") or codebook_of(self.codec) is None):
             raise LassError(
@@ -90,11 +94,13 @@ class LikelihoodCounting(LightningModule):
         files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
         dashboard = Dashboard(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
-            codec_fingerprint=fingerprint(self.codec),
+            codec_fingerprint=self.codec_fingerprint,
             used=[("codec", self.codec_folder)],
             made=[("likelihood", folder / name) for name in files],
         )
-        callbacks: list[Callback] = [CheckpointEachEpoch(folder / CHECKPOINT_FOLDER), dashboard]
+        callbacks: list[Callback] = [dashboard]
+        if not is_dry_run(self.trainer):
+            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER))
         if self.min_coverage_gain is not None:
             gain = {"mode": "max", "min_delta": self.min_coverage_gain, "patience": 1}
             callbacks.append(EarlyStopping("val/coverage", **gain, check_on_train_epoch_end=False, verbose=True))
@@ -148,7 +154,7 @@ class LikelihoodCounting(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Save, and log what Table 1 of the paper gives."""
         self._merge_fresh_counts()
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
             if self.latents:
                 self.moments.save(Path(self.trainer.default_root_dir) / LATENTS_FILE)
@@ -167,11 +173,11 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
         checkpoint["moments"] = self.moments.state_dict() if self.latents else None
-        checkpoint["codec_fingerprint"] = fingerprint(self.codec)
+        checkpoint["codec_fingerprint"] = self.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the kept counts, if they are of this codec's codes."""
-        check_same_codec(checkpoint, fingerprint(self.codec))
+        check_same_codec(checkpoint, self.codec_fingerprint)
         for name, then in {
             "symmetric": checkpoint["symmetric"],
             "latents": checkpoint.get("moments") is not None,
@@ -193,15 +199,13 @@ class LikelihoodCounting(LightningModule):
         return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
 
     def _no_counts(self) -> SparseCounts:
-        return SparseCounts(
-            self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=fingerprint(self.codec)
-        )
+        return SparseCounts(self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=self.codec_fingerprint)
 
     def _no_moments(self) -> LatentMoments | None:
         if not self.latents:
             return None
         num_codes, dim = codebook_of(self.codec).shape
-        return LatentMoments(num_codes, dim, self.symmetric, self.device, fingerprint(self.codec))
+        return LatentMoments(num_codes, dim, self.symmetric, self.device, self.codec_fingerprint)
 
     def _merge_fresh_counts(self) -> None:
         for counts in of_all_ranks(self._fresh_counts):

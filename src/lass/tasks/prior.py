@@ -16,7 +16,7 @@ from lass.priors import from_reading_order, sample_codes, to_reading_order
 from lass.report.dashboard import Dashboard
 from lass.report.display import display_of
 from lass.tasks.encoded_sources import EncodedSources
-from lass.tasks.training import TrainingTask, check_same_codec
+from lass.tasks.training import TrainingTask, at_least_float32, check_same_codec
 
 
 class PriorTraining(TrainingTask):
@@ -71,10 +71,12 @@ class PriorTraining(TrainingTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which codec's codes were learned."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["codec_fingerprint"] = self.artifact.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Do not go on with another codec's codes."""
+        super().on_load_checkpoint(checkpoint)
         check_same_codec(checkpoint, self.artifact.codec_fingerprint)
 
     def training_step(self, batch: CodeSequences) -> Tensor:
@@ -110,4 +112,5 @@ class PriorTraining(TrainingTask):
     def _nats_per_code(self, batch: CodeSequences, with_class: bool = True) -> Tensor:
         condition = batch.labels if self.artifact.num_classes and with_class else None
         codes = to_reading_order(batch.codes, self.artifact)
-        return F.cross_entropy(self.artifact(codes, condition).flatten(0, 1), codes.flatten())
+        logits = at_least_float32(self.artifact(codes, condition))
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())

@@ -1,22 +1,29 @@
-"""What the training stages share: checkpoints to resume from, the best artefact so far, the learning-rate schedule."""
+"""What the training stages share: the best artefact so far, checkpoints to resume from, randomness, the schedule."""
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
-from lass.artifacts import Artifact, fingerprint, load_artifact
-from lass.errors import LassError
+from lass.artifacts import CONFIG_FILE, Artifact, fingerprint, load_artifact
+from lass.errors import LassError, check_number
 from lass.report.dashboard import Dashboard, Direction, tag_codec
+from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
+from lass.tasks.checkpoints import LAST_CHECKPOINT as LAST_CHECKPOINT
 
-CHECKPOINT_FOLDER, LAST_CHECKPOINT = "checkpoints", "last.ckpt"  # in a run's folder
+TRAINING, VALIDATION = range(2)  # streams of random numbers
 
 
 def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str) -> None:
@@ -28,39 +35,94 @@ def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str) -> None
         )
 
 
-class ExportBest(Callback):
-    """After a validation that was the best so far, save the module's artefact into the run's folder.
+def seed_all(*entropy: int) -> None:
+    """Seed torch (the CPU and all accelerators), NumPy and Python with a function of some non-negative integers."""
+    (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64).tolist()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """In float32 if it has half precision: losses and scores are means of small differences."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class BestAndLast(RunCheckpoint):
+    """After each validation: exports the artefact and saves `best.ckpt` if the score is the best so far, and saves
+    `last.ckpt`. A training that ends or is stopped before any validation exports what it has.
 
     So a killed run leaves its best model behind, and the next stage can already use it.
 
     Args:
+        dirpath, made: see RunCheckpoint.
         monitor: name of the logged score.
         mode: whether lower ("min") or higher ("max") is better.
     """
 
-    def __init__(self, monitor: str, mode: str) -> None:
-        self.monitor, self.sign = monitor, {"min": -1.0, "max": 1.0}[mode]
-        self.best = -math.inf
+    def __init__(self, dirpath: str | Path, made: str, monitor: str, mode: Direction) -> None:
+        super().__init__(dirpath, [made], monitor=monitor, mode=mode)
+        self.best: float | None = None
+        self.best_step: int | None = None  # optimizer steps of the exported version
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have a training that has ended resumed as one that was stopped after its last batch: Lightning counts that
+        epoch as done, wherever in it the training ended.
+        """
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        for epochs in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            epochs["processed"] = epochs["completed"] = epochs["started"] - 1
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a resumed run does not replace a better artefact."""
-        return {"best": self.best}
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
-        self.best = state_dict["best"]
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+        """The best version so far counts only if it lies in this folder."""
+        super().on_train_start(trainer, pl_module)
+        if not (pl_module.artifact_folder / CONFIG_FILE).is_file():
+            self.best = self.best_step = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: TrainingTask) -> None:
-        """Compare and save."""
-        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+        """Compare and save.
+
+        Raises:
+            LassError: if the score is not finite.
+        """
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = self.sign * trainer.callback_metrics[self.monitor].item()
-        if score > self.best:
-            self.best = score
-            if trainer.is_global_zero:
-                pl_module.artifact.save_pretrained(pl_module.artifact_folder)
-                if pl_module.artifact.kind == "codec":
-                    tag_codec(trainer, fingerprint(pl_module.artifact))
+        score = trainer.callback_metrics[self.monitor].item()
+        if not math.isfinite(score):
+            raise pl_module.diverged(f"{self.monitor} is {score}")
+        is_best = self.best is None or (score < self.best if self.mode == "min" else score > self.best)
+        if is_best:
+            self._export(trainer, pl_module, score)
+            self.save(trainer, BEST_CHECKPOINT)
+        self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+        """Export what no validation has seen, and say which version is kept."""
+        if self.best is None:
+            self._export(trainer, pl_module, None)
+        if self._last_global_step_saved != trainer.global_step:
+            self.save(trainer)
+        score = "not validated" if self.best is None else f"{self.monitor} = {self.best:.4g}, the best"
+        rank_zero_info(f"{pl_module.artifact_folder} is the version of step {self.best_step} ({score}).")
+
+    def on_exception(self, trainer: Trainer, pl_module: TrainingTask, exception: BaseException) -> None:
+        """A training that is stopped from outside has made something, too."""
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if stopped and trainer.state.fn == "fit" and self.best is None and trainer.global_step:
+            self._export(trainer, pl_module, None)
+
+    def _export(self, trainer: Trainer, pl_module: TrainingTask, score: float | None) -> None:
+        if trainer.is_global_zero:
+            pl_module.export()
+        self.best, self.best_step = score, trainer.global_step
 
 
 class TrainingTask(LightningModule):
@@ -87,8 +149,14 @@ class TrainingTask(LightningModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        check_number("learning_rate", learning_rate, above=0)
+        check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
+        check_number("weight_decay", weight_decay, at_least=0)
         self.artifact, self.monitor, self.mode = artifact.train(), monitor, mode  # one that was loaded is in eval mode
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
+        self.seed: int | None = None  # of all random numbers: that of the process, or of the run that is resumed
+        # The trainer's precision converts the module; what is exported has the data types that it was made with.
+        self._dtypes = {name: tensor.dtype for name, tensor in artifact.state_dict().items()}
 
     @property
     def artifact_folder(self) -> Path:
@@ -96,17 +164,87 @@ class TrainingTask(LightningModule):
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoints (`--ckpt_path=last` resumes), the best artefact, and the page of the run."""
+        """The page of the run, and unless it is a dry run its checkpoints and its best artefact."""
+        if is_dry_run(self.trainer):
+            rank_zero_info("This is a dry run, without checkpoints: it saves nothing.")
+            return [self.dashboard()]
         folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
-        checkpoint = ModelCheckpoint(
-            folder, "best", self.monitor, mode=self.mode, save_last=True, enable_version_counter=False
-        )
-        return [checkpoint, ExportBest(self.monitor, self.mode), self.dashboard()]
+        return [BestAndLast(folder, self.artifact.kind, self.monitor, self.mode), self.dashboard()]
 
     def on_fit_start(self) -> None:
         """A resumed run may never export again: what it has exported before says which codec it is about."""
-        if self.artifact.kind == "codec" and self.trainer.ckpt_path and self.artifact_folder.is_dir():
+        if self.seed is None:
+            self.seed = torch.initial_seed()
+        if self.artifact.kind == "codec" and self.trainer.ckpt_path and (self.artifact_folder / CONFIG_FILE).is_file():
             tag_codec(self.trainer, fingerprint(load_artifact(self.artifact_folder, self.artifact.kind)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed, and what the weights are of."""
+        checkpoint["seed"] = self.seed
+        checkpoint["artifact"] = {"class": type(self.artifact).__name__, **self.artifact.config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the random numbers of the stopped run.
+
+        Raises:
+            LassError: if the checkpoint is of a network that was built otherwise.
+        """
+        then, now = checkpoint.get("artifact", {}), {"class": type(self.artifact).__name__, **self.artifact.config}
+        for name in {**then, **now}:
+            if then.get(name) != now.get(name):
+                raise LassError(
+                    f"The checkpoint is of a {self.artifact.kind} with {name} = {then.get(name)!r}, but this run's has "
+                    f"{now.get(name)!r}: start without --ckpt_path, or set what the checkpoint has."
+                )
+        self.seed = checkpoint["seed"]
+        torch.manual_seed(self.seed)  # by which the data module orders the batches
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make the randomness of a batch (dropout, restarts of codes, views) a function of (seed, epoch, batch): a
+        resumed training draws what an uninterrupted one draws, whatever validations and data modules have drawn.
+        """
+        seed_all(self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Likewise, and the same in every validation, so that scores differ by the network alone."""
+        seed_all(self.seed, VALIDATION, self.global_rank, batch_idx)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop a training that diverges.
+
+        Raises:
+            LassError: if the loss is not finite.
+        """
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and not math.isfinite(value := loss.item()):
+            raise self.diverged(f"the loss is {value}")
+
+    def diverged(self, symptom: str) -> LassError:
+        """The error for a training whose numbers are not finite."""
+        kept = f"; {self.artifact_folder} holds the best version before" if self.artifact_folder.is_dir() else ""
+        wider = " or --trainer.precision=bf16-mixed" if self.trainer.precision.startswith("16-") else ""
+        return LassError(
+            f"The training diverged, {symptom} at step {self.global_step}: set a smaller --model.learning_rate{wider}"
+            f"{kept}."
+        )
+
+    def export(self) -> None:
+        """Save the artefact as it is now, in the data types that it was made with.
+
+        Raises:
+            LassError: if a weight is not finite; the artefact before stays.
+        """
+        state = self.artifact.state_dict()
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise self.diverged("there are weights that are not finite")
+        artifact = self.artifact
+        if any(tensor.dtype != self._dtypes[name] for name, tensor in state.items()):
+            artifact = copy.deepcopy(artifact)
+            for name, tensor in [*artifact.named_parameters(), *artifact.named_buffers()]:
+                tensor.data = tensor.data.to(self._dtypes.get(name, tensor.dtype))
+        artifact.save_pretrained(self.artifact_folder)
+        if artifact.kind == "codec":
+            tag_codec(self.trainer, fingerprint(artifact))
 
     def dashboard(self, **facts: Any) -> Dashboard:
         """The page of the run; subclasses add what they know."""
@@ -120,8 +258,9 @@ class TrainingTask(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and cosine decay, stepped every batch."""
+        eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
         optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+            self.parameters(), self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
 

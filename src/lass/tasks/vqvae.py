@@ -10,11 +10,11 @@ from lass.artifacts import Artifact
 from lass.data.mixing import mix
 from lass.data.module import check_rate
 from lass.data.sources import Sources
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 from lass.metrics import CodeUsage, scoring_of
 from lass.report.display import display_of
 from lass.report.media import log_histogram
-from lass.tasks.training import TrainingTask
+from lass.tasks.training import TrainingTask, at_least_float32
 
 KINDS = ("_sources", "_mixtures")  # of signals that are reconstructed, as they stand in names of scores
 
@@ -49,6 +49,9 @@ class VQVAETraining(TrainingTask):
         learning_rate: float = 1e-3,
         warmup_steps: int = 100,
     ) -> None:
+        check_number("mixture_share", mixture_share, at_least=0, at_most=1)
+        check_number("commitment", commitment, at_least=0)
+        check_number("linearity", linearity, at_least=0)
         scoring = scoring_of(codec)
         (deciding, direction), *_ = scoring.reconstruction_goals.items()
         super().__init__(codec, f"val/{deciding.format('')}", direction, learning_rate, warmup_steps)
@@ -72,16 +75,15 @@ class VQVAETraining(TrainingTask):
         partners = signals.roll(1, dims=0)[:num_mixtures]  # a shuffled batch: the neighbour is a random partner
         signals = torch.cat([mix(torch.stack([signals[:num_mixtures], partners], 1)), signals[num_mixtures:]])
         output = self.artifact(signals)
-        losses = self.scoring.losses(output.reconstruction, signals)
+        losses = self.scoring.losses(*map(at_least_float32, (output.reconstruction, signals)))
         loss = sum(losses.values()) + self.commitment * output.commitment_loss
         terms = {f"train/{name}": value for name, value in losses.items()}
         terms["train/commitment"] = output.commitment_loss
         if self.linearity and num_mixtures:  # the last batch of an epoch may be a single source
-            latents = self.artifact.encode_latents(batch.signals)
+            latents = at_least_float32(self.artifact.encode_latents(batch.signals))
             mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
-            deviation = (
-                F.mse_loss(output.latents[:num_mixtures], mean) / latents.transpose(0, 1).flatten(1).var(1).mean()
-            )
+            deviation = F.mse_loss(at_least_float32(output.latents[:num_mixtures]), mean)
+            deviation = deviation / latents.transpose(0, 1).flatten(1).var(1).mean()
             terms["train/nonlinearity"] = deviation
             loss = loss + self.linearity * deviation
         self.log_dict({"train/loss": loss, **terms})
@@ -94,8 +96,8 @@ class VQVAETraining(TrainingTask):
         rebuilt, scores = {}, {}
         for kind, signals in zip(KINDS, (sources, mixtures), strict=True):
             codes = self.artifact.encode(signals)
-            rebuilt[kind] = self.artifact.decode(codes)[..., : signals.shape[-1]]
-            scores[kind] = self.scoring.score_reconstruction(rebuilt[kind], signals)
+            rebuilt[kind] = at_least_float32(self.artifact.decode(codes)[..., : signals.shape[-1]])
+            scores[kind] = self.scoring.score_reconstruction(rebuilt[kind], at_least_float32(signals))
             self.usage.update(codes)
         logged = {}
         for score in self.scoring.reconstruction_goals:

@@ -1,0 +1,78 @@
+"""Trainings of every stage that take seconds, on images of noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+
+from lass.codecs import ImageVQVAE
+from lass.data.images import ImageDataModule
+from lass.data.sources import ImageSources
+from lass.metrics import ImageFeatures
+from lass.priors import TransformerPrior
+from lass.tasks import EncodedSources, FeatureTraining, LikelihoodCounting, PriorTraining, VQVAETraining
+
+TRAININGS = ("codec", "prior", "features")
+STAGES = (*TRAININGS, "counts")
+NUM_CODES = 6
+
+
+class Noise(ImageDataModule):
+    """48 images to train on and 12 held out."""
+
+    def __init__(self, batch_size: int = 10, pairs: bool = False, num_workers: int = 0) -> None:
+        super().__init__(batch_size, pairs, num_validation=12, num_workers=num_workers)
+
+    def read(self, official_split):
+        generator = torch.Generator().manual_seed(1)
+        images = torch.randint(256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8)
+        return ImageSources(images, torch.arange(60) % 3)
+
+
+class StopBefore(Callback):
+    """Ends a training before its batch with that number of optimizer steps behind it."""
+
+    def __init__(self, step, how):
+        self.step, self.how = step, how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.how()
+
+
+def codec_folder(folder: Path) -> str:
+    """A codec for the stages after the first."""
+    path = folder / "codec-before"
+    if not path.exists():
+        torch.manual_seed(3)
+        codec = ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4)
+        codec.quantizer.codebook.mul_(0.3)  # so that all codes occur
+        codec.save_pretrained(path)
+    return str(path)
+
+
+def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
+    """Module and data."""
+    if stage == "codec":
+        return VQVAETraining(ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4), **options), Noise(
+            num_workers=num_workers
+        )
+    if stage == "features":
+        return FeatureTraining(ImageFeatures(8, width=8), **options), Noise(num_workers=num_workers)
+    if stage == "counts":
+        return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(pairs=True)
+    prior = TransformerPrior(NUM_CODES, 4, 8, num_layers=1, num_heads=2, dropout=0.2, num_classes=3, class_dropout=0.3)
+    return PriorTraining(prior, **options), EncodedSources(Noise(), codec, batch_size=10)
+
+
+def fit(stage, root, *callbacks, ckpt_path=None, seed=0, num_workers=0, options=None, codec=None, **trainer_options):
+    """Train in `root`; returns the module and the trainer."""
+    codec = codec or codec_folder(Path(root).parent)
+    seed_everything(seed, verbose=False)
+    module, data = stage_of(stage, codec, num_workers, **(options or {}))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=root, callbacks=list(callbacks), **{**quiet, **trainer_options})
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return module, trainer
