@@ -14,17 +14,17 @@ from lass.data import audio_files
 from lass.data.audio_files import audio_info, check_whole, read_segment
 
 LONG = 300_000  # samples, more than a decoder is given to settle after a seek
-LONG_OGG = 1_200_000  # more than a page can have as well
 SHORT = 20_000
 
 
-def hits(num_samples, channels, seed=0):
-    """Fading bursts of noise over a quiet hum: what makes encoders save bits in one place and spend them in another."""
-    generator = np.random.default_rng(seed)
+def music(num_samples, channels, seed=0):
+    """A voice, then fading tones with silence between them: what encoders save bits in, and predict from afar."""
     time = np.arange(num_samples)[:, None]
-    fading = 0.5 * np.exp(-(time % 7_001) / 900)
-    hum = 0.05 * np.sin(time * np.array([0.03, 0.041])[:channels])
-    return (hum + fading * generator.standard_normal((num_samples, channels)).clip(-1.5, 1.5)).astype(np.float32)
+    phase = np.cumsum(0.012 + 0.004 * np.sin(time / 9_000), 0)
+    voice = 0.15 * sum(np.sin(k * phase + k) / k for k in range(1, 25)) * (1 + np.sin(time / 7_000))
+    voice = voice + 0.003 * np.random.default_rng(seed).standard_normal((num_samples, channels))
+    tones = 0.5 * np.exp(-(time % 9_001) / 300) * np.sin(time * np.array([0.03, 0.041])[:channels])
+    return np.where(time < num_samples // 2, voice, tones).astype(np.float32)
 
 
 def write(path, samples, rate, format, subtype, **options):
@@ -60,12 +60,12 @@ FORMATS = {
 def test_segments_are_those_of_the_whole_file(tmp_path, name):
     """Decoded in one go. Decoders may round in another way after a seek; a wrong state or place costs 1e-3 or more."""
     format, subtype, rate, channels, options = FORMATS[name]
-    samples = hits(LONG_OGG if format == "OGG" else LONG, channels)
+    samples = music(LONG, channels)
     path = write(tmp_path / "song", samples, rate, format, subtype, **options)
     with soundfile.SoundFile(path) as file:
         whole = file.read(file.frames, dtype="float32", always_2d=True)
     assert audio_info(path).num_samples == len(whole)
-    starts = np.random.default_rng(1).integers(0, len(whole) - 4_000, 8).tolist()
+    starts = np.random.default_rng(1).integers(0, len(whole) - 4_000, 20).tolist()
     for start in (0, 100, len(whole) - 3_999, len(whole) - 25_000, *starts):
         segment = read_segment(path, start, 4_000, rate).numpy().T
         part = whole[start : start + 4_000]
@@ -75,7 +75,7 @@ def test_segments_are_those_of_the_whole_file(tmp_path, name):
 
 def test_blocks_do_not_disturb_the_decoder(tmp_path, monkeypatch):
     """Lengths are counted, and earlier samples dropped, in blocks; soundfile alone seeks after each."""
-    path = write(tmp_path / "song", hits(40_000, 1), 24000, *MP3, bitrate_mode="VARIABLE", compression_level=0.99)
+    path = write(tmp_path / "song", music(40_000, 1), 24000, *MP3, bitrate_mode="VARIABLE", compression_level=0.99)
     expected = read_segment(path, 30_000, 4_000, 24000)
     monkeypatch.setattr(audio_files, "BLOCK_VALUES", 1_000)
     np.testing.assert_allclose(read_segment(path, 30_000, 4_000, 24000), expected, atol=1e-4)
@@ -86,7 +86,7 @@ def files(tmp_path):
     """Bytes of short files by format: stereo, 22,050 Hz, and 10 times as long where compressed."""
 
     def of(format, subtype=None, num_samples=SHORT, **options):
-        samples = hits(num_samples, 2)
+        samples = music(num_samples, 2)
         path = write(tmp_path / "made", samples, 48000 if subtype == "OPUS" else 22050, format, subtype, **options)
         return bytearray(path.read_bytes())
 
@@ -131,7 +131,7 @@ def test_files_of_unknown_length_are_read_to_their_end(tmp_path, files, name):
         assert audio_info(path).num_samples == SHORT
         check_whole(path)
     whole = read_segment(path, 0, SHORT, 22050)
-    np.testing.assert_allclose(whole.numpy().T, hits(SHORT, 2), atol=1e-3)  # 16 bits resolve 3e-5
+    np.testing.assert_allclose(whole.numpy().T, music(SHORT, 2), atol=1e-3)  # 16 bits resolve 3e-5
     np.testing.assert_array_equal(read_segment(path, SHORT - 700, 900, 22050)[:, :700], whole[:, -700:])
 
 
@@ -139,8 +139,9 @@ def test_an_empty_wav_file_is_empty(tmp_path, files):
     """Chunks behind the samples are no samples."""
     content = files("WAV")
     start = content.index(b"data") + 8
-    for behind in (b"", b"LIST" + struct.pack("<I", 10) + b"INFOabcdef", b"id3 \x03\0\0\0abc\0"):
-        (tmp_path / "song").write_bytes(data_size(content, 0)[:start] + behind)
+    for behind in (b"LIST" + struct.pack("<I", 10) + b"INFOabcdef", b"id3 \x03\0\0\0abc\0"):
+        empty = data_size(content, 0)[:start] + behind
+        (tmp_path / "song").write_bytes(put(empty, 4, "<I", len(empty) - 8))
         assert audio_info(tmp_path / "song").num_samples == 0
 
 
@@ -170,7 +171,7 @@ def test_a_truncated_file_is_said_to_be_and_read_to_its_end(tmp_path, files, arg
     path.write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match=r"song is not whole: .*; what is there is read"):
         left = audio_info(path).num_samples
-    assert 0.3 * num_samples < left < 0.7 * num_samples
+    assert 0.1 * num_samples < left < 0.9 * num_samples  # compressed parts differ in size
     check_whole(path)
 
 
@@ -224,7 +225,7 @@ def test_a_hole_in_an_ogg_file_is_damage(tmp_path, files):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
-    samples = hits(30_000, 2)
+    samples = music(30_000, 2)
     samples[12_000, 1] = value
     path = write(tmp_path / "song", samples, 8000, "WAV", "FLOAT")
     for read in (lambda: check_whole(path), lambda: read_segment(path, 11_000, 2_000, 8000)):
@@ -236,4 +237,4 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
 def test_a_file_that_changes_is_looked_at_again(tmp_path):
     path = tmp_path / "song"
     for num_samples in (1_000, 2_000):
-        assert audio_info(write(path, hits(num_samples, 1), 8000, "WAV", "PCM_16")).num_samples == num_samples
+        assert audio_info(write(path, music(num_samples, 1), 8000, "WAV", "PCM_16")).num_samples == num_samples
