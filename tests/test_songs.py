@@ -47,7 +47,7 @@ def run(separator, out, *arguments):
     ("name", "rate", "channels"), [("a.wav", 8000, 1), ("a.flac", 44100, 2), ("a.mp3", 22050, 2), ("a.ogg", 16000, 1)]
 )
 def test_estimates_have_the_songs_rate_length_and_channels(separator, tmp_path, name, rate, channels):
-    path = song(tmp_path / name, 12_345, rate, channels)
+    path = song(tmp_path / name, 3_001, rate, channels)
     given = soundfile.info(path)
     run(separator, tmp_path / "out", path)
     for source in ("drums", "bass"):
@@ -71,7 +71,7 @@ def test_the_file_is_what_the_separator_gives(separator, tmp_path):
 def test_several_songs_have_folders_of_their_own(separator, tmp_path, capsys):
     (tmp_path / "songs").mkdir()
     for name in ("one", "two"):
-        song(tmp_path / "songs" / f"{name}.wav", 2000)
+        song(tmp_path / "songs" / f"{name}.wav", 300)
     run(separator, tmp_path / "out", tmp_path / "songs")
     assert {path.parent.name for path in (tmp_path / "out").glob("*/drums.wav")} == {"one", "two"}
     assert "Estimates of 2 song(s)" in capsys.readouterr().out
@@ -107,6 +107,74 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(separator, tmp_path, cap
         run(separator, out, song(tmp_path / "a.wav"), "--classes", "1", "2")
 
 
+def test_what_the_system_leaves_beside_a_song_is_one_sentence(separator, tmp_path):
+    """macOS keeps the properties of x.wav in ._x.wav on foreign disks."""
+    (tmp_path / "._a.wav").write_bytes(bytes.fromhex("00051607000200004d6163204f5320582020202020202020") + bytes(100))
+    with pytest.raises(SystemExit, match=r"\._a\.wav is no audio file that can be read"):
+        run(separator, tmp_path / "out", tmp_path / "._a.wav")
+
+
+@pytest.mark.filterwarnings("ignore:The picture")
+def test_dollars_in_names_are_no_mathematics(separator, tmp_path):
+    """Estimates are complete, whatever the names of songs look like."""
+    files = [song(tmp_path / name, 300) for name in ("Ba$$in.wav", "$a^b^c$.wav", r"\frac{.wav")]
+    run(separator, tmp_path / "out", *files)
+    for path in files:
+        assert soundfile.info(tmp_path / "out" / path.stem / "drums.wav").frames == 300
+
+
+def test_no_picture_costs_results(separator, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(separate_songs, "image_grid", fail)
+    with pytest.warns(UserWarning, match=r"picture .*spectrograms\.png could not be made \(no such font\)"):
+        run(separator, tmp_path / "out", song(tmp_path / "a.wav", 300))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bass.wav", "drums.wav"]
+
+
+@pytest.mark.parametrize("error", [soundfile.LibsndfileError(2), AssertionError()])
+@pytest.mark.parametrize("writes", [0, 3, 5])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(separator, tmp_path, monkeypatch, error, writes):
+    """While separating (2 files, 2 windows) and while the estimates are brought to the rate of the song."""
+    written, write = [], soundfile.SoundFile.write
+
+    def until_full(file, data):
+        if len(written) == writes:
+            raise error
+        written.append(write(file, data))
+
+    path = song(tmp_path / "a.wav", 480)
+    monkeypatch.setattr(soundfile.SoundFile, "write", until_full)
+    with pytest.raises(SystemExit, match=r"estimates of .*a\.wav cannot be written to .*out \(the disk is full"):
+        run(separator, tmp_path / "out", path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(separator, tmp_path):
+    files = [song(tmp_path / name, 300) for name in ("one.wav", "two.wav")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "one").write_text("in the way")
+    with pytest.raises(SystemExit, match=r"cannot be written to .*one \(File exists\): free some space there or"):
+        run(separator, tmp_path / "out", *files)
+
+
+def test_an_interrupted_run_leaves_nothing(separator, tmp_path, monkeypatch):
+    read, reads = separate_songs.read_segment, []
+
+    def interrupted(*arguments):
+        reads.append(arguments)
+        if len(reads) == 3:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    monkeypatch.setattr(separate_songs, "read_segment", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(separator, tmp_path / "out", song(tmp_path / "a.wav", 700))
+    assert len(reads) == 3
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_long_songs_are_read_piece_by_piece(separator, tmp_path, monkeypatch):
     """Never more than a window with what is around it, or a block that is written."""
     lengths = []
@@ -119,7 +187,7 @@ def test_long_songs_are_read_piece_by_piece(separator, tmp_path, monkeypatch):
     monkeypatch.setattr(separate_songs, "read_segment", counting)
     monkeypatch.setattr(separate_songs, "BLOCK_VALUES", 800)
     monkeypatch.setattr(separate_songs, "PICTURED_SECONDS", 0.1)
-    run(separator, tmp_path / "out", song(tmp_path / "a.wav", 20_000))
+    run(separator, tmp_path / "out", song(tmp_path / "a.wav", 3_000))
     codec = Separator.from_pretrained(separator).codec
-    assert len(lengths) > 20_000 / (40 * codec.hop)
+    assert len(lengths) > 3_000 / (40 * codec.hop)
     assert max(lengths) <= max(800, (40 + 2 * codec.margin) * codec.hop)

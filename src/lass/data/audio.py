@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from lass.artifacts import read_json, write_json
-from lass.data.audio_files import audio_info, read_segment, resampled_length, rms_db
+from lass.data.audio_files import HIGHEST_RATE, audio_info, read_segment, resampled_length, rms_db
 from lass.data.module import SourceDataModule, Split
 from lass.data.pairing import read_places, write_places
 from lass.data.sharing import EqualShares
 from lass.data.sources import Sources
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 
+MOST_SECONDS = 3600.0  # of a chunk
 SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below what a stem of Slakh has while it plays
 
 
@@ -189,20 +190,23 @@ class AudioDataModule(SourceDataModule):
     ) -> None:
         super().__init__(batch_size, pairs, split_seed, separate, mixtures, num_mixtures, num_workers)
         self.root, self.classes, self.source, self.cache = Path(root), list(classes), source, Path(cache)
-        if len(self.classes) != 2:
-            raise LassError(f"classes must name two classes to be told apart, not {len(self.classes)}.")
+        if len(self.classes) != 2 or len(set(self.classes)) != 2:
+            raise LassError(f"classes must name two classes to be told apart, not {', '.join(map(str, self.classes))}.")
         if source is not None and source not in self.classes:
             raise LassError(f"source must be one of {', '.join(self.classes)}, not {source!r}.")
         if source is not None and pairs:
             raise LassError("Pairs need chunks of both classes: leave out source.")
-        for name, value in {"sample_rate": sample_rate, "seconds": seconds, "hop_seconds": hop_seconds}.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise LassError(f"{name} must be positive, not {value}.")
+        if pairing not in ("aligned", "random"):
+            raise LassError(f"pairing must be aligned or random, not {pairing!r}.")
+        check_number("sample_rate", sample_rate, at_least=1, at_most=HIGHEST_RATE, whole=True)
+        check_number("seconds", seconds, above=0, at_most=MOST_SECONDS)
+        if hop_seconds is not None:
+            check_number("hop_seconds", hop_seconds, above=0, at_most=MOST_SECONDS)
+        check_number("silence_db", silence_db, at_most=0)
+        check_number("most_mixtures", most_mixtures, at_least=1, whole=True)
         self.sample_rate, self.silence_db, self.pairing = sample_rate, silence_db, pairing
         self.num_samples = round(seconds * sample_rate)
         self.hop = self.num_samples if hop_seconds is None else round(hop_seconds * sample_rate)
-        if most_mixtures < 1:
-            raise LassError(f"most_mixtures must be at least 1, not {most_mixtures}.")
         if not self.num_samples or not self.hop:
             raise LassError(f"Chunks of {seconds} s with a hop of {hop_seconds} s are shorter than a sample.")
         self.most_mixtures = most_mixtures
@@ -258,15 +262,15 @@ class AudioDataModule(SourceDataModule):
         path = Path(self.mixtures) if self.mixtures and self.separate == "test" else self._mixtures_file
         if path != self._mixtures_file or path.is_file():
             position = {(chunks[i].song, chunks[i].start): pair for pair, i in enumerate(first)}
-            places = [(song, round(start * self.sample_rate)) for song, start in read_places(path)]
-            absent = [place for place in places if place not in position]
-            if absent:
-                song, start = absent[0]
+            places = read_places(path)
+            found = [position.get((song, _nearest(start * self.sample_rate))) for song, start in places]
+            if None in found:
+                song, start = places[found.index(None)]
                 raise LassError(
-                    f"{path} names {song} at {start / self.sample_rate:g} s, where {' and '.join(self.classes)} do not "
-                    f"both sound in a chunk of this data: it belongs to another dataset or other settings."
+                    f"{path} names {song!r:.120} at {start:g} s, where {' and '.join(self.classes)} do not both sound "
+                    "in a chunk of this data: it belongs to another dataset or other settings."
                 )
-            chosen = [position[place] for place in places]
+            chosen = [pair for pair in found if pair is not None]
         else:
             chosen = list(range(min(self.most_mixtures, len(first))))  # chunks lie in random order
             write_places(path, [(chunks[first[i]].song, chunks[first[i]].start / self.sample_rate) for i in chosen])
@@ -307,16 +311,40 @@ class AudioDataModule(SourceDataModule):
         return self._songs[part]
 
     def _index(self, part: Split) -> list[Chunk]:
-        path = self._index_file(part)
-        if not path.is_file():
-            songs = self._named_songs(part).values()
-            hop = self.hop if part == "train" else self.num_samples
+        path, songs = self._index_file(part), self._named_songs(part)
+        hop = self.hop if part == "train" else self.num_samples
+        chunks = _stored_chunks(path, songs, self.classes, hop)
+        if chunks is None:
 
             def find(song: Song) -> list[Chunk]:
                 return find_chunks(song, self.classes, self.sample_rate, self.num_samples, hop, self.silence_db)
 
             with ThreadPoolExecutor() as threads:  # reading and resampling do not hold Python's lock
-                found = list(tqdm(threads.map(find, songs), f"Looking for silence in {part} songs", len(songs)))
-            chunks = [chunk for of_song in found for chunk in of_song]
-            write_json(path, {"chunks": sorted(chunks, key=lambda chunk: chunk.label)})
-        return [Chunk(*chunk) for chunk in read_json(path, "index of chunks")["chunks"]]
+                found = threads.map(find, songs.values())
+                found = list(tqdm(found, f"Looking for silence in {part} songs", len(songs)))
+            chunks = sorted((chunk for of_song in found for chunk in of_song), key=lambda chunk: chunk.label)
+            write_json(path, {"chunks": chunks})
+        return chunks
+
+
+def _stored_chunks(path: Path, songs: dict[str, Song], classes: list[str], hop: int) -> list[Chunk] | None:
+    """The chunks in an index file; None if it is missing or damaged, so that it is made again."""
+    if not path.is_file():
+        return None
+    try:
+        chunks = [Chunk(*chunk) for chunk in read_json(path, "index of chunks")["chunks"]]
+        known = all(
+            type(start) is type(label) is int
+            and start >= 0
+            and start % hop == 0
+            and label in (0, 1)
+            and classes[label] in songs[song].stems
+            for song, start, label in chunks
+        )
+    except (LassError, KeyError, TypeError, OSError, RecursionError):
+        return None
+    return chunks if known else None
+
+
+def _nearest(start: float) -> int | None:
+    return round(start) if math.isfinite(start) else None

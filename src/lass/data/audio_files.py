@@ -27,13 +27,11 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000  # Hz; the filter above grows with th
 MOST_CHANNELS = 64
 BLOCK_VALUES = 2**20  # samples times channels that are decoded at once
 
-# Decoders with a memory give wrong samples for a while after a seek, so that a segment is decoded from earlier on. The
-# slowest to forget is MP3's: a frame of 576 samples may refer to 255 bytes before it, and at 8 kbit/s a stereo frame
-# has no more than 3 bytes for them to lie in. The signal that Opus predicts from fades in a few seconds.
+# Decoders with a memory give wrong samples for a while after a seek, so that a segment is decoded from earlier on. A
+# frame of an MP3 file has at least 576 samples and may refer to 255 bytes before it, and at 8 kbit/s a stereo frame has
+# no more than 3 bytes for them to lie in. The signal that Opus predicts from fades in a few seconds. And libsndfile
+# misplaces what follows a seek into the last page of a Vorbis file: up to 255 packets, of 1,024 samples in libvorbis.
 PREROLL = {"MP3": 2**18, "OGG": 2**18}  # samples
-# libsndfile misplaces what follows a seek into the last page of an Ogg file. A page has up to 255 packets, a packet of
-# Vorbis up to 4,096 samples.
-LAST_PAGE = {"OGG": 2**20}  # samples
 MOST_BYTES_OF_PAGE = 65_307
 
 # A longer file must consist of digital silence, or its header does not know or lies.
@@ -273,7 +271,7 @@ def _blocks(file: _InOrder) -> Iterator[Float[np.ndarray, "samples channels"]]:
 def _read(path: str | Path, start: int, length: int, info: AudioInfo) -> Float[np.ndarray, "channels samples"]:
     if length == 0:
         return np.zeros((info.num_channels, 0), np.float32)
-    begin = min(start - PREROLL.get(info.format, 0), info.num_samples - LAST_PAGE.get(info.format, 0))
+    begin = start - PREROLL.get(info.format, 0)
     with _opened(path) as file:
         if begin > 0 and soundfile.SoundFile.seekable(file):
             file.seek(begin)

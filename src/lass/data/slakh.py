@@ -10,7 +10,7 @@ import yaml
 
 from lass.data.audio import AudioDataModule, Song
 from lass.data.module import Split
-from lass.errors import LassError
+from lass.errors import LassError, path_component
 
 try:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast, where it was built
@@ -66,15 +66,19 @@ class Slakh(AudioDataModule):
 
     def _song(self, track: Path) -> Song:
         try:
-            listed = yaml.load((track / METADATA).read_text(), Loader=SafeLoader)["stems"]
+            listed = yaml.load((track / METADATA).read_bytes(), Loader=SafeLoader)["stems"]
             stems: dict[str, list[Path]] = {}
             for name, stem in listed.items():
                 instrument = str(stem["inst_class"]).lower()
                 if instrument in self.classes and stem.get("audio_rendered", True):
+                    name = path_component(name, track / METADATA)
                     flac, wav = (track / STEMS / f"{name}.{suffix}" for suffix in ("flac", "wav"))
                     stems.setdefault(instrument, []).append(wav if wav.is_file() else flac)
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise LassError(f"{track / METADATA} does not list stems with their inst_class: {error!r}.") from error
+        except LassError:
+            raise
+        # ValueError: an impossible date, say; RecursionError: lists nested too deep.
+        except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise LassError(f"{track / METADATA} does not list stems with their inst_class: {error!r:.300}.") from error
         return Song(track.name, stems)
 
 
