@@ -163,7 +163,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
         with torch.device("meta"):
             names = {_plain(name): name for name in JukeboxVQVAE(**sizes).state_dict()}
     except (RuntimeError, IndexError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise LassError(f"{path} is no VQ-VAE of Jukebox with the layers of level {level}: {reason}.") from error
     return fill(JukeboxVQVAE, sizes, {names.get(name, name): tensor for name, tensor in ours.items()}, path)
 
