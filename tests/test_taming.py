@@ -179,7 +179,7 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
         ),
         ("describes a Other", changed(config, "target", to="their.Other"), weights),
         ("double_z", changed(config, *first, "double_z", to=True), weights),
-        ("has no params", {"target": config["target"]}, weights),
+        (r"has no model\.params", {"target": config["target"]}, weights),
         ("weights under 'state_dict'", config, {"a": 1}),
     ]
     for sentence, config_here, weights_here in cases:
