@@ -11,6 +11,9 @@ from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, load_codec
 from lass.data.sources import Sources
 from lass.tasks import VQVAETraining
 
+#: Values of order 1 in float32, over ten layers at most: CPUs and BLAS libraries differ by about 1e-6.
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
 
 @pytest.fixture
 def codec():
@@ -41,10 +44,10 @@ def test_gradient_passes_straight_through():
     quantizer = VectorQuantizer(6, 4).eval()
     latents = torch.randn(2, 4, 3, requires_grad=True)
     quantized = quantizer(latents).quantized
-    torch.testing.assert_close(quantized, quantizer.embed(quantizer.lookup(latents)))
+    torch.testing.assert_close(quantized, quantizer.embed(quantizer.lookup(latents)), **CLOSE)
     weights = torch.randn_like(quantized)
     (quantized * weights).sum().backward()
-    torch.testing.assert_close(latents.grad, weights)
+    torch.testing.assert_close(latents.grad, weights, **CLOSE)
 
 
 def test_commitment_loss_pulls_the_encoder_only():
@@ -53,7 +56,7 @@ def test_commitment_loss_pulls_the_encoder_only():
     output = quantizer(latents)
     output.commitment_loss.backward()
     expected = 2 * (latents - quantizer.embed(output.codes)) / latents.numel()
-    torch.testing.assert_close(latents.grad, expected.detach())
+    torch.testing.assert_close(latents.grad, expected.detach(), **CLOSE)
 
 
 def test_codebook_moves_to_the_mean_of_its_latents():
@@ -89,13 +92,15 @@ def test_codec_keeps_its_contract(codec):
     assert decoded.shape == images.shape
     assert decoded.min() >= 0
     assert decoded.max() <= 1
-    assert torch.equal(decoded, codec.decode_latents(codec.embed(codes)))
-    torch.testing.assert_close(codec(images).reconstruction, decoded)
+    torch.testing.assert_close(decoded, codec.decode_latents(codec.embed(codes)), **CLOSE)
+    torch.testing.assert_close(codec(images).reconstruction, decoded, **CLOSE)
 
 
 def test_a_code_depends_on_its_own_image_only(codec):
     images = torch.rand(5, 3, 12, 8)
-    assert torch.equal(codec.encode(images)[3:4], codec.encode(images[3:4]))
+    together, alone = codec.encode_latents(images), codec.encode_latents(images[3:4])
+    torch.testing.assert_close(together[3:4], alone, **CLOSE)
+    assert (together[2:3] - alone).abs().max() > 0.01
 
 
 def test_codes_of_a_patch_encoder_see_their_own_patch_only():
@@ -106,8 +111,9 @@ def test_codes_of_a_patch_encoder_see_their_own_patch_only():
         elsewhere = image.clone()
         elsewhere[..., 8:, :] = torch.rand(4, 16)
         before, after = codec.encode_latents(image), codec.encode_latents(elsewhere)
-        assert not torch.equal(before[..., 2, :], after[..., 2, :])
-        assert torch.equal(before[..., :2, :], after[..., :2, :]) == patch_encoder
+        difference = (before - after).abs().amax((0, 1, 3))  # of each row; rounding gives 1e-7
+        assert difference[2] > 1e-3
+        assert (difference[:2].max() < 1e-6) == patch_encoder
         assert codec.grid == (3, 4)
 
 
@@ -151,7 +157,7 @@ def test_a_single_source_is_no_reason_for_a_loss_that_is_no_number(monkeypatch):
 def test_saved_codec_is_the_same(codec, tmp_path):
     again = load_codec(codec.save_pretrained(tmp_path))
     images = torch.rand(2, 3, 12, 8)
-    assert torch.equal(again.encode(images), codec.encode(images))
+    torch.testing.assert_close(again.encode_latents(images), codec.encode_latents(images), **CLOSE)
     assert fingerprint(again) == fingerprint(codec)
     assert again.config == codec.config
 

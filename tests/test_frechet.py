@@ -116,15 +116,17 @@ class Trap:
         return (open, ("trap-was-sprung", "w"))
 
 
-@pytest.mark.parametrize("content", ["text", "other", "trap"])
+@pytest.mark.parametrize("content", ["text", "other", "trap", "number", "stack", "memo"])
 def test_files_that_are_something_else_are_refused_unopened(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
-    if content == "text":
-        (tmp_path / "weights.pth").write_text("not a checkpoint")
+    bad_bytes = {"text": b"not a checkpoint", "number": b"I9a\n.", "stack": b"\x80\x02.", "memo": b"h\x07."}
+    if content in bad_bytes:
+        (tmp_path / "weights.pth").write_bytes(bad_bytes[content])
     else:
         torch.save({"other": torch.zeros(3)} if content == "other" else {"x": Trap()}, tmp_path / "weights.pth")
-    with pytest.raises(LassError, match="holds no Inception weights: replace it by"):
+    with pytest.raises(LassError, match="holds no Inception weights: replace it by") as error:
         InceptionFeatures(tmp_path / "weights.pth")
+    assert "weights_only" not in str(error.value)
     assert not (tmp_path / "trap-was-sprung").exists()
 
 

@@ -21,6 +21,10 @@ from lass.tasks import PriorTraining
 
 K, T, FIRST, START, CLASSES, VOCABULARY = 7, 6, 2, 1, 9, 13  # codes are the tokens 2…8, classes the tokens 9…11
 
+#: Log-probabilities reach 30, where float32 rounds to 2e-6; over some layers, with and without a cache, on other CPUs
+#: and with other BLAS libraries that grows to 1e-5. A wrong position, parent or class changes them by more than 1e-2.
+CLOSE = {"atol": 1e-4, "rtol": 0}
+
 GPT2 = {"model_type": "gpt2", "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2}
 LLAMA = {
     "model_type": "llama",
@@ -91,7 +95,7 @@ def test_steps_give_the_probabilities_of_generate(prior, how):
     codes = output.sequences[:, 1:] - FIRST
     assert codes.shape == (5, T)
     scores = torch.stack(output.scores, 1)[..., FIRST : FIRST + K].log_softmax(-1)
-    torch.testing.assert_close(cached_log_prior(prior, codes), scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached_log_prior(prior, codes), scores, **CLOSE)
     if not how["do_sample"]:
         assert torch.equal(scores.argmax(-1), codes)
 
@@ -99,14 +103,14 @@ def test_steps_give_the_probabilities_of_generate(prior, how):
 def test_cached_steps_equal_the_full_pass(prior, conditional):
     codes = random_codes(5, T)
     expected = log_prior_of(prior.model, codes)
-    torch.testing.assert_close(cached_log_prior(prior, codes), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(prior(codes).log_softmax(-1), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached_log_prior(prior, codes), expected, **CLOSE)
+    torch.testing.assert_close(prior(codes).log_softmax(-1), expected, **CLOSE)
     labels = torch.tensor([0, 1, 2, 0, 1])
     for label in range(3):
         rows = labels == label
         expected = log_prior_of(conditional.model, codes, start=CLASSES + label)[rows]
         for given in (cached_log_prior(conditional, codes, labels), conditional(codes, labels).log_softmax(-1)):
-            torch.testing.assert_close(given[rows], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(given[rows], expected, **CLOSE)
     assert (
         cached_log_prior(conditional, codes, labels) - cached_log_prior(conditional, codes, 2 - labels)
     ).abs().max() > 0.1
@@ -126,7 +130,7 @@ def test_the_cache_follows_its_parents(prior, parents, num_before):
     expected = log_prior_of(prior.model, continued)
     for s in range(num_before, T):
         given = prior.step(state, continued[:, s - 1] if s else None)
-        torch.testing.assert_close(given, expected[:, s], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(given, expected[:, s], **CLOSE)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -138,21 +142,22 @@ def test_many_selections_equal_the_full_pass(prior, seed):
         state, codes = prior.select(state, parents), codes[parents]
         given = prior.step(state, codes[:, -1] if position else None)
         codes = torch.cat([codes, torch.randint(K, (len(codes), 1), generator=generator)], 1)
-        torch.testing.assert_close(given, log_prior_of(prior.model, codes)[:, -1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(given, log_prior_of(prior.model, codes)[:, -1], **CLOSE)
 
 
 def test_classes_are_selected_too(conditional):
     state = conditional.select(conditional.start(3, torch.arange(3)), torch.tensor([2, 2, 0, 1]))
     expected = cached_log_prior(conditional, random_codes(4, 1), torch.tensor([2, 2, 0, 1]))
-    torch.testing.assert_close(conditional.step(state, None), expected[:, 0])
+    torch.testing.assert_close(conditional.step(state, None), expected[:, 0], **CLOSE)
 
 
 def test_one_model_with_and_without_the_class(conditional):
     either = HuggingFacePrior(conditional.model, **CODES, start_token=START, class_tokens=CLASSES, num_classes=3)
     codes = random_codes(2, T)
-    torch.testing.assert_close(cached_log_prior(either, codes), log_prior_of(either.model, codes), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached_log_prior(either, codes), log_prior_of(either.model, codes), **CLOSE)
     labels = torch.tensor([2, 0])
-    assert torch.equal(cached_log_prior(either, codes, labels), cached_log_prior(conditional, codes, labels))
+    given, expected = (cached_log_prior(one, codes, labels) for one in (either, conditional))
+    torch.testing.assert_close(given, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("fields", [GPT2, LLAMA], ids=lambda fields: fields["model_type"])
@@ -162,18 +167,19 @@ def test_half_precision_gives_normalised_float32(fields, tmp_path):
     codes = random_codes(3, T)
     given = cached_log_prior(prior, codes)
     assert given.dtype == torch.float32
-    torch.testing.assert_close(given.exp().sum(-1), torch.ones(3, T))  # which bfloat16 would miss by 1e-3
-    torch.testing.assert_close(given, log_prior_of(prior.model, codes), atol=0.2, rtol=0)
+    torch.testing.assert_close(given.exp().sum(-1), torch.ones(3, T), atol=1e-5, rtol=0)  # bfloat16: 1e-3
+    torch.testing.assert_close(given, log_prior_of(prior.model, codes), atol=0.2, rtol=0)  # logits of 8 bits, up to 30
     again = load_prior(prior.save_pretrained(tmp_path))
     assert again.model.dtype == torch.bfloat16
-    assert torch.equal(cached_log_prior(again, codes), given)
+    assert fingerprint(again) == fingerprint(prior)
+    torch.testing.assert_close(cached_log_prior(again, codes), given, atol=0.2, rtol=0)
 
 
 def test_it_is_in_eval_mode_and_keeps_no_gradient():
     prior = HuggingFacePrior(tiny(GPT2, resid_pdrop=0.5).train(), **CODES)
     codes = random_codes(2, T)
     given = cached_log_prior(prior, codes)
-    assert torch.equal(given, cached_log_prior(prior, codes))  # no dropout
+    torch.testing.assert_close(given, cached_log_prior(prior, codes), **CLOSE)  # no dropout
     assert not given.requires_grad
     assert isinstance(prior, Prior)
 
@@ -211,7 +217,7 @@ def test_algorithm_1_gives_what_it_gives_without_a_cache(sampler, classes):
         for one in (prior, WithoutCache(prior.model))
     )
     assert torch.equal(given.codes, expected.codes)
-    torch.testing.assert_close(given.scores, expected.scores, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(given.scores, expected.scores, **CLOSE)
     assert given.scores.isfinite().any()
 
 
@@ -242,7 +248,7 @@ def test_it_is_saved_with_its_separator(tmp_path):
     mixture, classes = torch.rand(1, 8, 8), torch.tensor([0, 2])
     given, expected = again.separate(mixture, classes), separator.separate(mixture, classes)
     assert torch.equal(given.codes, expected.codes)
-    assert torch.equal(given.scores, expected.scores)
+    torch.testing.assert_close(given.scores, expected.scores, **CLOSE)
 
 
 def test_what_is_not_tied_stays_apart(tmp_path):
@@ -250,7 +256,7 @@ def test_what_is_not_tied_stays_apart(tmp_path):
     prior.codec_fingerprint = "0123456789abcdef"
     again = load_prior(prior.save_pretrained(tmp_path))
     assert not torch.equal(again.model.lm_head.weight, again.model.model.embed_tokens.weight)
-    assert torch.equal(again(random_codes(2, T)), prior(random_codes(2, T)))
+    torch.testing.assert_close(again(random_codes(2, T)), prior(random_codes(2, T)), **CLOSE)
     assert again.codec_fingerprint == "0123456789abcdef"
 
 
@@ -273,7 +279,8 @@ def test_models_in_the_format_of_transformers_are_read(tmp_path):
     model.save_pretrained(tmp_path)
     prior = HuggingFacePrior.from_folder(tmp_path, **CODES)
     codes = random_codes(3, T)
-    assert torch.equal(cached_log_prior(prior, codes), cached_log_prior(HuggingFacePrior(model, **CODES), codes))
+    expected = cached_log_prior(HuggingFacePrior(model, **CODES), codes)
+    torch.testing.assert_close(cached_log_prior(prior, codes), expected, **CLOSE)
     half = HuggingFacePrior.from_folder(tmp_path, dtype="bfloat16", **CODES)
     assert half.model.dtype == torch.bfloat16
     assert str(tmp_path) not in json.dumps(half.config)  # a machine's path is nobody's business
@@ -416,9 +423,9 @@ def test_a_loaded_model_is_trained_with_its_dropout(tmp_path):
     tiny(GPT2).save_pretrained(tmp_path)
     prior = HuggingFacePrior.from_folder(tmp_path, **CODES)
     codes = random_codes(4, T)
-    assert torch.equal(prior(codes), prior(codes))
+    torch.testing.assert_close(prior(codes), prior(codes), **CLOSE)
     task = PriorTraining(prior)
-    assert not torch.equal(task.artifact(codes), task.artifact(codes))
+    assert (task.artifact(codes) - task.artifact(codes)).abs().max() > 0.01
 
 
 def test_without_transformers_only_its_use_fails(monkeypatch):

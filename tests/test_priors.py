@@ -10,10 +10,16 @@ import torch
 from toy_worlds import random_world
 
 from lass import LassError
+from lass.artifacts import fingerprint
 from lass.priors import Prior, TransformerPrior, load_prior, sample_codes
 from lass.priors.transformer import rotate, rotation
 
 K, T = 7, 6
+
+
+#: Log-probabilities reach 30, where float32 rounds to 2e-6; over some layers, with and without a cache, on other CPUs
+#: and with other BLAS libraries that grows to 1e-5. A wrong position, parent or class changes them by more than 1e-2.
+CLOSE = {"atol": 1e-4, "rtol": 0}
 
 
 @pytest.fixture(params=["learned", "rotary"])
@@ -45,10 +51,10 @@ def cached_log_prior(prior, codes, condition=None):
 def test_cached_steps_equal_the_full_pass(prior, conditional):
     codes = torch.randint(K, (5, T), generator=torch.Generator().manual_seed(0))
     full = prior(codes).log_softmax(-1)
-    torch.testing.assert_close(cached_log_prior(prior, codes), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached_log_prior(prior, codes), full, **CLOSE)
     labels = torch.tensor([0, 1, 2, 0, 1])
     full = conditional(codes, labels).log_softmax(-1)
-    torch.testing.assert_close(cached_log_prior(conditional, codes, labels), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached_log_prior(conditional, codes, labels), full, **CLOSE)
     other = conditional(codes, (labels + 1) % 3).log_softmax(-1)
     assert (full - other).abs().max() > 0.1  # the class matters
 
@@ -65,7 +71,7 @@ def test_cache_follows_its_parents(prior, parents):
     continued[:, 2:] = torch.randint(K, (len(parents), T - 2), generator=torch.Generator().manual_seed(3))
     full = prior(continued).log_softmax(-1)
     for s in range(3, T):
-        torch.testing.assert_close(prior.step(state, continued[:, s - 1]), full[:, s], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(prior.step(state, continued[:, s - 1]), full[:, s], **CLOSE)
 
 
 def test_no_position_sees_its_own_code_or_later_ones(prior):
@@ -74,9 +80,9 @@ def test_no_position_sees_its_own_code_or_later_ones(prior):
         changed = codes.clone()
         changed[:, position:] = (changed[:, position:] + 1) % K
         same = prior(codes)[:, : position + 1], prior(changed)[:, : position + 1]
-        torch.testing.assert_close(*same)
+        torch.testing.assert_close(*same, **CLOSE)
         if position < T - 1:
-            assert not torch.allclose(prior(codes)[:, position + 1 :], prior(changed)[:, position + 1 :])
+            assert (prior(codes) - prior(changed))[:, position + 1 :].abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -84,7 +90,7 @@ def test_predictions_are_normalised(prior):
     state = prior.start(3)
     assert isinstance(prior, Prior)
     for codes in (None, torch.tensor([1, 2, 3])):
-        torch.testing.assert_close(prior.step(state, codes).exp().sum(1), torch.ones(3))
+        torch.testing.assert_close(prior.step(state, codes).exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -107,7 +113,7 @@ def test_rotary_attention_depends_on_distances_only():
         ]
         return (turned[0] * turned[1]).sum().item()
 
-    assert product(3, 1) == pytest.approx(product(1002, 1000), abs=1e-3)
+    assert product(3, 1) == pytest.approx(product(1002, 1000), abs=1e-3)  # angles of 1,000 round to 6e-5
     assert product(3, 1) != pytest.approx(product(4, 1), abs=1e-2)
     assert product(5, 5) == pytest.approx((query * key).sum().item(), abs=1e-5)
 
@@ -132,7 +138,7 @@ def test_checkpointing_changes_no_gradient():
         torch.manual_seed(1)
         model(codes).logsumexp(-1).sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5 * gradients[0].abs().max().item())
 
 
 def test_conditions_are_checked(prior, conditional):
@@ -170,7 +176,8 @@ def test_saved_prior_predicts_the_same(conditional, tmp_path):
     conditional.codec_fingerprint = "0123456789abcdef"
     again = load_prior(conditional.save_pretrained(tmp_path))
     codes, labels = torch.randint(K, (2, T)), torch.tensor([2, 0])
-    assert torch.equal(again(codes, labels), conditional(codes, labels))
+    assert fingerprint(again) == fingerprint(conditional)
+    torch.testing.assert_close(again(codes, labels), conditional(codes, labels), **CLOSE)
     assert (again.codec_fingerprint, again.config) == ("0123456789abcdef", conditional.config)
 
 

@@ -1,4 +1,8 @@
-"""Long signals in windows: no seams, the past is carried over, whatever the length."""
+"""Long signals in windows: no seams, the past is carried over, whatever the length.
+
+Codes of windows and of the whole signal must be the same although their convolutions round differently: the signals are
+fixed, and their latents and scores are apart by far more than the 1e-6 by which CPUs and BLAS libraries differ.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from lass.separation import HighestScore, LatentDescent, NoRefinement, WienerFil
 from lass.separation.streaming import num_windows, separate_stream
 
 NUM_CODES = 5
+CLOSE = {"atol": 1e-4, "rtol": 0}  # signals of order 1; another code changes them by more than 1e-2
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def test_windows_give_what_one_long_window_gives(separator, window, context, num
     signal = torch.randn(2, num_samples)
     pieces = list(separate_stream(reader(signal), num_samples, separator, window=window, context=context))
     whole = separator.separate_batch(signal[:, None]).estimates[:, :, 0]  # (channels, sources, samples)
-    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
 
 
 @pytest.mark.parametrize("refined", [16, 24, 200])  # 24: its steps are no multiple of the codec's hop
@@ -61,7 +66,7 @@ def test_a_filter_has_no_seams_either(separator, refined, num_samples):
     pieces = list(separate_stream(reader(signal), num_samples, separator, window=40, context=1))
     assert len(pieces) > 2
     whole = separator.separate_batch(signal[:, None]).estimates[:, :, 0]
-    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
 
 
 def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separator):
@@ -74,11 +79,11 @@ def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separato
     separator.average = True
     averaged = run()
     separator.average = False
-    torch.testing.assert_close(averaged, run())
+    torch.testing.assert_close(averaged, run(), **CLOSE)
     separator.sampler, separator.average = Ancestral(20), True
     averaged = run()
     whole = separator.separate_batch(signal[:, None]).estimates[0, :, 0]
-    torch.testing.assert_close(averaged[:, 0], whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(averaged[:, 0], whole, **CLOSE)
     separator.average = False
     assert (averaged - run()).abs().max() > 0.01
 
@@ -110,8 +115,8 @@ def test_random_windows_differ_by_seed_only(separator):
     def run(seed):
         return torch.cat(list(separate_stream(reader(signal), 900, separator, window=40, context=5, seed=seed)), -1)
 
-    assert torch.equal(run(0), run(0))
-    assert not torch.equal(run(0), run(1))
+    torch.testing.assert_close(run(0), run(0), **CLOSE)
+    assert (run(0) - run(1)).abs().max() > 0.01
 
 
 def test_what_cannot_be_streamed_is_refused(separator):

@@ -198,7 +198,8 @@ def _unpickled(path: Path) -> tuple[dict[str, Any], dict[str, Extent]]:
     ):
         content, extents = _unzipped(file) if zipfile.is_zipfile(file) else _legacy(file, head)
     if not isinstance(content, dict):
-        raise LassError(f"{path} holds a {type(content).__name__}: expected a dictionary with weights.")
+        kind = "tensor" if isinstance(content, Stored) else type(content).__name__
+        raise LassError(f"{path} holds a {kind}: expected a dictionary with weights.")
     return content, extents
 
 

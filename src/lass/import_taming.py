@@ -139,7 +139,7 @@ class Section:
     def wrong(self, key: str, expected: str, value: Any) -> LassError:
         """The error for a value; what came is shortened, since a file can make it endless."""
         is_short = value is None or isinstance(value, bool | float | str) or (type(value) is int and abs(value) < 2**64)
-        came = f"{value!r:.60}" if is_short else f"a {type(value).__name__}"
+        came = f"{value!r:.60}" if is_short else f"a {'longer number' if type(value) is int else type(value).__name__}"
         return LassError(f"{self.file}: {self.name}{key} must be {expected}, not {came}.")
 
 
@@ -210,9 +210,9 @@ def _codec(model: Section, weights: Mapping[str, Tensor], checkpoint: str | Path
     attention = "linear" if layers.flag("use_linear_attn") else layers.get("attn_type", "vanilla")
     if attention not in ("vanilla", "none"):
         raise layers.wrong("attn_type", "vanilla or none", attention)
-    for key, models in {"double_z": "without quantisation", "tanh_out": "of other", "give_pre_end": "of other"}.items():
+    for key in ("double_z", "tanh_out", "give_pre_end"):
         if layers.flag(key):
-            raise LassError(f"{model.file} says {key}, as models {models} do: expected a VQ-GAN.")
+            raise LassError(f"{model.file} says {key}, as other networks do: expected a VQ-GAN.")
     ours: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         half, _, layer = name.partition(".")

@@ -153,7 +153,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
     for name, tensor in weights.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if prefix:
-            ours[_plain(prefixes[prefix] + name.removeprefix(prefix))] = tensor.float()
+            ours[_plain(prefixes[prefix] + name.removeprefix(prefix))] = tensor.float().clone()  # no view of the file
     blocks = range(len({name.split(".")[1] for name in ours if name.startswith("encoder.")}))
     first = [[w for name, w in ours.items() if re.fullmatch(rf"encoder\.{i}\.\d+\.0\.weight", name)] for i in blocks]
     depths = {int(match[1]) for name in ours if (match := re.match(r"encoder\.0\.0\.1\.(\d+)\.", name))}
@@ -172,7 +172,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
         with torch.device("meta"):
             names = {_plain(name): name for name in JukeboxVQVAE(**sizes).state_dict()}
     except (RuntimeError, IndexError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise LassError(f"{path} is no VQ-VAE of Jukebox with the layers of level {level}: {reason}.") from error
     return fill(JukeboxVQVAE, sizes, {names.get(name, name): tensor for name, tensor in ours.items()}, path)
 
@@ -186,4 +186,4 @@ def _codebook(weights: Mapping[str, Tensor], level: int, path: str | Path) -> di
     name = f"bottleneck.level_blocks.{level}.k"
     if name not in weights or weights[name].ndim != 2:
         raise LassError(f"{path} is no VQ-VAE of Jukebox: it has no codebook {name} of two dimensions.")
-    return VectorQuantizer.state_of(weights[name].float())
+    return VectorQuantizer.state_of(weights[name].float().clone())

@@ -208,7 +208,8 @@ class HuggingFacePrior(Artifact):
         tokens = state.start if codes is None else self.first_token + codes
         output = self.model(input_ids=tokens[:, None], past_key_values=state.past, use_cache=True)
         state.past, state.length = getattr(output, "past_key_values", None), state.length + 1
-        if not hasattr(state.past, "reorder_cache"):
+        layers = getattr(state.past, "layers", [None])
+        if not all(hasattr(layer, "keys") and not hasattr(layer, "conv_states") for layer in layers):  # recurrent ones
             raise LassError(
                 f"This {type(self.model).__name__} keeps no key/value cache in which sequences could be selected."
             )
