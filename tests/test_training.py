@@ -453,13 +453,13 @@ def test_a_prior_that_was_made_in_bfloat16_is_exported_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0, -1e-3, float("nan"), float("inf"))),
+        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0.0, -1e-3, float("nan"), float("inf"))),
         *((stage, {"warmup_steps": value}) for stage in TRAININGS for value in (-1,)),
         ("prior", {"weight_decay": -0.1}),
         ("prior", {"weight_decay": float("nan")}),
         *(("codec", {"mixture_share": value}) for value in (-0.1, 1.1, float("nan"))),
         *(("codec", {name: value}) for name in ("commitment", "linearity") for value in (-1.0, float("inf"))),
-        *(("features", {"temperature": value}) for value in (0, -1.0, float("nan"))),
+        *(("features", {"temperature": value}) for value in (0.0, -1.0, float("nan"))),
     ],
     ids=str,
 )
