@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
 from trainings import NUM_CODES, STAGES, TRAININGS, Noise, StopBefore, codec_folder, fit, stage_of
 
@@ -280,7 +281,7 @@ def test_a_diverging_training_stops_with_one_sentence(stage, tmp_path):
     assert all(x.isfinite().all() for x in load_artifact(tmp_path / "run" / kind, kind).state_dict().values())
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_stops_a_training(score, tmp_path):
     with pytest.raises(LassError, match=rf"val/nats_per_code is {score} at step 10: .*; .*run/prior holds the best"):
         fit("prior", tmp_path / "run", Scores(1.0, score, 0.5), max_epochs=3)
@@ -290,7 +291,7 @@ def test_a_score_that_is_not_finite_stops_a_training(score, tmp_path):
 def test_weights_that_are_not_finite_are_not_exported(tmp_path):
     class Damage(Callback):
         def on_train_end(self, trainer, pl_module):
-            pl_module.artifact.encoder[0].weight.data[0] = float("inf")
+            pl_module.artifact.encoder[0].weight.data[0] = math.inf
 
     fit("codec", tmp_path / "run", max_epochs=1)
     before = files_of(tmp_path / "run/codec")
@@ -434,15 +435,10 @@ def test_statistics_of_the_codebook_stay_in_float32():
 def test_a_prior_that_was_made_in_bfloat16_is_exported_in_it(tmp_path):
     codec = codec_folder(tmp_path)
 
-    class InBfloat16(PriorTraining):
-        def __init__(self, prior):
-            super().__init__(prior.bfloat16())
-
-    from pytorch_lightning import Trainer
-
     module, data = stage_of("prior", codec)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    Trainer(default_root_dir=tmp_path / "run", max_epochs=1, **quiet).fit(InBfloat16(module.artifact), data)
+    trainer = Trainer(default_root_dir=tmp_path / "run", max_epochs=1, **quiet)
+    trainer.fit(PriorTraining(module.artifact.bfloat16()), data)
     tensors = load_file(tmp_path / f"run/prior/{WEIGHTS_FILE}")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
@@ -453,13 +449,13 @@ def test_a_prior_that_was_made_in_bfloat16_is_exported_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0.0, -1e-3, float("nan"), float("inf"))),
-        *((stage, {"warmup_steps": value}) for stage in TRAININGS for value in (-1,)),
+        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0.0, -1e-3, math.nan, math.inf)),
+        *((stage, {"warmup_steps": -1}) for stage in TRAININGS),
         ("prior", {"weight_decay": -0.1}),
-        ("prior", {"weight_decay": float("nan")}),
-        *(("codec", {"mixture_share": value}) for value in (-0.1, 1.1, float("nan"))),
-        *(("codec", {name: value}) for name in ("commitment", "linearity") for value in (-1.0, float("inf"))),
-        *(("features", {"temperature": value}) for value in (0.0, -1.0, float("nan"))),
+        ("prior", {"weight_decay": math.nan}),
+        *(("codec", {"mixture_share": value}) for value in (-0.1, 1.1, math.nan)),
+        *(("codec", {name: value}) for name in ("commitment", "linearity") for value in (-1.0, math.inf)),
+        *(("features", {"temperature": value}) for value in (0.0, -1.0, math.nan)),
     ],
     ids=str,
 )
