@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -15,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, Trainer, seed_everything
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from trainings import NUM_CODES, STAGES, TRAININGS, Noise, StopBefore, codec_folder, fit, stage_of
 
 from lass.artifacts import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_artifact
-from lass.codecs import ImageVQVAE, VectorQuantizer
+from lass.codecs import AudioVQVAE, ImageVQVAE, VectorQuantizer
 from lass.data.codes import CodeSequences, CodeShard, write_codes
+from lass.data.sources import Sources
 from lass.errors import LassError
 from lass.priors import TransformerPrior
-from lass.tasks import EncodedSources, PriorTraining
+from lass.tasks import EncodedSources, PriorTraining, VQVAETraining
 from lass.tasks.checkpoints import WholeFiles
 
 # 48 images in batches of 10 are five batches in an epoch; 30 steps are six epochs.
@@ -234,6 +237,10 @@ def test_a_training_that_is_interrupted_leaves_its_best_version(tmp_path):
     with pytest.raises(SystemExit):
         fit("codec", tmp_path / "none", StopBefore(0, interrupt), **EVERY_TWO_EPOCHS)
     assert not (tmp_path / "none/codec").exists()
+    before = files_of(tmp_path / "late/codec")
+    with pytest.raises(SystemExit):  # a fresh training, stopped at once
+        fit("codec", tmp_path / "late", StopBefore(3, interrupt), seed=1, **EVERY_TWO_EPOCHS)
+    assert files_of(tmp_path / "late/codec") == before
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -410,6 +417,29 @@ def test_every_stage_runs_in_every_precision(stage, precision, tmp_path):
     # far less than what training changes them by; noise has no more to learn than its mean.
     score, expected = (t.callback_metrics[module.monitor].item() for t in (trainer, expected))
     assert score == pytest.approx(expected, rel=0.1, abs=0.1)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
+def test_an_audio_codec_trains_in_every_precision(precision, tmp_path):
+    """Its loss has windows and Fourier transforms, which half precision does not have; nor may it round the window."""
+    batch = Sources(torch.rand(4, 1, 4096) - 0.5, torch.zeros(4, dtype=torch.long))
+    losses = []
+
+    class Remember(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, *arguments):
+            losses.append(outputs["loss"].item())
+
+    codec = AudioVQVAE(8000, NUM_CODES, width=16, latent_dim=4)
+    for used in ("32-true", precision):
+        seed_everything(0, verbose=False)
+        task = VQVAETraining(copy.deepcopy(codec), linearity=0.05)
+        options = {"max_steps": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+        trainer = Trainer(default_root_dir=tmp_path / used, precision=used, callbacks=[Remember()], **options)
+        loaders = {name: DataLoader([batch], batch_size=None) for name in ("train_dataloaders", "val_dataloaders")}
+        trainer.fit(task, **loaders)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # 256th parts in each of a dozen layers
+    tensors = load_file(tmp_path / f"{precision}/codec/{WEIGHTS_FILE}")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 def test_statistics_of_the_codebook_stay_in_float32():
