@@ -311,10 +311,8 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
         tables.append(torch.zeros(16, 16, 16).index_put_(tuple(coordinates), values.float()))
     # Batches of other images may round a near tie between two codes differently: in one of a thousand triples at most.
     assert (tables[0] - tables[1]).abs().sum() <= 2e-3 * tables[0].sum()
-    one, two = (
-        LatentMoments.load(chain / f"runs/{name}/likelihood/latents.safetensors").state_dict()
-        for name in ("one", "two")
-    )
+    paths = [chain / f"runs/{name}/likelihood/latents.safetensors" for name in ("one", "two")]
+    one, two = (LatentMoments.load(path).state_dict() for path in paths)
     assert one["counts"].sum() == two["counts"].sum()
     for name in ("sums", "products"):  # of all pairs of codes together: a code that changed moves from one to another
         torch.testing.assert_close(two[name].sum(0), one[name].sum(0), rtol=1e-4, atol=1e-2)  # latents are float32

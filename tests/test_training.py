@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import resource
 import signal
@@ -14,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer, seed_everything
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from trainings import NUM_CODES, STAGES, TRAININGS, Noise, StopBefore, codec_folder, fit, stage_of
 
 from lass.artifacts import CONFIG_FILE, WEIGHTS_FILE, fingerprint, load_artifact
-from lass.codecs import ImageVQVAE, VectorQuantizer
+from lass.codecs import AudioVQVAE, ImageVQVAE, VectorQuantizer
 from lass.data.codes import CodeSequences, CodeShard, write_codes
+from lass.data.sources import Sources
 from lass.errors import LassError
 from lass.priors import TransformerPrior
-from lass.tasks import EncodedSources, PriorTraining
+from lass.tasks import EncodedSources, PriorTraining, VQVAETraining
 from lass.tasks.checkpoints import WholeFiles
 
 # 48 images in batches of 10 are five batches in an epoch; 30 steps are six epochs.
@@ -233,6 +237,10 @@ def test_a_training_that_is_interrupted_leaves_its_best_version(tmp_path):
     with pytest.raises(SystemExit):
         fit("codec", tmp_path / "none", StopBefore(0, interrupt), **EVERY_TWO_EPOCHS)
     assert not (tmp_path / "none/codec").exists()
+    before = files_of(tmp_path / "late/codec")
+    with pytest.raises(SystemExit):  # a fresh training, stopped at once
+        fit("codec", tmp_path / "late", StopBefore(3, interrupt), seed=1, **EVERY_TWO_EPOCHS)
+    assert files_of(tmp_path / "late/codec") == before
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -280,7 +288,7 @@ def test_a_diverging_training_stops_with_one_sentence(stage, tmp_path):
     assert all(x.isfinite().all() for x in load_artifact(tmp_path / "run" / kind, kind).state_dict().values())
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_stops_a_training(score, tmp_path):
     with pytest.raises(LassError, match=rf"val/nats_per_code is {score} at step 10: .*; .*run/prior holds the best"):
         fit("prior", tmp_path / "run", Scores(1.0, score, 0.5), max_epochs=3)
@@ -290,7 +298,7 @@ def test_a_score_that_is_not_finite_stops_a_training(score, tmp_path):
 def test_weights_that_are_not_finite_are_not_exported(tmp_path):
     class Damage(Callback):
         def on_train_end(self, trainer, pl_module):
-            pl_module.artifact.encoder[0].weight.data[0] = float("inf")
+            pl_module.artifact.encoder[0].weight.data[0] = math.inf
 
     fit("codec", tmp_path / "run", max_epochs=1)
     before = files_of(tmp_path / "run/codec")
@@ -411,6 +419,29 @@ def test_every_stage_runs_in_every_precision(stage, precision, tmp_path):
     assert score == pytest.approx(expected, rel=0.1, abs=0.1)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
+def test_an_audio_codec_trains_in_every_precision(precision, tmp_path):
+    """Its loss has windows and Fourier transforms, which half precision does not have; nor may it round the window."""
+    batch = Sources(torch.rand(4, 1, 4096) - 0.5, torch.zeros(4, dtype=torch.long))
+    losses = []
+
+    class Remember(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, *arguments):
+            losses.append(outputs["loss"].item())
+
+    codec = AudioVQVAE(8000, NUM_CODES, width=16, latent_dim=4)
+    for used in ("32-true", precision):
+        seed_everything(0, verbose=False)
+        task = VQVAETraining(copy.deepcopy(codec), linearity=0.05)
+        options = {"max_steps": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+        trainer = Trainer(default_root_dir=tmp_path / used, precision=used, callbacks=[Remember()], **options)
+        loaders = {name: DataLoader([batch], batch_size=None) for name in ("train_dataloaders", "val_dataloaders")}
+        trainer.fit(task, **loaders)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # 256th parts in each of a dozen layers
+    tensors = load_file(tmp_path / f"{precision}/codec/{WEIGHTS_FILE}")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 def test_statistics_of_the_codebook_stay_in_float32():
     """A moving average whose steps are a hundredth of it stands still in bfloat16, whose steps are a 256th or more."""
     torch.manual_seed(0)
@@ -434,15 +465,10 @@ def test_statistics_of_the_codebook_stay_in_float32():
 def test_a_prior_that_was_made_in_bfloat16_is_exported_in_it(tmp_path):
     codec = codec_folder(tmp_path)
 
-    class InBfloat16(PriorTraining):
-        def __init__(self, prior):
-            super().__init__(prior.bfloat16())
-
-    from pytorch_lightning import Trainer
-
     module, data = stage_of("prior", codec)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    Trainer(default_root_dir=tmp_path / "run", max_epochs=1, **quiet).fit(InBfloat16(module.artifact), data)
+    trainer = Trainer(default_root_dir=tmp_path / "run", max_epochs=1, **quiet)
+    trainer.fit(PriorTraining(module.artifact.bfloat16()), data)
     tensors = load_file(tmp_path / f"run/prior/{WEIGHTS_FILE}")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
@@ -453,13 +479,13 @@ def test_a_prior_that_was_made_in_bfloat16_is_exported_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0, -1e-3, float("nan"), float("inf"))),
-        *((stage, {"warmup_steps": value}) for stage in TRAININGS for value in (-1,)),
+        *((stage, {"learning_rate": value}) for stage in TRAININGS for value in (0.0, -1e-3, math.nan, math.inf)),
+        *((stage, {"warmup_steps": -1}) for stage in TRAININGS),
         ("prior", {"weight_decay": -0.1}),
-        ("prior", {"weight_decay": float("nan")}),
-        *(("codec", {"mixture_share": value}) for value in (-0.1, 1.1, float("nan"))),
-        *(("codec", {name: value}) for name in ("commitment", "linearity") for value in (-1.0, float("inf"))),
-        *(("features", {"temperature": value}) for value in (0, -1.0, float("nan"))),
+        ("prior", {"weight_decay": math.nan}),
+        *(("codec", {"mixture_share": value}) for value in (-0.1, 1.1, math.nan)),
+        *(("codec", {name: value}) for name in ("commitment", "linearity") for value in (-1.0, math.inf)),
+        *(("features", {"temperature": value}) for value in (0.0, -1.0, math.nan)),
     ],
     ids=str,
 )

@@ -40,7 +40,7 @@ def spectral_distance(
 
 
 def _magnitudes(signals: Float[Tensor, "batch samples"], window_length: int) -> Tensor:
-    window = torch.hann_window(window_length, device=signals.device)
+    window = torch.hann_window(window_length, dtype=signals.dtype, device=signals.device)
     spectrum = torch.stft(
         signals,
         window_length,

@@ -26,7 +26,7 @@ def spectrograms(
 
 
 def _spectrogram(signal: Float[Tensor, "1 1 samples"], range_db: float) -> Float[Tensor, "1 3 height width"]:
-    window = torch.hann_window(WINDOW, device=signal.device)
+    window = torch.hann_window(WINDOW, dtype=signal.dtype, device=signal.device)
     magnitudes = torch.stft(
         signal[:, 0], WINDOW, WINDOW // 4, window=window * 2 / window.sum(), pad_mode="constant", return_complex=True
     ).abs()

@@ -114,9 +114,10 @@ class BestAndLast(RunCheckpoint):
         rank_zero_info(f"{pl_module.artifact_folder} is the version of step {self.best_step} ({score}).")
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingTask, exception: BaseException) -> None:
-        """A training that is stopped from outside has made something, too."""
+        """A training that is stopped from outside has made something, too; it takes no other training's place."""
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        if stopped and trainer.state.fn == "fit" and self.best is None and trainer.global_step:
+        is_own = trainer.ckpt_path or not (pl_module.artifact_folder / CONFIG_FILE).is_file()
+        if stopped and trainer.state.fn == "fit" and self.best is None and trainer.global_step and is_own:
             self._export(trainer, pl_module, None)
 
     def _export(self, trainer: Trainer, pl_module: TrainingTask, score: float | None) -> None:

@@ -113,7 +113,7 @@ class VQVAETraining(TrainingTask):
                 "mixture": mixtures,
                 "its reconstruction": rebuilt["_mixtures"],
             }
-            columns = {name: x[: self.display.num_examples] for name, x in columns.items()}
+            columns = {name: at_least_float32(x[: self.display.num_examples]) for name, x in columns.items()}
             deciding = next(iter(self.scoring.reconstruction_goals))
             captions = [
                 f"{a:.1f} and {b:.1f} dB"
