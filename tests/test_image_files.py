@@ -175,7 +175,7 @@ def test_a_picture_that_fails_costs_no_estimates(separator_folder, tmp_path, mon
     with pytest.warns(UserWarning, match=r"separations.png could not be made \(division by zero\)"):
         separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
-    assert "picture" not in capsys.readouterr().out
+    assert "picture: " not in capsys.readouterr().out
 
 
 def test_what_is_hidden_or_a_folder_does_not_stop_a_folder(tmp_path):
