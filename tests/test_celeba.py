@@ -57,7 +57,7 @@ def test_official_parts_are_cropped_and_resized_as_torchvision_does(tmp_path, he
             with Image.open(next(names)) as original:
                 assert torch.equal(image, usual(original))
     signals = data.part("test")[0].signals
-    torch.testing.assert_close(signals * 255, data.part("test").images[0].float())
+    assert torch.equal((signals * 255).round(), data.part("test").images[0].float())
 
 
 def test_images_are_decoded_once_and_mapped(root):
