@@ -57,7 +57,7 @@ def test_official_parts_are_cropped_and_resized_as_torchvision_does(tmp_path, he
             with Image.open(next(names)) as original:
                 assert torch.equal(image, usual(original))
     signals = data.part("test")[0].signals
-    torch.testing.assert_close(signals * 255, data.part("test").images[0].float())
+    assert torch.equal((signals * 255).round(), data.part("test").images[0].float())
 
 
 def test_images_are_decoded_once_and_mapped(root):
@@ -75,9 +75,62 @@ def test_images_are_decoded_once_and_mapped(root):
     assert [file.stat().st_mtime_ns for file in files] == before
     data.part("train").images[0] = 0  # a private copy: the file stays
     assert celeba(root).part("train").images[0].any()
+    whole = np.load(files[0])
+    for wrong in (whole[:-1], whole[:, :2], whole[..., :16], whole.astype(np.float32), whole[0]):
+        np.save(files[0], wrong)
+        with pytest.raises(LassError, match=r"does not hold these images \(an array of .*\): delete it, and it"):
+            [celeba(root).part(part) for part in SIZES]
     files[0].write_bytes(files[0].read_bytes()[:100])
     with pytest.raises(LassError, match="delete it, and it is made again"):
         [celeba(root).part(part) for part in SIZES]
+
+
+def test_the_archive_of_kaggle_is_read_as_it_is(root, tmp_path):
+    """A folder in the folder, and the list as CSV with a header; also with a byte-order mark and other line ends."""
+    expected = celeba(root).part("test").images.clone()
+    folder, table = root / "celeba", root / "celeba" / "list_eval_partition.csv"
+    (folder / "img_align_celeba").rename(folder / "images")
+    (folder / "img_align_celeba").mkdir()
+    (folder / "images").rename(folder / "img_align_celeba" / "img_align_celeba")
+    lines = (folder / "list_eval_partition.txt").read_text().replace(" ", ",").splitlines()
+    (folder / "list_eval_partition.txt").unlink()
+    for number, (mark, end) in enumerate([("", "\n"), ("\ufeff", "\r\n")]):
+        table.write_text(mark + end.join(["image_id,partition", *lines, ""]), encoding="utf-8", newline="")
+        data = CelebA(str(root), cache=str(tmp_path / f"cache-{number}"))
+        assert torch.equal(data.part("test").images, expected)
+        assert len(data.part("train")) == 6
+
+
+@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "..", "C:\\x.jpg"])
+def test_a_list_names_no_files_outside(root, name):
+    partition = root / "celeba" / "list_eval_partition.txt"
+    partition.write_text(f"000001.jpg 0\n{name} 0\n")
+    with pytest.raises(LassError, match=r"partition.txt holds the name .*, which cannot be the name of a file"):
+        celeba(root).part("train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("000001.jpg 0\n".encode("utf-16"), "is no list of the parts of CelebA .*not in UTF-8"),
+        (b"000001.jpg 0\0\n", "is no list of the parts of CelebA .*NUL"),
+        (b"000001.jpg 0\n000002.jpg 0\n000001.jpg 2\n", r"names images more than once \(000001.jpg\)"),
+    ],
+)
+def test_lists_that_are_none_say_why(root, content, message):
+    (root / "celeba" / "list_eval_partition.txt").write_bytes(content)
+    with pytest.raises(LassError, match=message):
+        celeba(root).part("train")
+
+
+def test_a_full_disk_leaves_no_half_of_the_small_images(root, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lass.data.celeba.CelebA._write_header", full)
+    with pytest.raises((OSError, LassError), match="No space left"):
+        celeba(root).part("test")
+    assert not list((root / "cache").iterdir())
 
 
 def test_other_lists_and_sizes_are_other_images(root):
@@ -137,6 +190,16 @@ def test_bad_images_are_named_and_counted_and_left_out_only_if_asked(root, caplo
         file.unlink()
     with pytest.raises(LassError, match="None of the 6 train images"):
         celeba(root, skip_bad_images=True).prepare_data()
+
+
+def test_images_that_were_repaired_are_no_longer_left_out(root):
+    image = root / "celeba" / "img_align_celeba" / "000001.jpg"
+    image.rename(root / "kept.jpg")
+    assert len(celeba(root, skip_bad_images=True).part("train")) == 5
+    (root / "kept.jpg").rename(image)
+    for file in (root / "cache").glob("*.npy"):
+        file.unlink()
+    assert len(celeba(root, skip_bad_images=True).part("train")) == 6
 
 
 def test_stored_mixtures_do_not_fit_when_test_images_are_left_out(root):

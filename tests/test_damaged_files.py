@@ -107,6 +107,24 @@ def test_the_size_is_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
     assert MOST_PIXELS == Image.MAX_IMAGE_PIXELS  # where Pillow's own warning begins
 
 
+def test_what_claims_too_much_is_refused_without_a_warning_beside_the_sentence(tmp_path):
+    """Pillow warns of these 10⁸ pixels, and refuses only twice as many."""
+    (tmp_path / "image.pgm").write_bytes(b"P5\n10000 10000\n255\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(LassError, match="claims to have 10000×10000 pixels"):
+            read_image(tmp_path / "image.pgm", SHAPE)
+
+
+def test_programs_are_not_run(tmp_path, monkeypatch):
+    """PostScript under the name of a PNG; Pillow would start Ghostscript."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: pytest.fail("run"))
+    (tmp_path / "image.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n")
+    for read in (lambda: read_image(tmp_path / "image.png"), lambda: read_square(tmp_path / "image.png", 4)):
+        with pytest.raises(LassError, match="it is a PostScript program, which is not run"):
+            read()
+
+
 @pytest.mark.parametrize("chunk", ["text", "profile"])
 def test_a_png_with_more_than_a_megabyte_of_metadata_is_one_sentence(tmp_path, chunk):
     """They are compressed to a thousandth; Pillow refuses to unpack them."""

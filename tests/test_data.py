@@ -11,18 +11,21 @@ import torch
 from lass import LassError
 from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.digits import Digits
-from lass.data.images import hold_out
+from lass.data.images import ImageDataModule, hold_out
 from lass.data.mixing import mix
 from lass.data.mnist import MNIST
-from lass.data.pairing import draw_pairs, read_pairs, write_pairs
+from lass.data.pairing import draw_pairs, read_pairs, read_places, write_pairs, write_places
 from lass.data.sharing import EqualShares, FreshPairing
+from lass.data.sources import ImageSources, MirroredSources, SourceDataset, Sources
 
 
 def test_mix_is_the_mean_unless_told_otherwise():
     sources = torch.rand(3, 2, 1, 4, 4)
-    torch.testing.assert_close(mix(sources), (sources[:, 0] + sources[:, 1]) / 2)
-    torch.testing.assert_close(mix(sources, [0.2, 0.8]), 0.2 * sources[:, 0] + 0.8 * sources[:, 1])
-    torch.testing.assert_close(mix(sources.movedim(1, 0), dim=0), mix(sources))
+    # Each is two products and a sum of numbers below 1, in float32: apart by two roundings, 1.2e-7, at most.
+    close = {"atol": 1e-6, "rtol": 0}
+    torch.testing.assert_close(mix(sources), (sources[:, 0] + sources[:, 1]) / 2, **close)
+    torch.testing.assert_close(mix(sources, [0.2, 0.8]), 0.2 * sources[:, 0] + 0.8 * sources[:, 1], **close)
+    torch.testing.assert_close(mix(sources.movedim(1, 0), dim=0), mix(sources), **close)
     with pytest.raises(ValueError, match="one weight for each of 2 sources, got 3"):
         mix(sources, [0.1, 0.2, 0.7])
 
@@ -54,6 +57,49 @@ def test_pairs_survive_their_file(tmp_path):
         read_pairs(tmp_path / "pairs.csv", 10)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("mixture,first,second\n0,1,2\n".encode("utf-16"), "is not in UTF-8"),
+        ("mixture,first,second\n0,1,2\n".encode("utf-16-le"), "holds NUL bytes"),
+        (b"mixture,first,second\n0,1,\xe9\n", "is not in UTF-8"),
+        (b"mixture,first,second\n0,1,\0\n", "holds NUL bytes"),
+        (b"", "its first line is ''"),
+        (b"mixture;first;second\n0;1;2\n", "its first line is 'mixture;first;second'"),
+        (b"mixture,first,second\n", "it has no mixtures"),
+        (b"mixture,first,second\n0,1,2\n1,2\n", "line 3 has 2 columns"),
+        (b"mixture,first,second\n0,1,2,3\n", "line 2 has 4 columns"),
+        (b"mixture,first,second\n0,1,1.5\n", "invalid literal for int"),
+        (b"mixture,first,second\n0,1,18446744073709551616\n", "outside 0…9"),
+        (b"mixture,first,second\n0,-1,2\n", "outside 0…9"),
+        (b"mixture,first,second\n0,1," + b"9" * 5000 + b"\n", "columns"),
+        (b"mixture,first,second\n0,1," + b"9" * 200_000 + b"\n", "field larger than field limit"),
+    ],
+)
+def test_lists_of_mixtures_that_are_none_are_one_sentence(tmp_path, content, reason):
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(LassError, match=reason) as error:
+        read_pairs(tmp_path / "pairs.csv", 10)
+    assert str(error.value).startswith(str(tmp_path / "pairs.csv"))
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
+
+
+def test_lists_of_mixtures_may_have_been_through_a_spreadsheet(tmp_path):
+    """Which leaves a byte-order mark, other line ends, and an empty line."""
+    (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbfmixture,first,second\r\n0,1,2\r\n\r\n1,3,4\r\n")
+    assert read_pairs(tmp_path / "pairs.csv", 5).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("start", ["nan", "inf", "-1", "1e999"])
+def test_songs_start_at_a_time(tmp_path, start):
+    (tmp_path / "places.csv").write_text(f"mixture,song,start_seconds\n0,Track00001,{start}\n")
+    with pytest.raises(LassError, match=r"names Track00001 at .* s: expected a start of 0 s or more"):
+        read_places(tmp_path / "places.csv")
+    write_places(tmp_path / "places.csv", [("Träck, 1", 1.5)])
+    assert read_places(tmp_path / "places.csv") == [("Träck, 1", 1.5)]
+
+
 @pytest.mark.parametrize(("dataset", "num_sources", "num_mixtures"), [("mnist", 10_000, 6_000), ("digits", 397, 198)])
 def test_stored_test_mixtures_are_the_seeded_ones(repository, dataset, num_sources, num_mixtures):
     stored = read_pairs(repository / "experiments" / dataset / "test_mixtures.csv", num_sources)
@@ -82,8 +128,8 @@ def test_counting_pairs_are_fresh_every_epoch_and_use_every_source_once():
         epochs.append(torch.cat([batch.signals for batch in loader]))
     for pairs in epochs:
         assert pairs.shape == (600, 2, 1, 16, 16)
-        once = pairs.flatten(0, 1).flatten(1).sum(1).sort().values
-        torch.testing.assert_close(once, data.part("train").images.flatten(1).float().div(255).sum(1).sort().values)
+        once = (pairs * 255).round().long().flatten(0, 1).flatten(1).sum(1).sort().values
+        assert torch.equal(once, data.part("train").images.long().flatten(1).sum(1).sort().values)
     assert not torch.equal(epochs[0][:, 0].sort(0).values, epochs[1][:, 0].sort(0).values)
 
 
@@ -167,7 +213,7 @@ def test_mnist_is_read_from_its_official_files(tmp_path, monkeypatch):
     raw = (tmp_path / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
     expected = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(12, 1, 28, 28)
     assert torch.equal(data.part("test").images, expected)
-    torch.testing.assert_close(data.part("test")[3].signals, expected[3].float() / 255)
+    assert torch.equal(data.part("test")[3].signals, expected[3].float() / 255)  # rounded alike everywhere
 
 
 def test_missing_and_truncated_mnist_is_explained(tmp_path, monkeypatch):
@@ -179,6 +225,71 @@ def test_missing_and_truncated_mnist_is_explained(tmp_path, monkeypatch):
     images.write_bytes(images.read_bytes()[:-100])
     with pytest.raises(LassError, match="MNIST could not be read"):
         MNIST().setup("fit")
+    for content in (b"", b"\0\0\1\3", b"\0\0\x08\3" + b"\xff" * 12, b"\0\0\x08\xff"):
+        images.write_bytes(content)
+        with pytest.raises(LassError, match="MNIST could not be read") as error:
+            MNIST().setup("fit")
+        assert "\n" not in str(error.value)
+
+
+def test_mnist_with_other_labels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    write_tiny_mnist(tmp_path)
+    write_idx(tmp_path / "MNIST/raw", "train-labels-idx1-ubyte", np.zeros(39))
+    with pytest.raises(LassError, match=r"MNIST could not be read .*40 train images, but 39 labels"):
+        MNIST().setup("fit")
+
+
+class Stripes(ImageDataModule):
+    """A user's own dataset with a setting of its own, which the module that it extends knows nothing of."""
+
+    def __init__(self, brightness=100, read_lazily=False, **kwargs):
+        super().__init__(**kwargs)
+        self.brightness, self.read_lazily = brightness, read_lazily
+
+    def read(self, official_split):
+        images = torch.full((20, 1, 4, 4), self.brightness, dtype=torch.uint8)
+        images[:, :, 0] = torch.arange(20, dtype=torch.uint8).view(20, 1, 1)
+        return (Lazy if self.read_lazily else ImageSources)(images, torch.zeros(20, dtype=torch.long))
+
+
+class Lazy(SourceDataset):
+    """One without a fingerprint of its own."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, indices):
+        return Sources(self.images[indices].float() / 255, self.labels[indices])
+
+    def subset(self, positions):
+        return Lazy(self.images[positions], self.labels[positions])
+
+
+@pytest.mark.parametrize("read_lazily", [False, True])
+def test_the_identity_of_a_part_is_that_of_its_images(read_lazily):
+    """Codes are kept under it: settings matter if they change the images, and only then."""
+
+    def identity(part="train", **settings):
+        return Stripes(read_lazily=read_lazily, **settings).identity(part)
+
+    assert identity() == identity()
+    handling = {"batch_size": 3, "pairs": True, "separate": "validation", "num_mixtures": 2, "num_workers": 1}
+    assert identity(**handling, mixtures="list.csv") == identity()
+    different = [{}, {"brightness": 101}, {"split_seed": 1}, {"num_validation": 5}]
+    identities = [identity(part, **settings) for settings in different for part in ("train", "validation")]
+    assert len(set(identities)) == len(identities)
+    assert identity("test", brightness=1) != identity("test")
+
+
+def test_labels_are_part_of_the_identity():
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    for kind in (ImageSources, MirroredSources, Lazy):
+        fingerprints = {kind(images, torch.tensor(labels)).fingerprint() for labels in ([0, 1], [1, 0])}
+        assert len(fingerprints) == 2
 
 
 def test_code_shards_give_back_what_was_written(tmp_path):
@@ -190,6 +301,8 @@ def test_code_shards_give_back_what_was_written(tmp_path):
     batch = shard.__getitems__([3, 49, 0])
     assert torch.equal(batch.codes, codes[[3, 49, 0]])
     assert torch.equal(batch.labels, labels[[3, 49, 0]])
-    (tmp_path / "codes.npy").write_bytes((tmp_path / "codes.npy").read_bytes()[:100])
-    with pytest.raises(LassError, match="delete it, and it is made again"):
-        CodeShard(tmp_path / "codes.npy")
+    whole = (tmp_path / "codes.npy").read_bytes()
+    for damaged in (whole[:100], whole[:-1], whole.replace(b"<i4", b"<f4"), whole.replace(b"(50, 10)", b"(500,)  ")):
+        (tmp_path / "codes.npy").write_bytes(damaged)
+        with pytest.raises(LassError, match=r"holds no codes .*: delete it, and it is made again"):
+            CodeShard(tmp_path / "codes.npy")

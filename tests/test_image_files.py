@@ -30,7 +30,7 @@ def save(path, pixels, mode=None):
 def test_written_images_are_read_back(tmp_path, channels):
     image = torch.randint(256, (channels, 5, 7)) / 255
     write_image(tmp_path / "image.png", image)
-    torch.testing.assert_close(read_image(tmp_path / "image.png"), image)
+    assert torch.equal(read_image(tmp_path / "image.png"), image)  # a division of integers is rounded alike everywhere
     with Image.open(tmp_path / "image.png") as opened:  # what others read is the same
         assert np.array_equal(np.asarray(opened), (image * 255).round().byte().movedim(0, -1).squeeze(-1).numpy())
 
@@ -175,7 +175,7 @@ def test_a_picture_that_fails_costs_no_estimates(separator_folder, tmp_path, mon
     with pytest.warns(UserWarning, match=r"separations.png could not be made \(division by zero\)"):
         separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
-    assert "picture" not in capsys.readouterr().out
+    assert "picture: " not in capsys.readouterr().out
 
 
 def test_what_is_hidden_or_a_folder_does_not_stop_a_folder(tmp_path):

@@ -125,7 +125,7 @@ def test_celebahq_follows_its_lists(tmp_path):
     expected = [np.asarray(picture(number, 16, 16)).transpose(2, 0, 1) for number in numbers]
     signals = signals_of(data.part("test"))
     assert signals.dtype == torch.float32
-    torch.testing.assert_close(signals * 255, torch.from_numpy(np.stack(expected)).float())
+    assert torch.equal((signals * 255).round(), torch.from_numpy(np.stack(expected)).float())
     assert (len(data.part("train")), len(data.part("validation"))) == (4, 2)
     listed = set((tmp_path / "celebahqtrain.txt").read_text().replace(".npy", ".png").split())
     parts = [{name.decode() for name in data.part(part).names} for part in ("train", "validation")]
@@ -281,7 +281,36 @@ def test_codes_are_kept_apart_by_what_the_images_were_made_of(tmp_path):
     assert CelebAHQ(root).identity("test") != CelebAHQ(root).identity("validation")
     with open(tmp_path / "celebahqtrain.txt", "a") as file:
         file.write((tmp_path / "celebahqvalidation.txt").read_text().splitlines()[0] + "\n")
-    assert CelebAHQ(root).identity("train") != identities[0]
+    longer = CelebAHQ(root).identity("train")
+    assert longer != identities[0]
+    for image in (tmp_path / "celebahq").iterdir():
+        picture(99, 17, 16).save(image)  # another one of the same name
+    assert CelebAHQ(root).identity("train") != longer
+
+
+def test_the_order_of_classes_is_part_of_what_codes_belong_to(tmp_path):
+    """Codes are stored with their labels, and the list of classes decides which label an image has."""
+    write_tiny_imagenet(tmp_path)
+    identities = set()
+    for order in (WORDNET_IDS, WORDNET_IDS[::-1]):
+        (tmp_path / "classes.txt").write_text("\n".join(order))
+        identities.add(ImageNet(str(tmp_path / "imagenet"), classes=str(tmp_path / "classes.txt")).identity("train"))
+    assert len(identities) == 2
+
+
+def test_a_class_is_listed_once(tmp_path):
+    write_tiny_imagenet(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n".join([*WORDNET_IDS, WORDNET_IDS[0]]))
+    with pytest.raises(LassError, match=rf"classes.txt names classes more than once \({WORDNET_IDS[0]}\)"):
+        ImageNet(str(tmp_path / "imagenet"), classes=str(tmp_path / "classes.txt")).part("test")
+
+
+def test_folders_and_hidden_files_are_no_images(tmp_path):
+    write_tiny_imagenet(tmp_path)
+    folder = tmp_path / "imagenet/val" / WORDNET_IDS[0]
+    (folder / "more.JPEG").mkdir()
+    (folder / "._a.JPEG").write_bytes(b"\0\5\26\7")
+    assert len(ImageNet(str(tmp_path / "imagenet"), size=16).part("test")) == 6
 
 
 def test_missing_faces_and_lists_are_explained(tmp_path, monkeypatch):
@@ -307,6 +336,9 @@ def test_missing_faces_and_lists_are_explained(tmp_path, monkeypatch):
         CelebAHQ().part("train")
     (tmp_path / "celebahqtrain.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(LassError, match=r"celebahqtrain.txt is no list of file names"):
+        CelebAHQ().part("train")
+    (tmp_path / "celebahqtrain.txt").write_text("../../imgHQ00001.npy\n")
+    with pytest.raises(LassError, match=r"celebahqtrain.txt holds the name '../../imgHQ00001.npy', which cannot be"):
         CelebAHQ().part("train")
     with pytest.raises(LassError, match="has test images of its own: leave out num_test"):
         CelebAHQ(num_test=3).part("test")

@@ -12,6 +12,7 @@ from lass.metrics import CodeUsage, MeanAndDeviation, best_permutation, psnr
 
 
 def test_psnr_matches_its_formula_and_torchmetrics():
+    """In float32 the mean of 192 squares is right to 1.2e-5, in any order: 5e-5 dB of at least 7 dB, within 1e-5."""
     generator = torch.Generator().manual_seed(0)
     estimate, target = torch.rand(2, 4, 3, 8, 8, generator=generator)
     for data_range in (1.0, 2.0):
@@ -25,7 +26,9 @@ def test_psnr_matches_its_formula_and_torchmetrics():
 
 @pytest.mark.parametrize("num_sources", [1, 2, 3, 4])
 def test_best_permutation_matches_trying_all(num_sources):
-    scores = torch.randn(20, num_sources, num_sources, generator=torch.Generator().manual_seed(0))
+    """Scores are integers, so that their sums are exact, and none but the best has the largest sum."""
+    order = torch.stack([torch.randperm(num_sources**2, generator=torch.Generator().manual_seed(i)) for i in range(20)])
+    scores = (2.0**order).view(20, num_sources, num_sources)
     found = best_permutation(scores)
     for item, order in zip(scores, found.tolist(), strict=True):
         totals = {
@@ -41,8 +44,9 @@ def test_mean_and_deviation():
     for part in values.split(7):
         metric.update(part)
     result = metric.compute()
-    assert result["mean"].item() == pytest.approx(values.mean().item(), abs=1e-6)
-    assert result["std"].item() == pytest.approx(values.std().item(), abs=1e-6)
+    # Both in float64, whose roundings are a millionth of this.
+    assert result["mean"].item() == pytest.approx(values.double().mean().item(), abs=1e-9)
+    assert result["std"].item() == pytest.approx(values.double().std().item(), abs=1e-9)
     assert result["num"] == 50
     metric.reset()
     metric.update(torch.tensor(3.0))
@@ -53,5 +57,6 @@ def test_code_usage():
     usage = CodeUsage(8)
     usage.update(torch.arange(4).repeat(5))
     usage.update(torch.arange(4)[None])
-    assert usage.compute()["perplexity"].item() == pytest.approx(4.0)
+    # exp of an entropy in float32: a few roundings of 6e-8, and those of exp and log, which differ between machines.
+    assert usage.compute()["perplexity"].item() == pytest.approx(4.0, rel=1e-5)
     assert usage.compute()["used"].item() == 0.5

@@ -32,6 +32,8 @@ def opened_image(path: str | Path) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "EPS":
+                raise OSError("it is a PostScript program, which is not run")  # by Ghostscript, as Pillow would
             if image.width * image.height > MOST_PIXELS:
                 raise OSError(f"it claims to have {image.height}×{image.width} pixels")
             image.filename = ""  # Pillow would map raw pixels into memory: wrong for TIFF files that are to be turned
@@ -60,11 +62,12 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         raise LassError(f"Image files have 1 or 3 channels, but an image of {image_shape[0]} channels is expected.")
     several = False
     try:
-        with warnings.catch_warnings(), opened_image(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow: an image is read, or the error says why not
-            if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # others are not even decoded
-                several = getattr(image, "is_animated", False)
-                image = ImageOps.exif_transpose(image)
+            with opened_image(path) as image:
+                if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # others are not even decoded
+                    several = getattr(image, "is_animated", False)
+                    image = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise LassError(f"There is no file {path}: name an image, or a folder of images.") from error
     except OSError as error:
