@@ -65,7 +65,7 @@ def describe(component: Any) -> dict[str, Any]:
     return {"class": type(component).__name__, **fields}
 
 
-def registered(name: str, source: Path) -> type:
+def registered(name: object, source: Path) -> type:
     """The class of that name, or an error that says how to make it known."""
     if not isinstance(name, str) or name not in _REGISTRY:
         raise LassError(
