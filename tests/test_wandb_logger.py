@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 import wandb
 
-from lass.report.wandb_logger import WandbLogger, is_logged_in
+from lass.errors import LassError
+from lass.report.wandb_logger import WandbLogger, is_logged_in, is_reachable
 
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
     """A machine on which nobody has logged in."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    for name in (
+        "WANDB_API_KEY",
+        "WANDB_MODE",
+        "WANDB_BASE_URL",
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     return tmp_path / "netrc"
 
@@ -57,3 +68,101 @@ def test_disabled_writes_nothing(monkeypatch, tmp_path):
     logger.log_metrics({"x": 1.0})
     wandb.finish()
     assert not list(tmp_path.glob("wandb/*run*"))
+
+
+@pytest.fixture
+def silent_server():
+    """Address of a server that takes connections and never answers, and of one that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
+        addresses = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in (there, gone)]
+        gone.close()
+        yield addresses
+
+
+def test_a_server_is_reachable_if_it_takes_a_connection(silent_server, monkeypatch):
+    there, gone = silent_server
+    assert is_reachable(there, patience=30)
+    assert not is_reachable(gone)
+    assert not is_reachable("https://no-such-host.invalid")
+    assert not is_reachable("http://[not-an-address")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", there)
+    assert is_reachable("http://no-such-host.invalid", patience=30)  # the proxy looks for it
+
+
+def test_a_name_that_takes_long_to_look_up_is_not_waited_for(monkeypatch):
+    asked, may_end = [], threading.Event()
+
+    def forever(*args, **kwargs):
+        asked.append(args)
+        may_end.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", forever)
+    assert not is_reachable("https://api.wandb.ai", patience=0.1)
+    assert asked
+    assert not may_end.is_set()  # it still looks, and was not waited for
+    may_end.set()
+
+
+def experiment_of(tmp_path, caplog):
+    """What a run that logs one number says, and the mode that it came to."""
+    logger = WandbLogger("digits", "prior", save_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()  # a logger that is never used leaves nothing
+    logger.log_metrics({"x": 1.0})
+    mode = logger.experiment.settings.mode
+    wandb.finish()
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    return mode, [record.getMessage() for record in caplog.records if "Weights & Biases" in record.getMessage()]
+
+
+def test_a_run_goes_on_offline_if_the_server_is_out_of_reach(monkeypatch, tmp_path, caplog, silent_server):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server[1])
+    mode, said = experiment_of(tmp_path, caplog)
+    assert mode == "offline"
+    assert len(said) == 1
+    assert "offline (127.0.0.1 cannot be reached); `wandb sync " in said[0]
+
+
+def test_a_run_goes_on_offline_if_the_key_is_refused(monkeypatch, tmp_path, caplog, silent_server):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server[0])
+    mode, said = experiment_of(tmp_path, caplog)
+    assert mode == "offline"
+    assert len(said) == 1
+    assert "it refused the run" in said[0]
+
+
+def test_online_without_a_key_never_asks(monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked"))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    mode, said = experiment_of(tmp_path, caplog)
+    assert mode == "offline"
+    assert len(said) == 1
+    assert "there is no key" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WANDB_MODE", "onlin", "WANDB_MODE must be online, offline or disabled, not 'onlin'."),
+        ("WANDB_BASE_URL", "nonsense", "WANDB_BASE_URL='nonsense'"),
+        ("WANDB_API_KEY", " x", "API key cannot start or end with whitespace"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT='soon'"),
+        ("WANDB_RESUME", "perhaps", "WANDB_RESUME='perhaps'"),
+        ("WANDB_SILENT", "maybe", "WANDB_SILENT='maybe'"),
+        ("WANDB_RUN_ID", "a/b", "Run ID cannot contain"),
+        ("WANDB_PROJECT", "a/b", "Invalid project name 'a/b'"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_one_sentence(monkeypatch, tmp_path, name, value, words):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(LassError) as error:
+        WandbLogger("digits", "prior", save_dir=str(tmp_path / "run"))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

@@ -152,7 +152,7 @@ def _sentence(refusal: Refusal) -> str:
         return f"{option} names the class {owner}, which does not exist{nearest(owner or '', _classes(owner or ''))}"
     if refusal.expected and not reason.startswith("Unable"):
         near = _classes(value) if re.fullmatch(r"[A-Za-z_][\w.]*", value) and _class_in(refusal.expected) else ()
-        hint = _close(value, set(near) - {value})
+        hint = _close(value, set(near) - {value}) if "." in value else next(iter(near), None)
         meant = f": did you mean {hint}?" if hint else "."
         return f"{option} must be {_plain(refusal.expected)}, not {_shortened(value)}{meant}"
     return f"{option}: {_shortened(' '.join(reason.split()))}."
