@@ -37,7 +37,7 @@ def disk_error(error: BaseException | None, path: str | Path) -> LassError | Non
         if isinstance(error, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
             number = int(found[1])
         if number in ADVICE:
-            named = getattr(error, "filename", None)
+            named = getattr(error, "filename2", None) or getattr(error, "filename", None)
             reason = os.strerror(number)
             if number in (errno.EEXIST, errno.ENOTDIR):
                 reason = "a file is where a folder should be"
