@@ -1,4 +1,6 @@
-"""One thread per test process (pytest-xdist runs several), and no network for Weights & Biases."""
+"""One thread per test process unless OMP_NUM_THREADS says otherwise (pytest-xdist runs several), and no network for
+Weights & Biases.
+"""
 
 import os
 
@@ -11,18 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 REPOSITORY = Path(__file__).parent.parent
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "benchmarks")]  # benchmarks: the literal Algorithm 1
 
+from devices import DEVICES, REFUSED_IN_BACKWARD, SIMULATED
 
-def pytest_generate_tests(metafunc):
-    """A test with an argument `device` runs on every device there is, and on the simulated one."""
-    if "device" in metafunc.fixturenames:
-        from devices import DEVICES  # not before jaxtyping's hook: it imports lass
 
-        marks = {"cuda": [pytest.mark.gpu]}
-        metafunc.parametrize("device", [pytest.param(name, marks=marks.get(name, [])) for name in DEVICES])
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES])
+def device(request, monkeypatch):
+    """Runs a test on every device there is, and on the simulated one."""
+    monkeypatch.setattr("lass.devices.WITHOUT_FLOAT64", {"mps", SIMULATED})
+    yield request.param
+    refused = REFUSED_IN_BACKWARD.copy()
+    REFUSED_IN_BACKWARD.clear()
+    assert not refused
 
 
 @pytest.fixture(autouse=True)

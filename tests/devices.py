@@ -19,12 +19,13 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from lass.devices import WITHOUT_FLOAT64
-
 SIMULATED = "simulated"
 #: Every tensor test runs on each of these, through the fixture `device`.
 DEVICES = ["cpu", SIMULATED]
 DEVICES += [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
+
+#: Errors that a backward pass would have raised; if it did, they would end the process. The fixture looks at them.
+REFUSED_IN_BACKWARD: list[Exception] = []
 
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
@@ -80,35 +81,44 @@ def _compute(operation, *args, **kwargs):
     if simulated and operation not in COPIES:
         for x in together:
             if x.ndim and not isinstance(x, SimulatedTensor):
-                raise RuntimeError(f"{operation}: expected all tensors on one device, got {SIMULATED} and {x.device}")
+                _refuse(
+                    RuntimeError(f"{operation}: expected all tensors on one device, got {SIMULATED} and {x.device}")
+                )
     is_integer = not any(x.is_floating_point() for x in tensors)
     if torch.are_deterministic_algorithms_enabled() and operation._opname in NOT_DETERMINISTIC and not is_integer:
-        raise RuntimeError(f"{operation} does not have a deterministic implementation")
-    device = kwargs.get("device")
-    inner_args, inner_kwargs = tree_map_only(SimulatedTensor, lambda x: x.on_cpu, (args, kwargs))
-    if device is not None:
-        inner_kwargs["device"] = "cpu"
-    result = operation(*inner_args, **inner_kwargs)
-    if torch.device(device).type == SIMULATED if device is not None else simulated:
+        _refuse(RuntimeError(f"{operation} does not have a deterministic implementation"))
+    asked_for = [x.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
+    on_cpu = tree_map_only(SimulatedTensor, lambda x: x.on_cpu, (args, kwargs))
+    on_cpu_args, on_cpu_kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), on_cpu)
+    result = operation(*on_cpu_args, **on_cpu_kwargs)
+    if SIMULATED in asked_for or (simulated and not asked_for):
         result = tree_map_only(torch.Tensor, _shell, result)
     if simulated:
         result = return_and_correct_aliasing(operation, args, kwargs, result)
     return result
 
 
+def _refuse(error: Exception) -> None:
+    if torch._C._current_autograd_node() is None:
+        raise error
+    REFUSED_IN_BACKWARD.append(error)
+
+
 def _shell(on_cpu: torch.Tensor) -> SimulatedTensor:
     if on_cpu.dtype == torch.float64:
-        raise TypeError(f"Cannot convert a tensor to float64: the {SIMULATED} device has none")
+        _refuse(TypeError(f"Cannot convert a tensor to float64: the {SIMULATED} device has none"))
     with torch.inference_mode(False):  # a view of an ordinary tensor is one also in inference mode
         return SimulatedTensor(on_cpu)
 
 
-_setup_privateuseone_for_python_backend(
-    SIMULATED, SimpleNamespace(get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16])
+_MODULE = SimpleNamespace(
+    get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16],
+    _is_in_bad_fork=lambda: False,
+    manual_seed_all=lambda seed: None,  # its random numbers are the CPU's
 )
+_setup_privateuseone_for_python_backend(SIMULATED, _MODULE)
 torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
 _FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
 _FALLBACK.fallback(_compute, "PrivateUse1")
 for _arange in (aten.arange.default, aten.arange.start, aten.arange.start_step):  # torch would resize an empty shell
     _ATEN.impl(_arange, functools.partial(_compute, _arange), "PrivateUse1")
-WITHOUT_FLOAT64.add(SIMULATED)

@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="No space"), written_whole(path) as temporary:  # noqa: PT012
+    with pytest.raises(LassError, match="No space"), written_whole(path) as temporary:  # noqa: PT012
         temporary.write_text("ne")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old"

@@ -18,6 +18,7 @@ from lass.data.audio import SILENCE_DB, ClassPairing
 from lass.data.audio_files import _low_pass, audio_info, read_segment, resampled_length, rms_db
 from lass.data.module import check_rate
 from lass.data.slakh import Slakh
+from lass.data.sources import FixedPairs, FreshPairs
 
 RATE = 8000
 
@@ -238,6 +239,17 @@ def test_a_set_without_parts_is_divided(tiny, tmp_path):
     ]
     assert [len(songs) for songs in parts] == [16, 2, 2]
     assert len(set.union(*parts)) == 20
+
+
+def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
+    """Of 17 pairs for two ranks in batches of 8, the second rank's last batch is one."""
+    chunks = data(tiny, tmp_path).part("train")
+    for dataset in (FreshPairs(chunks), FixedPairs(chunks, torch.tensor([[0, 1]]))):
+        batch = dataset.__getitems__([None])
+        assert batch.signals.shape == (0, 2, 1, RATE // 4)
+        assert batch.labels.shape == (0, 2)
+        assert len(batch.indices) == 0
+        assert [field.dtype for field in batch] == [torch.float32, torch.int64, torch.int64]
 
 
 def test_ranks_share_pairs():

@@ -44,18 +44,19 @@ def no_parents(num: int, generator: torch.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("choose", [any_parents, few_parents, no_parents])
-@pytest.mark.parametrize("seed", range(4))
-def test_every_step_equals_the_full_pass(prior, choose, seed):
-    generator = torch.Generator().manual_seed(seed)
-    state, codes = prior.start(6), torch.zeros(6, 0, dtype=torch.long)
+@pytest.mark.parametrize("seed", range(2))
+def test_every_step_equals_the_full_pass(prior, choose, seed, device):
+    generator, prior = torch.Generator().manual_seed(seed), prior.to(device)
+    state, codes = prior.start(6), torch.zeros(6, 0, dtype=torch.long, device=device)
     for position in range(T):
         log_prior = prior.step(state, codes[:, -1] if position else None)
         anything = codes.new_zeros(len(codes), 1)
         expected = prior(torch.cat([codes, anything], 1))[:, -1].log_softmax(-1)
-        torch.testing.assert_close(log_prior, expected, atol=1e-4, rtol=0)  # as in test_priors
-        parents = choose(len(codes), generator)
+        # Two layers of sums of at most 64 float32 terms, in another order.
+        torch.testing.assert_close(log_prior.cpu(), expected.cpu(), atol=1e-4, rtol=1e-4)
+        parents = choose(len(codes), generator).to(device)
         state = prior.select(state, parents)
-        chosen = torch.randint(K, (len(parents), 1), generator=generator)
+        chosen = torch.randint(K, (len(parents), 1), generator=generator).to(device)
         codes = torch.cat([codes[parents], chosen], 1)
     if choose is few_parents:
         assert state.cache.num_shared > T // 2  # eight rows with three parents each time soon have one ancestor

@@ -174,7 +174,7 @@ def test_damaged_and_foreign_folders_are_refused(codec, tmp_path):
     with pytest.raises(LassError, match=r"There is no codec at .*make train-vqvae DATASET=mnist"):
         load_codec(folder)
     codec.save_pretrained(folder)
-    with pytest.raises(LassError, match="holds a codec, not a prior"):
+    with pytest.raises(LassError, match="holds a ImageVQVAE, not a prior"):
         load_artifact(folder, "prior")
     weights, config = folder / "model.safetensors", folder / "config.json"
     whole = weights.read_bytes()

@@ -148,7 +148,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["fit", "-c", "experiments/nothing/prior.yaml"], "experiments/nothing/prior.yaml"),
-        (["train", "-c", "x.yaml"], "invalid choice"),
+        (["train", "-c", "x.yaml"], "There is no command 'train'"),
         (["fit", "--model=lass.tasks.Nothing"], "lass.tasks.Nothing"),
     ],
 )

@@ -19,8 +19,8 @@ K = 5
 TRIPLES = st.lists(st.tuples(*[st.integers(0, K - 1)] * 3), max_size=60)
 
 
-def count(triples, symmetric=True, chunks=1) -> SparseCounts:
-    counts = SparseCounts(K, symmetric)
+def count(triples, symmetric=True, chunks=1, device="cpu") -> SparseCounts:
+    counts = SparseCounts(K, symmetric, device)
     for chunk in range(chunks):
         part = torch.tensor(triples[chunk::chunks], dtype=torch.long).reshape(-1, 3)
         counts.add(*part.T)
@@ -54,6 +54,45 @@ def test_counting_matches_a_dictionary(triples, symmetric, chunks):
     assert counts.density == len(expected) / K**3
     assert counts.num_pairs_seen == len({(first, second) for first, second, _ in expected})
     assert counts.num_triples == len(triples)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_all_devices_count_the_same(symmetric, smoothing, device, monkeypatch):
+    """Counts to the last one, merged from several runs; the likelihood up to the rounding of float32."""
+    monkeypatch.setattr("lass.likelihood.counts.BUFFER", 64)
+    monkeypatch.setattr("lass.likelihood.counts.PART", 32)
+    triples = torch.randint(K, (300, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    codebook = torch.randn(K, 3, generator=torch.Generator().manual_seed(1))
+    counts = count(triples[:200], symmetric, chunks=3, device=device)
+    counts.merge(count(triples[200:], symmetric))  # from the CPU
+    assert {x.device.type for x in counts.state_dict().values()} == {device}
+    assert as_counter(counts) == as_counter(counts.to("cpu")) == reference_tensor(triples, symmetric)
+    expected = count(triples, symmetric)
+    for name in ("num_nonzero", "density", "num_pairs_seen", "num_triples"):
+        assert getattr(counts, name) == getattr(expected, name)
+    assert counts.nonzeros_per_mixture_code.tolist() == expected.nonzeros_per_mixture_code.tolist()
+    likelihood, expected = (each.likelihood(smoothing, codebook) for each in (counts, expected))
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(likelihood.state_dict()[name].cpu(), tensor, atol=2**-20, rtol=2**-22)
+    asked = torch.tensor(list(itertools.product(range(K), repeat=3))).T
+    found = likelihood.log_likelihood(*asked.to(device)).cpu()
+    torch.testing.assert_close(found, expected.log_likelihood(*asked), atol=2**-20, rtol=2**-22)
+    assert torch.equal(likelihood.contains(*asked.to(device)).cpu(), expected.contains(*asked))
+    assert likelihood.to("cpu").at([0])[0].first.device.type == "cpu"
+
+
+def test_single_precision_normalises_to_nearly_the_same(monkeypatch):
+    """What devices without float64 do, with counts of more digits than float32 has."""
+    counts = SparseCounts(K)
+    keys = torch.arange(0, K**3, 3)
+    large = torch.randint(2**26, 2**30, keys.shape, generator=torch.Generator().manual_seed(0))
+    counts.load_state_dict({"keys": keys[(keys // K % K) <= keys % K], "counts": large[(keys // K % K) <= keys % K]})
+    double = counts.likelihood(0.5).state_dict()
+    monkeypatch.setattr("lass.devices.WITHOUT_FLOAT64", {"cpu"})
+    single = counts.likelihood(0.5).state_dict()
+    for name in ("log_likelihood", "log_unseen"):
+        torch.testing.assert_close(single[name], double[name], atol=2**-21, rtol=2**-23)
 
 
 def test_repeated_triples_all_count():
@@ -138,7 +177,7 @@ def test_likelihood_sums_to_one_over_the_mixture_codes():
     counts.add(*torch.randint(K, (3, 4000), generator=generator))
     first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
     total = counts.likelihood().log_likelihood(first, second, mixture).exp().view(K * K, K).sum(1)
-    torch.testing.assert_close(total, torch.ones(K * K))
+    torch.testing.assert_close(total, torch.ones(K * K), atol=1e-5, rtol=0)  # five float32 terms
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -154,7 +193,7 @@ def test_smoothing_is_additive(symmetric, smoothing):
     for a, b, m, value in zip(first.tolist(), second.tolist(), mixture.tolist(), values.tolist(), strict=True):
         total = sum(tensor[a, b, other] for other in range(K))
         assert value == pytest.approx((tensor[a, b, m] + smoothing) / (total + smoothing * K), rel=1e-5)
-    torch.testing.assert_close(values.view(K * K, K).sum(1), torch.ones(K * K))
+    torch.testing.assert_close(values.view(K * K, K).sum(1), torch.ones(K * K), atol=1e-5, rtol=0)
     plain = count(triples, symmetric).likelihood()
     for code in range(K):  # the pairs to choose from stay those that were counted
         assert torch.equal(likelihood.pairs(code).first, plain.pairs(code).first)

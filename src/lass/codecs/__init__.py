@@ -58,7 +58,7 @@ def codebook_of(codec: Codec) -> Tensor | None:
 def check_range(codec: Codec, signals: Tensor) -> None:
     """Compare signals with the codec's `signal_range`, where it has one: [0, 1] for images, [-1, 1] for audio.
 
-    Signals that leave the range by less than its width, as loud recordings do, give a warning.
+    Signals that leave the range by a few times its width, as loud recordings do, give a warning.
 
     Raises:
         LassError: for signals that leave it by more, such as images in 0…255 or audio in 16-bit integers.
@@ -70,7 +70,7 @@ def check_range(codec: Codec, signals: Tensor) -> None:
     excess = max(low - least, most - high) / (high - low)
     if excess > 0.01:
         sentence = f"The signal has values from {least:.4g} to {most:.4g}, but this codec is for {low:g} to {high:g}"
-        if excess > 1:
+        if excess > 4:
             raise LassError(f"{sentence}: scale the signal.")
         warnings.warn(f"{sentence}.", stacklevel=4)
 

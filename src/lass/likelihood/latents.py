@@ -308,7 +308,7 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
     if "centres" in table:
         num_cells = len(table["centres"])
         shapes |= {"pairs": (num_codes**2,), "centres": (num_cells, dim), "bounds": (num_cells + 1,)}
-    if {name: tuple(x.shape) for name, x in table.items()} != shapes or not (table["tail"] > 0).all():
+    if {name: tuple(x.shape) for name, x in table.items()} != shapes or not table["tail"][0] > 0:
         return False
     if "centres" not in table:
         return True

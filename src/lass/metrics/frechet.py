@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
+from lass.devices import widest_float
 from lass.errors import LassError
 from lass.metrics.features import in_colour
 
@@ -108,8 +109,15 @@ class FrechetDistances(nn.Module):
         with torch.autocast(real.device.type, enabled=False):  # scores do not depend on the precision of a run
             features = self.network(real.float())
             for name, distance in self.distances.items():
-                distance.update(features, real=True)
-                distance.update(self.network(sets[name].float().clamp(0, 1)), real=False)
+                distance.update(features.to(distance.device), real=True)
+                distance.update(self.network(sets[name].float().clamp(0, 1)).to(distance.device), real=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrechetDistances:
+        """Move the network, and the sums of features, which are float64, unless the device has no such numbers."""
+        self.network._apply(fn, recurse)
+        if widest_float(fn(torch.zeros(1)).device) == torch.float64:
+            self.distances._apply(fn, recurse)
+        return self
 
     def compute(self) -> dict[str, float]:
         """The distance of every set."""
