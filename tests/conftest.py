@@ -17,7 +17,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 REPOSITORY = Path(__file__).parent.parent
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "benchmarks")]  # benchmarks: the literal Algorithm 1
 
-from devices import DEVICES, REFUSED_IN_BACKWARD, SIMULATED
+from devices import DEVICES, REFUSED_IN_BACKWARD, SIMULATED  # noqa: E402 (found through the path above)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES])

@@ -67,5 +67,5 @@ def test_silent_estimates_share_the_mixture_equally():
 def test_it_is_a_refinement_and_says_what_it_needs():
     assert isinstance(WienerFilter(), Refinement)
     for options in ({"window": 2}, {"window": 510}, {"exponent": 0.0}):
-        with pytest.raises(LassError, match="(window|exponent) of WienerFilter must be"):
+        with pytest.raises(LassError, match=r"(window|exponent) of WienerFilter must be"):
             WienerFilter(**options)
