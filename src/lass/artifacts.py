@@ -109,7 +109,9 @@ def build(description: object, source: Path, protocol: type) -> Any:
         raise LassError(f"{source} does not describe a {protocol.__name__}: expected a JSON object with its class.")
     component = registered(description.get("class"), source)
     methods = [name for name, value in vars(protocol).items() if callable(value) and name[0] != "_"]
-    if not dataclasses.is_dataclass(component) or not all(hasattr(component, method) for method in methods):
+    if not dataclasses.is_dataclass(component) or not all(
+        callable(getattr(component, method, None)) for method in methods
+    ):
         raise LassError(f"{source} names {component.__name__} as its {protocol.__name__}, which it is not.")
     return construct(component, {key: value for key, value in description.items() if key != "class"}, source)
 
