@@ -18,7 +18,6 @@ from lass.data.audio import SILENCE_DB, ClassPairing
 from lass.data.audio_files import _low_pass, audio_info, read_segment, resampled_length, rms_db
 from lass.data.module import check_rate
 from lass.data.slakh import Slakh
-from lass.data.sources import FixedPairs, FreshPairs
 
 RATE = 8000
 
@@ -157,6 +156,34 @@ def test_the_index_is_kept(tiny, tmp_path, monkeypatch):
         data(tiny, tmp_path, silence_db=-30.0).part("train")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"chunks": 3}',
+        '{"chunks": [["Track00000", 0]]}',
+        '{"chunks": [["../../Track00000", 0, 1]]}',
+        '{"chunks": [["Track00000", NaN, 1]]}',
+        '{"chunks": [["Track00000", 0.5, 1]]}',
+        '{"chunks": [["Track00000", -2000, 1]]}',
+        '{"chunks": [["Track00000", 1, 1]]}',
+        '{"chunks": [["Track00000", 0, -1]]}',
+        '{"chunks": [["Track00000", 0, 2]]}',
+        '{"chunks": [[["Track00000"], 0, 1]]}',
+    ],
+)
+def test_a_damaged_index_is_made_again(tiny, tmp_path, content):
+    expected = data(tiny, tmp_path).part("train").chunks
+    (path,) = (tmp_path / "cache").glob("*train*.json")
+    stored = path.read_text()
+    path.write_text(content)
+    assert data(tiny, tmp_path).part("train").chunks == expected
+    assert path.read_text() == stored
+
+
 def test_one_source_alone(tiny, tmp_path):
     module = data(tiny, tmp_path, source="bass", batch_size=2)
     assert {chunk.label for chunk in module.part("train").chunks} == {1}
@@ -219,7 +246,7 @@ def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
     assert places(again, again.mixture_pairs()) == drawn[::-1]  # the file decides
     named = data(tiny, tmp_path, split_seed=7, mixtures=str(stored))
     assert places(named, named.mixture_pairs()) == drawn[::-1]
-    with pytest.raises(LassError, match=r"names Track0000\d at .* s, where drums and bass do not both sound"):
+    with pytest.raises(LassError, match=r"names 'Track0000\d' at .* s, where drums and bass do not both sound"):
         data(tiny, tmp_path, mixtures=str(stored), seconds=0.2).mixture_pairs()
     with pytest.raises(LassError, match="no list of test mixtures"):
         data(tiny, tmp_path, mixtures="nowhere.csv").mixture_pairs()
@@ -241,6 +268,14 @@ def test_a_set_without_parts_is_divided(tiny, tmp_path):
     assert len(set.union(*parts)) == 20
 
 
+def test_ranks_share_pairs():
+    shares = [list(ClassPairing([0, 1, 2, 3, 4], [5, 6, 7], False, 2, rank, seed=1)) for rank in (0, 1)]
+    pairs = [pair for share in shares for pair in share if pair is not None]
+    assert len(shares[0]) == len(shares[1]) == 2
+    assert len(pairs) == len(set(pairs)) == 3
+    assert {second for _, second in pairs} == {5, 6, 7}
+
+
 def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
     """Of 17 pairs for two ranks in batches of 8, the second rank's last batch is one."""
     chunks = data(tiny, tmp_path).part("train")
@@ -252,22 +287,24 @@ def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
         assert [field.dtype for field in batch] == [torch.float32, torch.int64, torch.int64]
 
 
-def test_ranks_share_pairs():
-    shares = [list(ClassPairing([0, 1, 2, 3, 4], [5, 6, 7], False, 2, rank, seed=1)) for rank in (0, 1)]
-    pairs = [pair for share in shares for pair in share if pair is not None]
-    assert len(shares[0]) == len(shares[1]) == 2
-    assert len(pairs) == len(set(pairs)) == 3
-    assert {second for _, second in pairs} == {5, 6, 7}
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"classes": ["drums", "organ"]}, "no chunk of 0.25 s in which organ is louder"),
         ({"classes": ["drums"]}, "classes must name two"),
+        ({"classes": ["drums", "Drums"]}, "classes must name two"),
         ({"source": "piano"}, "source must be one of drums, bass, not 'piano'"),
         ({"source": "bass", "pairs": True}, "Pairs need chunks of both classes"),
-        ({"seconds": 0.0}, "seconds must be positive"),
+        ({"seconds": 0.0}, "seconds must be a number, above 0"),
+        ({"seconds": math.nan}, "seconds must be a number, above 0"),
+        ({"seconds": 1e300}, "seconds must be a number, above 0, at most 3600"),
+        ({"hop_seconds": -1.0}, "hop_seconds must be a number, above 0"),
+        ({"hop_seconds": 1e-9}, "shorter than a sample"),
+        ({"sample_rate": 0}, "sample_rate must be an integer, at least 1"),
+        ({"sample_rate": 10**9}, "sample_rate must be an integer, at least 1, at most 384000"),
+        ({"silence_db": math.nan}, "silence_db must be a number, at most 0"),
+        ({"silence_db": math.inf}, "silence_db must be a number, at most 0"),
+        ({"most_mixtures": 0}, "most_mixtures must be an integer, at least 1"),
         ({"seconds": 60.0}, "no chunk of 60 s"),
         ({"batch_size": 500}, "fewer than one batch of 500 chunks"),
     ],
@@ -286,11 +323,36 @@ def test_audio_of_another_rate_than_the_codecs_is_refused(tiny, tmp_path):
         check_rate(data(tiny, tmp_path), AudioVQVAE(22050, 4))
 
 
+def test_samples_that_are_no_numbers_are_no_silence(tiny, tmp_path):
+    """NaN is not louder than anything: such chunks would be left out without a word."""
+    track = tiny / "train" / "Track00000" / "stems"
+    (track / "S01.flac").unlink()
+    soundfile.write(track / "S01.wav", np.full(16_000, np.nan), RATE, subtype="FLOAT")
+    with pytest.raises(LassError, match=r"S01\.wav holds NaN or infinite values after 0\.0 s"):
+        data(tiny, tmp_path).part("train")
+
+
 def test_a_broken_dataset_is_named(tiny, tmp_path):
     (tiny / "train" / "Track00000" / "stems" / "S00.flac").unlink()
     with pytest.raises(LassError, match=r"1 stems in .* are missing \(.*S00\.flac\)"):
         data(tiny, tmp_path).part("train")
-    (tiny / "test" / "Track00000" / "metadata.yaml").write_text("stems: [a, b]")
+    metadata = tiny / "test" / "Track00000" / "metadata.yaml"
+    for content in (
+        b"stems: [a, b]",
+        b"stems: {S00: {inst_class: 2001-99-99}}",
+        b"stems: {S00: !!python/object/apply:os.getcwd []}",
+        b"\xff\xfe\xfd",
+        b"[" * 100_000,
+    ):
+        metadata.write_bytes(content)
+        with pytest.raises(LassError, match=r"metadata\.yaml does not list stems"):
+            data(tiny, tmp_path).part("test")
+    for name in ("../../S00", "/etc/S00", "..", "a\0b", 7):
+        metadata.write_text(yaml.safe_dump({"stems": {name: {"inst_class": "Drums"}}}))
+        with pytest.raises(LassError, match=r"metadata\.yaml holds the name .*, which cannot be the name of a file"):
+            data(tiny, tmp_path).part("test")
+    metadata.unlink()
+    metadata.mkdir()
     with pytest.raises(LassError, match=r"metadata\.yaml does not list stems"):
         data(tiny, tmp_path).part("test")
     with pytest.raises(LassError, match="get slakh2100_flac_redux"):
