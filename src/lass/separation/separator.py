@@ -213,7 +213,7 @@ class Separator:
             estimates = self.refinement.refine(latents, mixtures, self.codec)
         if not estimates.isfinite().all():
             raise LassError(
-                f"The estimates became NaN or infinite: give {type(self.refinement).__name__} a lower learning rate, or "
+                f"The estimates became NaN or infinite: lower the step size of {type(self.refinement).__name__}, or "
                 "use lass.separation.NoRefinement."
             )
         return SeparationResult(
