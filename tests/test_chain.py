@@ -394,10 +394,14 @@ def test_a_damaged_result_is_made_again(chain, repository):
     [
         ("likelihood", ["--data.pairs=false"], "set --data.pairs=true"),
         ("prior", ["--ckpt_path=nowhere.ckpt"], "no checkpoint to go on from at nowhere.ckpt"),
-        ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt is damaged"),
-        ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be at least 1"),
+        ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt cannot be read, as it is cut or damaged"),
+        ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be an integer, at least 1"),
         ("separate", ["--data.num_mixtures=300"], "There are 198 mixtures"),
-        ("separate", ["--model.sampler=lass.samplers.TopK", "--model.sampler.k=0"], "k=0"),
+        (
+            "separate",
+            ["--model.sampler=lass.samplers.TopK", "--model.sampler.k=0"],
+            "k of TopK must be an integer, at least 1",
+        ),
         ("separate", ["--model.conditional=true"], "no condition; got one"),
     ],
 )

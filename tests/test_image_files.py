@@ -247,7 +247,7 @@ def test_a_full_disk_or_a_stop_leaves_whole_files_only(separator_folder, tmp_pat
         assert read_image(path).shape == (1, 8, 8)
     if isinstance(error, OSError):
         assert str(stopped.value).startswith(
-            f"lass: {tmp_path}/out/b-1.png cannot be written (No space left on device)"
+            f"lass: {tmp_path}/out/b-1.png cannot be read or written (No space left on device)"
         )
 
 

@@ -325,7 +325,7 @@ def test_bad_input_is_refused_and_nothing_is_counted():
         counts.likelihood()
     with pytest.raises(LassError, match="Mixture codes must be in"):
         count([(0, 0, 0)]).likelihood().pairs(K)
-    with pytest.raises(ValueError, match="num_codes must be an integer, at least 1, at most 2,097,151"):
+    with pytest.raises(ValueError, match="num_codes must be an integer, at least 1, at most 2097151"):
         SparseCounts(2**21)
     with pytest.raises(ValueError, match="do not commute"):
         SparseCounts(K, symmetric=True, weights=[0.3, 0.7])

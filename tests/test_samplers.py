@@ -424,7 +424,7 @@ def test_numbers_rounded_to_single_precision_stay_below_one(monkeypatch):
     [
         (lambda: Ancestral(0), "num_candidates must be an integer, at least 1"),
         (lambda: BeamSearch(-1), "num_candidates must be an integer, at least 1"),
-        (lambda: BeamSearch(10**9), "num_candidates must be an integer, .* at most 1,048,576"),
+        (lambda: BeamSearch(10**9), "num_candidates must be an integer, .* at most 1048576"),
         (lambda: Ancestral(1, temperature=0.0), "temperature must be a number, above 0, not 0"),
         (lambda: Ancestral(1, temperature=math.nan), "temperature must be a number, above 0, not nan"),
         (lambda: Greedy(temperature=-1.0), "temperature must be a number, above 0"),

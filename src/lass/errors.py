@@ -41,7 +41,8 @@ def check_number(
     """
     limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     expected = ["an integer" if whole else "a number"]
-    expected += [f"{words} {limit:,}" for words, limit in limits.items() if limit is not None]
+    given = {words: limit for words, limit in limits.items() if limit is not None}
+    expected += [f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit in given.items()]
     is_number = isinstance(value, int if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (
         is_number
