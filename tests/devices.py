@@ -120,5 +120,6 @@ _setup_privateuseone_for_python_backend(SIMULATED, _MODULE)
 torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
 _FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
 _FALLBACK.fallback(_compute, "PrivateUse1")
-for _arange in (aten.arange.default, aten.arange.start, aten.arange.start_step):  # torch would resize an empty shell
-    _ATEN.impl(_arange, functools.partial(_compute, _arange), "PrivateUse1")
+# torch would resize an empty shell
+for _made in (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.hann_window.default):
+    _ATEN.impl(_made, functools.partial(_compute, _made), "PrivateUse1")

@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, kind):
 def test_a_configuration_that_was_changed_is_noticed(tmp_path):
     folder = small_prior().save_pretrained(tmp_path)
     edit(folder / "config.json", lambda facts: facts["config"].update(num_heads=4))
-    with pytest.raises(LassError, match=r"config.json are not what was saved together"):
+    with pytest.raises(LassError, match=r"config.json do not have the fingerprint"):
         load_artifact(folder, "prior")
 
 

@@ -18,6 +18,7 @@ from lass.data.audio import SILENCE_DB, ClassPairing
 from lass.data.audio_files import _low_pass, audio_info, read_segment, resampled_length, rms_db
 from lass.data.module import check_rate
 from lass.data.slakh import Slakh
+from lass.data.sources import FixedPairs, FreshPairs
 
 RATE = 8000
 

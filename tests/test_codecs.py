@@ -184,14 +184,16 @@ def test_damaged_and_foreign_folders_are_refused(codec, tmp_path):
     weights.write_bytes(whole)
     text = config.read_text()
     config.write_text(text.replace('"num_codes": 10', '"num_codes": 11'))
-    with pytest.raises(LassError, match="do not belong together"):
+    with pytest.raises(LassError, match="do not have the fingerprint they were saved with"):
         load_codec(folder)
+    with pytest.raises(LassError, match="do not belong together"):
+        load_artifact(folder, "codec", verify=False)
     config.write_text(text.replace("ImageVQVAE", "SomebodysVQVAE"))
     with pytest.raises(LassError, match="'SomebodysVQVAE', which is not among the known"):
         load_codec(folder)
     config.write_text(text.replace('"width": 8', '"breadth": 8'))
-    with pytest.raises(LassError, match="does not describe"):
-        load_codec(folder)
+    with pytest.raises(LassError, match="describes no ImageVQVAE of this version"):
+        load_artifact(folder, "codec", verify=False)
     config.write_text("{")
     with pytest.raises(LassError, match="damaged"):
         load_codec(folder)

@@ -217,7 +217,11 @@ def test_ranks_send_tensors_of_the_device_that_counts(device, monkeypatch):
 def test_a_batch_of_padding_only_counts_nothing(chain):
     """Whatever the codec makes of nothing: it is not asked."""
     counting = LikelihoodCounting("runs/digits/vqvae/codec", latents=True)
-    counting.codec.encode = counting.codec.encode_latents = None
+
+    def unwanted(signal):
+        raise AssertionError("the codec was asked")
+
+    counting.codec.encode = counting.codec.encode_latents = unwanted
     nothing = SourcePairs(torch.zeros(0, 2, 1, 16, 16), torch.zeros(0, 2).long(), torch.zeros(0).long())
     counting._likelihood = object()
     counting.training_step(nothing)

@@ -254,7 +254,7 @@ def fingerprint(part: nn.Module | Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits that identify tensors, or a module.
 
     They change with every weight and buffer, and for an Artifact also with its class and every constructor argument
-    that differs from its default. (Defaults are left out so that a new argument does not change what is known already.)
+    that differs from its default. (Without the defaults, so that a new argument does not change known fingerprints.)
     """
     if isinstance(part, Artifact):
         return _digest(part.state_dict(), type(part), part.config)
@@ -306,7 +306,7 @@ class Origin:
 
     @classmethod
     def of(cls, path: str | Path, fingerprint: str) -> Origin:
-        """A file that was just read, and the fingerprint of what is in it."""
+        """The origin of a part that was just read from `path`, with its fingerprint."""
         path = Path(path).resolve()
         return cls(path, FileIdentity.of(path), fingerprint)
 
@@ -401,8 +401,8 @@ def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> 
     if verify or (verify is None and path.stat().st_size <= VERIFIED_BYTES):
         if _digest(tensors, component, config) != facts.get("fingerprint"):
             raise LassError(
-                f"{folder} is damaged: {WEIGHTS_FILE} and {CONFIG_FILE} are not what was saved together; make the "
-                f"{kind} again."
+                f"{folder} is damaged: {WEIGHTS_FILE} and {CONFIG_FILE} do not have the fingerprint they were saved "
+                f"with; make the {kind} again."
             )
         check_finite(tensors, path)
     with torch.device("meta"):  # sizes in a file are claims: nothing is allocated for them

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from numbers import Real
 from pathlib import Path
+
+LARGEST = 1e300  # no setting is larger; an integer in a file may be too long to be converted or printed
 
 
 class LassError(ValueError):
@@ -43,7 +44,8 @@ def check_number(
     expected = ["an integer" if whole else "a number"]
     given = {words: limit for words, limit in limits.items() if limit is not None}
     expected += [f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit in given.items()]
-    is_number = isinstance(value, int if whole else Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = is_real and (isinstance(value, int) or not whole) and -LARGEST <= value <= LARGEST
     if not (
         is_number
         and (at_least is None or value >= at_least)
@@ -51,7 +53,8 @@ def check_number(
         and (at_most is None or value <= at_most)
         and (below is None or value < below)
     ):
-        raise LassError(f"{name} must be {', '.join(expected)}, not {value!r}.")
+        shown = "a number of more than 300 digits" if is_real and abs(value) > LARGEST else f"{value!r:.200}"
+        raise LassError(f"{name} must be {', '.join(expected)}, not {shown}.")
 
 
 def check_sizes(most: int, **sizes: object) -> None:
