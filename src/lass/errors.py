@@ -53,7 +53,8 @@ def check_number(
         and (at_most is None or value <= at_most)
         and (below is None or value < below)
     ):
-        shown = "a number of more than 300 digits" if is_real and abs(value) > LARGEST else f"{value!r:.200}"
+        is_long = isinstance(value, int) and abs(value) > LARGEST
+        shown = "one of more than 300 digits" if is_long else f"{value!r:.200}"
         raise LassError(f"{name} must be {', '.join(expected)}, not {shown}.")
 
 
