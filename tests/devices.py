@@ -91,11 +91,10 @@ def _compute(operation, *args, **kwargs):
     on_cpu = tree_map_only(SimulatedTensor, lambda x: x.on_cpu, (args, kwargs))
     on_cpu_args, on_cpu_kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), on_cpu)
     result = operation(*on_cpu_args, **on_cpu_kwargs)
-    if SIMULATED in asked_for or (simulated and not asked_for):
-        result = tree_map_only(torch.Tensor, _shell, result)
-    if simulated:
-        result = return_and_correct_aliasing(operation, args, kwargs, result)
-    return result
+    if (asked_for and SIMULATED not in asked_for) or not (asked_for or simulated):
+        return result
+    result = tree_map_only(torch.Tensor, _shell, result)
+    return return_and_correct_aliasing(operation, args, kwargs, result) if simulated else result
 
 
 def _refuse(error: Exception) -> None:
@@ -114,6 +113,8 @@ def _shell(on_cpu: torch.Tensor) -> SimulatedTensor:
 _MODULE = SimpleNamespace(
     get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16],
     _is_in_bad_fork=lambda: False,
+    is_available=lambda: True,
+    is_initialized=lambda: False,
     manual_seed_all=lambda seed: None,  # its random numbers are the CPU's
 )
 _setup_privateuseone_for_python_backend(SIMULATED, _MODULE)

@@ -271,7 +271,7 @@ HUGE = 10**30
         ("resolution must be an integer from 1 to 1048576, not inf", (*LAYERS, "resolution"), float("inf")),
         ("resolution must be an integer from 1 to 1048576, not a longer number", (*LAYERS, "resolution"), HUGE),
         ("resolution must be an integer from 1 to 1048576, not a list", (*LAYERS, "resolution"), [16, 16]),
-        ("room for 70 codes, but an image has 274877906944", (*LAYERS, "resolution"), 2**20),
+        ("height and width must be an integer, at least 1, at most 16384", (*LAYERS, "resolution"), 2**20),
         ("resolution must be a value, or .*full name of another key", (*LAYERS, "resolution"), "${.size}"),
         ("resolution must be a value, or .*full name of another key", (*LAYERS, "resolution"), "${oc.env:HOME}"),
         ("resolution must be a value, or .*full name", (*LAYERS, "resolution"), "${model.params.loop}"),
