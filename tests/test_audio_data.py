@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -275,6 +276,14 @@ def test_ranks_share_pairs():
     assert len(shares[0]) == len(shares[1]) == 2
     assert len(pairs) == len(set(pairs)) == 3
     assert {second for _, second in pairs} == {5, 6, 7}
+
+
+def test_songs_that_were_replaced_are_looked_at_again(tiny, tmp_path):
+    before = data(tiny, tmp_path).identity("train")
+    assert data(tiny, tmp_path).identity("train") == before
+    (stem, *_) = sorted(tiny.glob("train/*/stems/*"))
+    os.utime(stem, ns=(0, 0))
+    assert data(tiny, tmp_path).identity("train") != before
 
 
 def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):

@@ -82,6 +82,12 @@ def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int)
     return sum(read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files)
 
 
+def _identity(file: Path) -> tuple[str, int, int]:
+    """Path, size in bytes and time of change: of a file that was replaced, what was found and encoded is stale."""
+    facts = file.stat()
+    return str(file.resolve()), facts.st_size, facts.st_mtime_ns
+
+
 def find_chunks(
     song: Song, classes: Sequence[str], sample_rate: int, num_samples: int, hop: int, silence_db: float
 ) -> list[Chunk]:
@@ -295,7 +301,10 @@ class AudioDataModule(SourceDataModule):
 
     def _index_file(self, part: Split) -> Path:
         hop = self.hop if part == "train" else self.num_samples
-        stems = [(song.name, sorted(song.stems.items())) for song in self._named_songs(part).values()]
+        stems = [
+            (song.name, [(name, list(map(_identity, files))) for name, files in sorted(song.stems.items())])
+            for song in self._named_songs(part).values()
+        ]
         choice = (self.classes, self.sample_rate, self.num_samples, hop, self.silence_db, stems)
         digest = hashlib.sha256(repr(choice).encode()).hexdigest()[:8]
         return self.cache / f"{type(self).__name__.lower()}-{part}-{digest}.json"

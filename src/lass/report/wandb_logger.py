@@ -40,9 +40,12 @@ def is_logged_in() -> bool:
         return False
 
 
-def is_reachable(address: str, patience: float = PATIENCE) -> bool:
+def is_reachable(address: str, patience: int | float = PATIENCE) -> bool:
     """Whether a server, or the proxy in front of it, takes a connection within so many seconds."""
-    url = urlsplit(address)
+    try:
+        url = urlsplit(address)
+    except ValueError:  # an address that is none
+        return False
     proxy = getproxies().get(url.scheme)
     if proxy and not proxy_bypass(url.hostname or ""):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")

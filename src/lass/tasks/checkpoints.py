@@ -44,17 +44,8 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             LassError: if the disk is full or the folder cannot be written to.
         """
-        try:
-            with written_whole(path) as temporary, open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError while it handles the OSError
-            reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
-                raise
-            raise LassError(
-                f"The checkpoint {path} could not be written ({reason.strerror or reason}): make room or set another "
-                "--trainer.default_root_dir; an earlier checkpoint of that name is unchanged."
-            ) from error
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint of this stage; nothing in it is run.
