@@ -150,7 +150,7 @@ class LassCLI(LightningCLI):
         """Nothing: Lightning would take the classes of a run from its checkpoint, a file that may be a stranger's."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer; what is wrong with its settings is the user's mistake."""
+        """The trainer; errors in its settings become LassErrors."""
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -324,7 +324,7 @@ def _interrupted(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """For a mistake of the user's or a failure of the disk; None for what is neither."""
+    """The sentence for bad input or a failure of the disk; None for any other exception."""
     if isinstance(error, SystemExit):
         return None
     # jsonargparse wraps the errors of constructors in its own.

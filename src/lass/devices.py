@@ -1,4 +1,4 @@
-"""Where devices differ in what they can compute: one place for both differences that matter here."""
+"""Differences between devices: the widest floating-point type, and a deterministic cumulative sum."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int)
 
 
 def _identity(file: Path) -> tuple[str, int, int]:
-    """Path, size in bytes and time of change: of a file that was replaced, what was found and encoded is stale."""
+    """Path, size in bytes and time of change: they differ for a file that was replaced, whose index is stale."""
     facts = file.stat()
     return str(file.resolve()), facts.st_size, facts.st_mtime_ns
 

@@ -96,7 +96,7 @@ def _audio_info(path: str, num_bytes: int, changed_ns: int) -> AudioInfo:
     ):
         reason = f"it ends after {info.num_samples} samples, earlier than its header says"
     if reason:
-        warnings.warn(f"{path} is not whole: {reason}; what is there is read.", stacklevel=3)
+        warnings.warn(f"{path} is not whole: {reason}; only the samples that are there are read.", stacklevel=3)
     return info
 
 

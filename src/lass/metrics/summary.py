@@ -10,8 +10,8 @@ from torchmetrics import Metric
 class MeanAndDeviation(Metric):
     """Accumulates one number per mixture; `compute` gives the mean, the standard deviation (n − 1) and the count.
 
-    The numbers themselves are kept: a sum of squares would lose digits. What is computed of them is computed in
-    float64 on the CPU, because not every device has it.
+    The numbers themselves are kept: a sum of squares would lose digits. Mean and deviation are computed in
+    float64 on the CPU, because not every device has that type.
 
     Args:
         skip_undefined: leave out NaN, the score of mixtures for which it is not defined.

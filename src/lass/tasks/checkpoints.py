@@ -108,7 +108,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def keep_previous(folder: Path, names: Sequence[str]) -> None:
-    """Link files and folders of a run into its `previous/`, in place of what was there.
+    """Link files and folders of a run into its `previous/`, in place of its content.
 
     Files are replaced by renaming, so the links keep the earlier content and no room is needed until then.
     """

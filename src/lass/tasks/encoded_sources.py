@@ -44,7 +44,7 @@ class EncodedSources(LightningDataModule):
         self._folder: Path | None = None
 
     def prepare_data(self) -> None:
-        """Encode what is not encoded yet, or whose file is damaged; on one process only."""
+        """Encode the parts whose file is missing or damaged; on one process only."""
         self.sources.prepare_data()
         self._folder = Path(self.trainer.default_root_dir) / "codes"
         missing = [part for part in PARTS if not self._is_encoded(part)]

@@ -50,7 +50,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 class BestAndLast(RunCheckpoint):
     """After each validation: exports the artefact and saves `best.ckpt` if the score is the best so far, and saves
-    `last.ckpt`. A training that ends or is stopped before any validation exports what it has.
+    `last.ckpt`. A training that ends or is stopped before any validation exports its current version.
 
     So a killed run leaves its best model behind, and the next stage can already use it.
 
@@ -156,7 +156,7 @@ class TrainingTask(LightningModule):
         self.artifact, self.monitor, self.mode = artifact.train(), monitor, mode  # one that was loaded is in eval mode
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
         self.seed: int | None = None  # of all random numbers: that of the process, or of the run that is resumed
-        # The trainer's precision converts the module; what is exported has the data types that it was made with.
+        # The trainer's precision converts the module; the exported artefact has the data types of the constructor.
         self._dtypes = {name: tensor.dtype for name, tensor in artifact.state_dict().items()}
 
     @property
