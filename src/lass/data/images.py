@@ -75,7 +75,7 @@ class ImageDataModule(SourceDataModule):
         self._parts["validation"], self._parts["train"] = images.subset(held_out), images.subset(kept)
 
     def identity(self, part: Split) -> str:
-        """Name of the dataset, part, and fingerprint of its images, which differs with every setting that changes them."""
+        """Dataset, part, and a fingerprint of its images, which differs with every setting that changes them."""
         if part not in self._identities:
             self._identities[part] = f"{type(self).__name__.lower()}-{part}-{self.part(part).fingerprint()}"
         return self._identities[part]
