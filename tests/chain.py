@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-import wandb
+from wandb_runs import finish_run
 
 from lass.cli import main
 
@@ -41,7 +41,7 @@ def lass(repository, stage, *options, sizes=SMALL):
     try:
         main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *sizes[stage], *options])
     finally:
-        wandb.finish()
+        finish_run()
 
 
 def in_processes(repository, stage, *options):

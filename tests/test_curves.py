@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import wandb
+from wandb_runs import finish_run
 
 from lass import LassError
 from lass.report.curves import training_curves
@@ -17,7 +17,7 @@ def log(folder, epochs, losses, steps_per_epoch=10, stage="prior", name="val/nat
     for epoch, loss in zip(epochs, losses, strict=True):
         step = (epoch + 1) * steps_per_epoch - 1
         logger.log_metrics({name: loss, "epoch": epoch}, step)
-    wandb.finish()
+    finish_run()
 
 
 def drawn(folder):

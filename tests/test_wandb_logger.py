@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-import wandb
+from wandb_runs import finish_run
 
 from lass.errors import LassError
 from lass.report.wandb_logger import WandbLogger, is_logged_in, is_reachable
@@ -39,7 +39,7 @@ def test_a_run_is_offline_without_a_login(tmp_path, capfd):
     assert mode_of(logger) == "offline"
     logger.log_metrics({"x": 1.0})
     assert logger.experiment.settings.mode == "offline"
-    wandb.finish()
+    finish_run()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert "WARNING" not in capfd.readouterr().err
 
@@ -66,7 +66,7 @@ def test_disabled_writes_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = WandbLogger("digits", "prior", save_dir=str(tmp_path))
     logger.log_metrics({"x": 1.0})
-    wandb.finish()
+    finish_run()
     assert not list(tmp_path.glob("wandb/*run*"))
 
 
@@ -111,7 +111,7 @@ def experiment_of(tmp_path, caplog):
     assert not (tmp_path / "run").exists()  # a logger that is never used leaves nothing
     logger.log_metrics({"x": 1.0})
     mode = logger.experiment.settings.mode
-    wandb.finish()
+    finish_run()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     return mode, [record.getMessage() for record in caplog.records if "Weights & Biases" in record.getMessage()]
 
