@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from lass import Separator, SparseCounts
 from lass.codecs import codebook_of
+from lass.data.images.mnist import MNIST
 from lass.data.mixing import mix
-from lass.data.mnist import MNIST
 from lass.likelihood import Likelihood
 
 NUM_MIXTURES = 24
@@ -59,7 +59,7 @@ def true_codes(
 def main(folder: str = "pretrained/mnist") -> None:
     """Prior alone, likelihoods alone, and both."""
     separator = Separator.from_pretrained(folder)
-    data = MNIST(separate="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES)
+    data = MNIST(predict_split="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES)
     sources = next(iter(data.predict_dataloader())).signals
     shipped = Path(folder) / "counts.safetensors"
     counts = SparseCounts.load(shipped if shipped.exists() else "runs/mnist/likelihood/counts.safetensors")

@@ -25,8 +25,8 @@ from worlds import dense_likelihood, random_likelihood, random_prior, random_tri
 
 from lass import LassError, SparseCounts, separate_codes
 from lass.codecs import codebook_of, load_codec
+from lass.data.images.mnist import MNIST
 from lass.data.mixing import mix
-from lass.data.mnist import MNIST
 from lass.likelihood import counts as counting_module
 from lass.likelihood import load_likelihood
 from lass.priors import load_prior
@@ -149,7 +149,7 @@ def mnist() -> Rows:
     """Eight validation mixtures with the models of runs/mnist: how often real candidates have the same past."""
     codec, prior = load_codec("runs/mnist/vqvae/codec"), load_prior("runs/mnist/prior/prior")
     likelihood = load_likelihood("runs/mnist/likelihood/counts.safetensors", codebook=codebook_of(codec))
-    data = MNIST(batch_size=8, separate="validation", num_mixtures=8)
+    data = MNIST(batch_size=8, predict_split="validation", num_mixtures=8)
     with torch.no_grad():
         codes = codec.encode(mix(next(iter(data.predict_dataloader())).signals)).flatten(1)
     return [

@@ -12,17 +12,17 @@ import torch
 from tqdm.auto import tqdm
 
 from lass.codecs import load_codec
-from lass.data.digits import Digits
-from lass.data.images import ImageDataModule
+from lass.data.images.digits import Digits
+from lass.data.images.mnist import MNIST
+from lass.data.images.module import ImageDataModule
 from lass.data.mixing import mix
-from lass.data.mnist import MNIST
 from lass.metrics import psnr
 from lass.separation import LatentDescent, NoRefinement
 
 LEARNING_RATES, PROXIMAL_WEIGHTS = (0.003, 0.01, 0.03, 0.1), (1e-3, 1e-2, 1e-1)
 DATASETS = {
-    "digits": lambda num: Digits(batch_size=num, num_validation=200, separate="validation", num_mixtures=num),
-    "mnist": lambda num: MNIST(batch_size=num, separate="validation", num_mixtures=num),
+    "digits": lambda num: Digits(batch_size=num, num_validation=200, predict_split="validation", num_mixtures=num),
+    "mnist": lambda num: MNIST(batch_size=num, predict_split="validation", num_mixtures=num),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 
 from wandb_runs import finish_run
 
-from lass.cli import main
+from lass.cli.main import main
 
 SMALL = {
     "vqvae": [

@@ -17,13 +17,13 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 REPOSITORY = Path(__file__).parent.parent
 sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "benchmarks")]  # benchmarks: the literal Algorithm 1
 
-from devices import DEVICES, REFUSED_IN_BACKWARD, SIMULATED  # noqa: E402 (found through the path above)
+from simulated_device import DEVICES, REFUSED_IN_BACKWARD, SIMULATED  # noqa: E402 (found through the path above)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES])
 def device(request, monkeypatch):
     """Runs a test on every device there is, and on the simulated one."""
-    monkeypatch.setattr("lass.devices.WITHOUT_FLOAT64", {"mps", SIMULATED})
+    monkeypatch.setattr("lass.devices.numerics.WITHOUT_FLOAT64", {"mps", SIMULATED})
     yield request.param
     refused = REFUSED_IN_BACKWARD.copy()
     REFUSED_IN_BACKWARD.clear()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import lass.artifacts
 from lass import LassError, Separator, SparseCounts, SparseLikelihood
-from lass.artifacts import fingerprint, load_artifact, load_tensors, save_tensors, written_whole
+from lass.artifacts import atomic_write, fingerprint, load_artifact, load_tensors, save_tensors
 from lass.codecs import ImageVQVAE, JukeboxVQVAE, load_codec
 from lass.likelihood import LatentLikelihood, LatentMoments, load_likelihood
 from lass.priors import TransformerPrior
@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(LassError, match="No space"), written_whole(path) as temporary:  # noqa: PT012
+    with pytest.raises(LassError, match="No space"), atomic_write(path) as temporary:  # noqa: PT012
         temporary.write_text("ne")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old"
@@ -191,7 +191,7 @@ def test_sizes_that_a_folder_claims_take_no_memory(tmp_path, separator, claim):
     ("change", "message"),
     [
         ({"format": 99}, "no separator in format 2"),
-        ({"average": "no"}, "average in .* must be true or false, not 'no'"),
+        ({"posterior_mean": "no"}, "posterior_mean in .* must be true or false, not 'no'"),
         ({"likelihood_weight": math.nan}, "likelihood_weight in .* must be a number, at least 0, not nan"),
         ({"likelihood_weight": -1}, "likelihood_weight in .* must be a number"),
         ({"likelihood_weight": "1"}, "likelihood_weight in .* must be a number"),
@@ -214,7 +214,7 @@ def test_sizes_that_a_folder_claims_take_no_memory(tmp_path, separator, claim):
         ({"sampler": {"class": "TopK", "num_candidates": "all"}}, "describes no TopK"),
         ({"sampler": {"class": "TopK", "unknown": 1}}, "describes no TopK of this version"),
         ({"sampler": "TopK"}, "expected a JSON object with its class"),
-        ({"refinement": {"class": "LatentDescent", "consistent": "no"}}, "describes no LatentDescent"),
+        ({"refinement": {"class": "LatentDescent", "project_to_mixture": "no"}}, "describes no LatentDescent"),
         ({"selection": {"class": ["ClosestToMixture"]}}, "not among the known ones"),
     ],
     ids=lambda value: str(value)[:60],

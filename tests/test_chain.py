@@ -14,9 +14,9 @@ from chain import SMALL, in_processes, lass
 
 from lass import Separator, SparseCounts
 from lass.codecs import codebook_of, load_codec
-from lass.data.digits import Digits
+from lass.data.images.digits import Digits
 from lass.data.mixing import mix
-from lass.data.sharing import FreshPairing
+from lass.data.pair_samplers import RandomPairing
 from lass.likelihood import LatentLikelihood, LatentMoments
 from lass.metrics import psnr
 from lass.priors import load_prior
@@ -69,7 +69,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
 
     codec = load_codec("runs/digits/vqvae/codec")
     sources = Digits(num_validation=200).part("train")
-    pairing = FreshPairing(len(sources), 1, 0, seed=0)
+    pairing = RandomPairing(len(sources), 1, 0, seed=0)
     sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
     for epoch in range(3):
         pairing.set_epoch(epoch)
@@ -227,7 +227,7 @@ def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
     assert ResultsFolder("runs/digits/other").has(5)
     assert "seed: 0" in (chain / "runs/digits/separate/config.yaml").read_text()
     with pytest.raises(SystemExit, match=r"other settings \(mixtures_of\)"):
-        lass(repository, "separate", "--data.separate=validation")
+        lass(repository, "separate", "--data.predict_split=validation")
     with pytest.raises(SystemExit, match="results for other mixtures"):
         lass(repository, "separate", "--data.mixtures=null", "--data.split_seed=4")
 

@@ -14,7 +14,8 @@ from pytorch_lightning.cli import LightningCLI
 
 from lass import SparseCounts
 from lass.artifacts import fingerprint
-from lass.cli import LassCLI, main
+from lass.cli.main import main
+from lass.cli.stages import LassCLI
 from lass.codecs import ImageVQVAE, codebook_of, load_codec
 from lass.likelihood import LatentMoments
 from lass.metrics import ImageFeatures
@@ -74,7 +75,7 @@ def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, sampler, 
         assert model.refinement.class_path == "lass.separation.NoRefinement"
     used = vars(model.sampler.init_args)
     assert (model.sampler.class_path, {name: used[name] for name in sampler[1]}) == sampler
-    assert (model.average, model.likelihood_weight) == (False, weight)
+    assert (model.posterior_mean, model.likelihood_weight) == (False, weight)
     assert getattr(model.selection, "class_path", None) == selection
     assert model.likelihood.endswith("counts.safetensors")
     assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"runs/{dataset}/paper"

@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from lass import LassError, read_image
 from lass.data.files import mapped_array, read_text
-from lass.data.image_files import MOST_PIXELS
-from lass.data.image_folder import read_square
+from lass.data.images.files import MAX_PIXELS
+from lass.data.images.folder import read_square
 
 SHAPE = (1, 6, 8)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE[1:], dtype=np.uint8)
@@ -101,10 +101,10 @@ def test_the_size_is_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(LassError, match="has 200×300 pixels, but this separator is for 6×8"):
         read_image(tmp_path / "large.png", SHAPE)
-    monkeypatch.setattr("lass.data.image_files.MOST_PIXELS", 59_999)
+    monkeypatch.setattr("lass.data.images.files.MAX_PIXELS", 59_999)
     with pytest.raises(LassError, match="claims to have 200×300 pixels"):
         read_image(tmp_path / "large.png")
-    assert MOST_PIXELS == Image.MAX_IMAGE_PIXELS  # where Pillow's own warning begins
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS  # where Pillow's own warning begins
 
 
 def test_what_claims_too_much_is_refused_without_a_warning_beside_the_sentence(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lass import import_model, separate_files
+from lass.cli import import_models, separate
 
 STAGES = {"train-vqvae": "fit", "train-prior": "fit", "count": "fit", "separate": "predict"}
 
@@ -187,9 +187,9 @@ def test_readme_commands_exist(repository, monkeypatch):
             command = run.stdout
         for line in command.splitlines():
             if "bin/lass separate " in line:
-                separate_files.parser().parse_args(shlex.split(line)[2:])
+                separate.parser().parse_args(shlex.split(line)[2:])
             elif "bin/lass import " in line:
-                import_model.parser().parse_args(shlex.split(line)[2:])
+                import_models.parser().parse_args(shlex.split(line)[2:])
             elif "bin/lass " in line:  # a misspelt option or class fails to parse
                 ParseOnly(shlex.split(line)[1:])
 

@@ -50,7 +50,10 @@ def test_the_shipped_features_are_the_experiments_and_tell_mixtures_apart(folder
 def test_its_settings_are_those_of_the_experiment(folder, repository):
     separator = Separator.from_pretrained(folder)
     config = yaml.safe_load((repository / "experiments/mnist/separate.yaml").read_text())["model"]["init_args"]
-    assert (separator.likelihood_weight, separator.average) == (config["likelihood_weight"], config["average"])
+    assert (separator.likelihood_weight, separator.posterior_mean) == (
+        config["likelihood_weight"],
+        config["posterior_mean"],
+    )
     assert "selection" not in config
     assert separator.selection == ClosestToMixture()
     for part in ("sampler", "refinement"):

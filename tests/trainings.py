@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 
 from lass.codecs import ImageVQVAE
-from lass.data.images import ImageDataModule
+from lass.data.images.module import ImageDataModule
 from lass.data.sources import ImageSources
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior

@@ -3,7 +3,7 @@
 Source: Postolache et al., "Latent Autoregressive Source Separation", AAAI 2023 (arXiv:2301.08562).
 """
 
-from lass.data.image_files import read_image, write_image
+from lass.data.images.files import read_image, write_image
 from lass.errors import LassError
 from lass.likelihood import SparseCounts, SparseLikelihood
 from lass.separation import SeparationResult, Separator, separate_codes

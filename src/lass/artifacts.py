@@ -22,8 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lass.disk import disk_error
-from lass.errors import LassError
+from lass.errors import LassError, disk_error
 
 FORMAT = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -134,7 +133,7 @@ def construct(component: type, arguments: object, source: Path) -> Any:
 
 
 @contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, flush the file to disk and rename it at the end.
 
     A run that is killed, or a disk that is full, leaves the old file whole, and no half-written one.
@@ -190,7 +189,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
         memory = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if memory in stored else tensor
         stored.add(memory)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, str(temporary), metadata={"lass": json.dumps(facts)})
 
 
@@ -246,7 +245,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -314,7 +313,7 @@ class Origin:
         """Make `path` a hard link to the file, and return whether that was possible.
 
         It is not if the content that is to be saved has another fingerprint, the file was replaced since it was read,
-        or `path` is on another disk. Files are only ever replaced as a whole (`written_whole`), so neither name of a
+        or `path` is on another disk. Files are only ever replaced as a whole (`atomic_write`), so neither name of a
         linked file can change what the other one holds.
         """
         try:

@@ -12,10 +12,10 @@ from lass.artifacts import register
 from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
 from lass.codecs.image_vqvae import VQVAEOutput, initialise
 from lass.codecs.quantizer import VectorQuantizer
-from lass.codecs.vq_codec import MOST_CODES
+from lass.codecs.vq_codec import MAX_CODES
 from lass.errors import LassError, check_number, check_sizes
 
-LEAST_WIDTH = 8  # channels at the highest rates
+MIN_WIDTH = 8  # channels at the highest rates
 
 
 @register
@@ -59,7 +59,7 @@ class AudioVQVAE(AudioCodec):
             "codebook_decay": codebook_decay,
         }
         check_sizes(2**20, sample_rate=sample_rate)
-        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(MAX_CODES, num_codes=num_codes)
         check_sizes(2**16, width=width, latent_dim=latent_dim)
         check_number("num_residual_blocks", num_residual_blocks, at_least=0, at_most=16, whole=True)
         check_number("codebook_decay", codebook_decay, at_least=0, below=1)
@@ -68,7 +68,7 @@ class AudioVQVAE(AudioCodec):
         self.sample_rate, self.num_codes, self.hop = sample_rate, num_codes, math.prod(strides)
         dilations = [3**i for i in range(num_residual_blocks)]
         self.margin = margin_of(strides, dilations)
-        widths = [max(LEAST_WIDTH, width >> halvings) for halvings in reversed(range(len(strides)))]
+        widths = [max(MIN_WIDTH, width >> halvings) for halvings in reversed(range(len(strides)))]
         encoder: list[nn.Module] = []
         for stride, before, here in zip(strides, [1, *widths], widths, strict=False):
             encoder += [nn.Conv1d(before, here, 2 * stride, stride, padding=stride // 2)]

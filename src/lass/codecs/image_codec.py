@@ -8,7 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from lass.codecs.vq_codec import MOST_CODES, VQCodec
+from lass.codecs.vq_codec import MAX_CODES, VQCodec
 from lass.errors import LassError, check_sizes
 
 
@@ -32,7 +32,7 @@ class ImageCodec(VQCodec):
         check_sizes(2**10, channels=channels)
         for size in space:
             check_sizes(2**14, **{"height and width": size})
-        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(MAX_CODES, num_codes=num_codes)
         if len(space) != 2 or any(size % reduction or size <= 0 for size in space):
             raise LassError(
                 f"image_shape must be (channels, height, width) in multiples of {reduction}, not {self.image_shape}."

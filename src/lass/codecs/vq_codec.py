@@ -8,7 +8,7 @@ from torch import Tensor
 from lass.artifacts import Artifact
 from lass.codecs.quantizer import VectorQuantizer
 
-MOST_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
+MAX_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
 
 
 class VQCodec(Artifact):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lass.artifacts import written_whole
+from lass.artifacts import atomic_write
 from lass.data.files import mapped_array
 from lass.errors import LassError
 
@@ -26,7 +26,7 @@ class CodeSequences(NamedTuple):
 def write_codes(path: str | Path, batches: Iterable[CodeSequences]) -> None:
     """Store encoded sources as one `.npy` array (num_sources, 1 + time): the label, then the codes."""
     rows = [torch.cat([labels[:, None], codes], 1).cpu().numpy().astype(np.int32) for codes, labels in batches]
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, np.concatenate(rows))
 
 

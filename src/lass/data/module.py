@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lass.data.loading import ResumableLoader
-from lass.data.sharing import EqualShares
-from lass.data.sources import FixedPairs, FreshPairs, as_is
+from lass.data.pair_samplers import PaddedSampler
+from lass.data.sources import FixedPairs, FreshPairs, identity_collate
 from lass.errors import LassError, check_number
 
 Split = Literal["train", "validation", "test"]
-MOST_SEED = 2**63 - 1  # that a torch.Generator takes whatever the sign is
+MAX_SEED = 2**63 - 1  # that a torch.Generator takes whatever the sign is
 
 
 def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: str = "sources") -> None:
@@ -29,7 +29,7 @@ def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: st
         )
 
 
-def check_rate(data: object, codec: object) -> None:
+def check_sample_rate(data: object, codec: object) -> None:
     """Raise LassError if a data module gives audio of another rate than the codec is for."""
     given, wanted = (getattr(each, "sample_rate", None) for each in (data, codec))
     if given is not None and wanted is not None and given != wanted:
@@ -47,7 +47,7 @@ class SourceDataModule(LightningDataModule):
         pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
             drawn afresh in every epoch, validation pairs are fixed.
         split_seed: seed of what is drawn here.
-        separate: whether `lass predict` separates mixtures of the test or of the validation sources.
+        predict_split: whether `lass predict` separates mixtures of the test or of the validation sources.
         mixtures: CSV file with the stored mixtures of the test; null draws them with `split_seed`.
         num_mixtures: separate only the first so many mixtures; null for all.
         num_workers: processes that load sources.
@@ -63,7 +63,7 @@ class SourceDataModule(LightningDataModule):
         batch_size: int,
         pairs: bool,
         split_seed: int,
-        separate: Literal["test", "validation"],
+        predict_split: Literal["test", "validation"],
         mixtures: str | None,
         num_mixtures: int | None,
         num_workers: int,
@@ -71,11 +71,11 @@ class SourceDataModule(LightningDataModule):
         super().__init__()
         check_number("batch_size", batch_size, at_least=1, whole=True)
         check_number("num_workers", num_workers, at_least=0, whole=True)
-        check_number("split_seed", split_seed, at_least=0, at_most=MOST_SEED, whole=True)
+        check_number("split_seed", split_seed, at_least=0, at_most=MAX_SEED, whole=True)
         if num_mixtures is not None:
             check_number("num_mixtures", num_mixtures, at_least=1, whole=True)
         self.batch_size, self.pairs, self.split_seed, self.num_workers = batch_size, pairs, split_seed, num_workers
-        self.separate, self.mixtures, self.num_mixtures = separate, mixtures, num_mixtures
+        self.predict_split, self.mixtures, self.num_mixtures = predict_split, mixtures, num_mixtures
 
     def part(self, name: Split) -> Dataset:
         """The sources of one part, read once."""
@@ -85,7 +85,7 @@ class SourceDataModule(LightningDataModule):
         """Tells the sources of a part from those of other datasets, splits and settings; part of names of files."""
         raise NotImplementedError(f"{type(self).__name__} must define identity()")
 
-    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> EqualShares:
+    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> PaddedSampler:
         """Which training sources are paired, anew in every epoch."""
         raise NotImplementedError(f"{type(self).__name__} must define fresh_pairs()")
 
@@ -94,12 +94,12 @@ class SourceDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must define validation_pairs()")
 
     def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """Which sources of the part `separate` make up the mixtures."""
+        """Which sources of the part `predict_split` make up the mixtures."""
         raise NotImplementedError(f"{type(self).__name__} must define mixture_pairs()")
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that missing data is reported before anything else starts."""
-        self.part(self.separate if stage == "predict" else "train")
+        self.part(self.predict_split if stage == "predict" else "train")
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled sources, or fresh random pairs of them; a function of seed and epoch, so that a resumed run sees
@@ -119,7 +119,7 @@ class SourceDataModule(LightningDataModule):
         if not self.pairs:
             return self._loader(sources)
         pairs = FixedPairs(sources, self.validation_pairs())
-        return self._loader(pairs, EqualShares(len(pairs), *self._ranks))
+        return self._loader(pairs, PaddedSampler(len(pairs), *self._ranks))
 
     def predict_dataloader(self) -> DataLoader:
         """The mixtures to separate, in their stored order."""
@@ -128,7 +128,7 @@ class SourceDataModule(LightningDataModule):
             raise LassError(
                 f"There are {len(pairs)} mixtures, so num_mixtures must be 1…{len(pairs)}, not {self.num_mixtures}."
             )
-        return self._loader(FixedPairs(self.part(self.separate), pairs[: self.num_mixtures]))
+        return self._loader(FixedPairs(self.part(self.predict_split), pairs[: self.num_mixtures]))
 
     @property
     def _ranks(self) -> tuple[int, int]:
@@ -141,7 +141,7 @@ class SourceDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=as_is,
+            collate_fn=identity_collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

@@ -106,7 +106,7 @@ class MirroredSources(ImageSources):
 
 
 class FreshPairs(Dataset):
-    """Pairs of sources, named by the positions of both: what a `FreshPairing` sampler asks for."""
+    """Pairs of sources, named by the positions of both: what a `RandomPairing` sampler asks for."""
 
     def __init__(self, sources: Dataset) -> None:
         self.sources = sources
@@ -150,6 +150,6 @@ def _pairs(sources: Dataset, first: list[int], second: list[int], indices: Int[T
     return SourcePairs(torch.stack([a.signals, b.signals], 1), torch.stack([a.labels, b.labels], 1), indices)
 
 
-def as_is(batch):
+def identity_collate(batch):
     """Collate function for datasets that already give out batches."""
     return batch

@@ -12,8 +12,8 @@ from torch import Tensor
 from lass.artifacts import load_tensors, save_tensors
 from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.normalization import normalize
-from lass.likelihood.runs import Run, collapse, run_of
-from lass.likelihood.sparse import MOST_CODES, SparseLikelihood
+from lass.likelihood.sorted_runs import Run, collapse, run_of
+from lass.likelihood.sparse import MAX_CODES, SparseLikelihood
 
 WHAT = "likelihood (counts)"
 BUFFER = 2**23  # keys that are sorted at once: 64 MiB
@@ -50,7 +50,7 @@ class SparseCounts:
         weights: Sequence[float] | None = None,
         codec_fingerprint: str | None = None,
     ) -> None:
-        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(MAX_CODES, num_codes=num_codes)
         if symmetric and weights is not None and len(set(weights)) > 1:
             raise LassError(
                 f"sources mixed with the weights {list(weights)} do not commute: count with symmetric=False"
@@ -176,7 +176,7 @@ class SparseCounts:
         if codebook is not None:
             if len(codebook) != self.num_codes:
                 raise LassError(f"The codebook has {len(codebook)} vectors, but {self.num_codes} codes were counted.")
-            table["stand_ins"] = _nearest_counted(table["starts"].diff() > 0, codebook.to(self.device))
+            table["nearest_counted"] = _nearest_counted(table["starts"].diff() > 0, codebook.to(self.device))
         return SparseLikelihood.from_table(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def save(self, path: str | Path) -> None:
@@ -198,7 +198,7 @@ class SparseCounts:
         """
         tensors, metadata = load_tensors(path, WHAT, verify=True)  # all of it is needed anyway
         facts = {name: metadata.get(name) for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
-        check_sizes(MOST_CODES, num_codes=facts["num_codes"])
+        check_sizes(MAX_CODES, num_codes=facts["num_codes"])
         if metadata.get("kind") != "counts" or not _are_counts(tensors, facts["num_codes"]):
             raise LassError(f"{path} holds no counts: name the file that `make count` wrote.")
         return cls(**facts, device=device).load_state_dict(tensors)

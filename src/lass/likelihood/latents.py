@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import Origin, check_finite, fingerprint, load_tensors, save_tensors
-from lass.devices import widest_float
+from lass.devices.numerics import widest_float
 from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.protocol import Pairs
 
 MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
-MOST_BYTES = 2**30  # of the sums, one vector for each of the K² pairs; making a likelihood takes a few times that
-MOST_PAIRS_AT_ONCE = 2**18  # that a likelihood gives for each mixture; with more pairs only the nearest are looked at
+MAX_BYTES = 2**30  # of the sums, one vector for each of the K² pairs; making a likelihood takes a few times that
+MAX_PAIRS_AT_ONCE = 2**18  # that a likelihood gives for each mixture; with more pairs only the nearest are looked at
 NEAREST_PAIRS = 2**15  # so many
 FACTS = ("num_codes", "dim", "symmetric", "codec_fingerprint")  # what moments must agree in to be merged
 
@@ -45,7 +45,7 @@ class LatentMoments:
         codec_fingerprint: str | None = None,
     ) -> None:
         needed = num_codes**2 * dim * 8
-        if needed > MOST_BYTES:
+        if needed > MAX_BYTES:
             raise LassError(
                 f"The latents of all pairs of {num_codes} codes would take {needed / 2**30:.0f} GiB: count codes only "
                 "(latents=false), or use a codec with fewer codes."
@@ -176,7 +176,7 @@ class LatentMoments:
             "whitening": whitening.float(),
             "tail": torch.stack([torch.tensor(degrees_of_freedom, dtype=torch.float64), effective_dim.cpu()]).float(),
         }
-        if self.num_codes**2 > MOST_PAIRS_AT_ONCE:
+        if self.num_codes**2 > MAX_PAIRS_AT_ONCE:
             table |= _by_cell(table["means"], (codebook @ whitening).float())
         return LatentLikelihood(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.devices import widest_float
+from lass.devices.numerics import widest_float
 
 CHUNK = 2**18  # stored triples that are put in order at once: temporaries stay in a CPU's cache
 

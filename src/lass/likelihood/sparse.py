@@ -13,7 +13,7 @@ from lass.errors import LassError, check_sizes
 from lass.likelihood.protocol import Pairs
 
 KIND = "likelihood"
-MOST_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
+MAX_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
 
 
 class SparseLikelihood:
@@ -62,14 +62,14 @@ class SparseLikelihood:
         self.symmetric = symmetric
         self._origin: Origin | None = None
         self._starts: list[int] = table["starts"].tolist()
-        stand_ins = table.get("stand_ins")
-        self._stand_ins = None if stand_ins is None else stand_ins.tolist()
+        nearest_counted = table.get("nearest_counted")
+        self._nearest_counted_codes = None if nearest_counted is None else nearest_counted.tolist()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The table: `first`, `second`, `log_likelihood` of the entries, sorted by mixture code, first and second;
-        `starts` (K + 1), where each mixture code's entries begin; where there is a codebook, `stand_ins` (K), the code
-        whose entries stand for each code; and with smoothing `seen_pairs`, first · K + second of all pairs ever
-        counted, with `log_unseen`, their log likelihood of a mixture code that they were never counted with.
+        `starts` (K + 1), where each mixture code's entries begin; with a codebook `nearest_counted` (K), the nearest
+        counted code of each code; with smoothing `seen_pairs`, first · K + second of all counted pairs, and
+        `log_unseen`, their log likelihood of a mixture code that they were not counted with.
         """
         return dict(self._table)
 
@@ -89,7 +89,7 @@ class SparseLikelihood:
         """
         table, metadata = load_tensors(path, KIND)
         num_codes = metadata.get("num_codes")
-        check_sizes(MOST_CODES, num_codes=num_codes)
+        check_sizes(MAX_CODES, num_codes=num_codes)
         if metadata.get("kind") != KIND or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")
         symmetric = metadata.get("symmetric") is True
@@ -121,8 +121,8 @@ class SparseLikelihood:
         """
         if not 0 <= mixture_code < self.num_codes:
             raise LassError(f"Mixture codes must be in 0…{self.num_codes - 1}, got {mixture_code}.")
-        if self._stand_ins is not None:
-            mixture_code = self._stand_ins[mixture_code]
+        if self._nearest_counted_codes is not None:
+            mixture_code = self._nearest_counted_codes[mixture_code]
         elif not self.is_counted(mixture_code):
             code = torch.tensor([mixture_code], device=self.device)
             return Pairs(code, code, torch.zeros(1, device=self.device))
@@ -147,10 +147,10 @@ class SparseLikelihood:
         Where it was never counted: −inf, or with smoothing what that leaves for it. For a mixture code that was never
         counted at all, the entry of the one that stands in for it, or 0 for the pair (m, m).
         """
-        stand_ins = self._table.get("stand_ins")
-        position, found = self._look_up(first, second, mixture if stand_ins is None else stand_ins[mixture])
+        nearest_counted = self._table.get("nearest_counted")
+        position, found = self._look_up(first, second, mixture if nearest_counted is None else nearest_counted[mixture])
         unseen = self._log_unseen(first, second)
-        if stand_ins is None:
+        if nearest_counted is None:
             starts = self._table["starts"]
             certain = (starts[mixture] == starts[mixture + 1]) & (first == mixture) & (second == mixture)
             unseen = unseen.masked_fill(certain, 0.0)
@@ -183,7 +183,7 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
     """Whether tensors from a file have the names, shapes and ranges that `SparseLikelihood.state_dict` describes."""
     if not {"starts", *Pairs._fields} <= table.keys():
         return False
-    starts, stand_ins = table["starts"], table.get("stand_ins", table["starts"][:0])
+    starts, nearest_counted = table["starts"], table.get("nearest_counted", table["starts"][:0])
     first, second, log_likelihood = (table[name] for name in Pairs._fields)
     if not (
         first.dim() == 1
@@ -192,9 +192,9 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
         and starts[0] == 0
         and starts[-1] == len(first)
         and (starts.diff() >= 0).all()
-        and len(stand_ins) in (0, num_codes)
+        and len(nearest_counted) in (0, num_codes)
     ):
         return False
     # Entries of a large file are read when they are needed, not before.
-    codes = (first, second, stand_ins) if first.nbytes <= VERIFIED_BYTES else (stand_ins,)
+    codes = (first, second, nearest_counted) if first.nbytes <= VERIFIED_BYTES else (nearest_counted,)
     return all(not len(x) or (int(x.min()) >= 0 and int(x.max()) < num_codes) for x in codes)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
-from lass.devices import widest_float
+from lass.devices.numerics import widest_float
 from lass.errors import LassError
 from lass.metrics.features import in_colour
 

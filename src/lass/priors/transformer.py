@@ -19,7 +19,7 @@ from lass.artifacts import Artifact, register
 from lass.errors import LassError, check_number, check_sizes
 from lass.priors.cache import KeyValueCache
 
-MOST_CODES = 2**21 - 1  # as many as can be counted
+MAX_CODES = 2**21 - 1  # as many as can be counted
 
 
 @dataclass
@@ -127,10 +127,10 @@ class TransformerPrior(Artifact):
         order: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(MOST_CODES, num_codes=num_codes, num_positions=num_positions)
+        check_sizes(MAX_CODES, num_codes=num_codes, num_positions=num_positions)
         check_sizes(2**16, dim=dim, num_heads=num_heads)
         check_sizes(2**10, num_layers=num_layers)
-        check_number("num_classes", num_classes, at_least=0, at_most=MOST_CODES, whole=True)
+        check_number("num_classes", num_classes, at_least=0, at_most=MAX_CODES, whole=True)
         check_number("dropout", dropout, at_least=0, below=1)
         check_number("class_dropout", class_dropout, at_least=0, at_most=1)
         if positions not in ("learned", "rotary"):

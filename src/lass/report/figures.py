@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lass.artifacts import written_whole
+from lass.artifacts import atomic_write
 
 COLUMN_INCHES = 1.1
 LONGEST_LABEL = 24  # characters; beside a picture there is room for so many
@@ -71,7 +71,7 @@ def literal(text: str, longest: int | None = None) -> str:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 

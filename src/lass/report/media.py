@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
-MOST_BINS = 512  # that Weights & Biases takes
+MAX_BINS = 512  # that Weights & Biases takes
 
 
 def image_rows(columns: Mapping[str, Float[Tensor, "num channels height width"]], padding: int = 2) -> np.ndarray:
@@ -102,7 +102,7 @@ def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) ->
         heights: of the bins, (bins,).
         edges: of the bins, (bins + 1,).
     """
-    together = -(-len(heights) // MOST_BINS)
+    together = -(-len(heights) // MAX_BINS)
     starts = torch.arange(0, len(heights), together)
     heights = torch.stack([part.sum() for part in heights.detach().cpu().double().split(together)]).numpy()
     edges = torch.cat([edges.cpu().double()[starts], edges.cpu().double()[-1:]]).numpy()

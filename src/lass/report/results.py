@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lass.artifacts import load_tensors, read_json, save_tensors, write_json, written_whole
+from lass.artifacts import atomic_write, load_tensors, read_json, save_tensors, write_json
 from lass.errors import LassError
 
 Row = dict[str, int | float]
@@ -87,7 +87,7 @@ class ResultsFolder:
 
     def write_table(self, rows: list[Row], summary: dict[str, Any]) -> None:
         """Store the table of all mixtures and its summary."""
-        with written_whole(self.root / "results.csv") as temporary, open(temporary, "w", newline="") as file:
+        with atomic_write(self.root / "results.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

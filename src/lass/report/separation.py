@@ -73,7 +73,7 @@ def report_separation(
     has_entropy_map = picture(lambda: entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
-    metrics["separation/num_uncounted"] = sum(row["num_uncounted"] for row in rows)
+    metrics["separation/num_unseen_codes"] = sum(row["num_unseen_codes"] for row in rows)
     metrics["separation/entropy"] = entropies.mean().item()
     for logger in trainer.loggers:
         logger.log_metrics(metrics)

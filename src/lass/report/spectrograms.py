@@ -10,7 +10,7 @@ from torch import Tensor
 
 WINDOW = 1024  # samples
 RANGE_DB = 80.0  # from the brightest colour to the darkest
-HEIGHT, MOST_COLUMNS = 128, 256  # of a picture, in pixels
+HEIGHT, MAX_COLUMNS = 128, 256  # of a picture, in pixels
 
 
 def spectrograms(
@@ -31,6 +31,6 @@ def _spectrogram(signal: Float[Tensor, "1 1 samples"], range_db: float) -> Float
         signal[:, 0], WINDOW, WINDOW // 4, window=window * 2 / window.sum(), pad_mode="constant", return_complex=True
     ).abs()
     level = 1 + 20 * magnitudes.clamp(min=1e-10).log10() / range_db
-    level = F.adaptive_avg_pool2d(level.flip(1)[:, None], (HEIGHT, min(MOST_COLUMNS, level.shape[-1])))[:, 0]
+    level = F.adaptive_avg_pool2d(level.flip(1)[:, None], (HEIGHT, min(MAX_COLUMNS, level.shape[-1])))[:, 0]
     colours = colormaps["magma"](level.clamp(0, 1).cpu().numpy())[..., :3]
     return torch.from_numpy(colours).float().movedim(-1, 1)

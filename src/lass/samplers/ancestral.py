@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.samplers.drawing import check_settings, own_parents
+from lass.samplers.drawing import check_settings, unchanged_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -36,6 +36,6 @@ class Ancestral:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        parents = own_parents(scores, self.num_candidates)
+        parents = unchanged_parents(scores, self.num_candidates)
         drawn = posterior.draw(parents, generator.uniform(self.num_candidates), self.temperature)
         return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)

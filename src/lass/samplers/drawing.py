@@ -6,16 +6,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.devices import running_sum
+from lass.devices.numerics import running_sum
 from lass.errors import check_number
 from lass.samplers.protocol import Choice, Drawn
 
-MOST_CANDIDATES = 2**20  # a number from a file must not become any amount of memory
+MAX_CANDIDATES = 2**20  # a number from a file must not become any amount of memory
 
 
 def check_settings(num_candidates: int, temperature: float) -> None:
     """Raise LassError for a number of candidates or a temperature that makes no sense."""
-    check_number("num_candidates", num_candidates, at_least=1, at_most=MOST_CANDIDATES, whole=True)
+    check_number("num_candidates", num_candidates, at_least=1, at_most=MAX_CANDIDATES, whole=True)
     check_number("temperature", temperature, above=0)
 
 
@@ -59,7 +59,7 @@ def invert_running_sum(
     return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - torch.finfo(uniforms.dtype).eps / 2)
 
 
-def own_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:
+def unchanged_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:
     """Every candidate continues itself; at the first position all continue the only one there is."""
     num_mixtures, num_before = scores.shape
     parents = torch.arange(num_before, device=scores.device).repeat_interleave(num_candidates // num_before)
@@ -70,7 +70,7 @@ def draw_among(
     pairs: Drawn, log_weights: Float[Tensor, "M C k"], scores: Float[Tensor, "M C"], uniforms: Float[Tensor, "M N"]
 ) -> Choice:
     """Every candidate is continued by one of its k pairs, drawn in proportion to exp(log_weights)."""
-    parents = own_parents(scores, uniforms.shape[1])
+    parents = unchanged_parents(scores, uniforms.shape[1])
     chosen = invert_log_weights(log_weights, uniforms.view(*scores.shape, -1))
     first, second, log_posterior = (field.gather(-1, chosen).flatten(1) for field in pairs)
     return Choice(parents, first, second, scores.gather(1, parents) + log_posterior)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lass.devices import widest_float
+from lass.devices.numerics import widest_float
 
 
 class MixtureGenerators:

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.devices import running_sum
+from lass.devices.numerics import running_sum
 from lass.errors import check_number
-from lass.samplers.drawing import check_settings, own_parents
+from lass.samplers.drawing import check_settings, unchanged_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -53,7 +53,7 @@ class SequentialMonteCarlo:
         """See Sampler."""
         uniforms = generator.uniform(1 + self.num_candidates)
         log_normalizer = posterior.log_normalizer()
-        parents = own_parents(scores, self.num_candidates)
+        parents = unchanged_parents(scores, self.num_candidates)
         log_weights = (posterior.log_weights + log_normalizer).gather(1, parents)
         resampled = effective_sample_size(log_weights) < self.resample_below * self.num_candidates
         if resampled.any() and posterior.num_candidates > 1:

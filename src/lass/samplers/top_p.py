@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lass.artifacts import register
 from lass.errors import check_number
-from lass.samplers.drawing import check_settings, own_parents
+from lass.samplers.drawing import check_settings, unchanged_parents
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -41,7 +41,7 @@ class TopP:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See Sampler."""
-        parents = own_parents(scores, self.num_candidates)
+        parents = unchanged_parents(scores, self.num_candidates)
         least_probable = posterior.nucleus(self.p, self.temperature)
         uniforms = generator.uniform(self.num_candidates)
         drawn = posterior.draw(parents, uniforms, self.temperature, at_least=least_probable)

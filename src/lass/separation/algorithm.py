@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.artifacts import check_finite
+from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
 from lass.likelihood import Likelihood
 from lass.priors import Prior
 from lass.samplers import CandidateGenerators, MixtureGenerators, Sampler
-from lass.separation.joint_prior import JointPrior
+from lass.separation.batched_priors import BatchedPriors
 from lass.separation.memory import fit
 from lass.separation.posterior import StepPosterior
-from lass.separation.precision import full_precision
 
 #: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
 SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
@@ -109,9 +109,9 @@ def separate_codes(
         for first in range(0, num_candidates, together):
             own = slice(first, min(first + together, num_candidates))
             walked.append(
-                _walk(
+                _run(
                     mixture_codes[group],
-                    JointPrior(priors, None if conditions is None else conditions[group]),
+                    BatchedPriors(priors, None if conditions is None else conditions[group]),
                     likelihood,
                     sampler if together == num_candidates else replace(sampler, num_candidates=own.stop - own.start),
                     likelihood_weight,
@@ -133,9 +133,9 @@ def _joined(parts: Sequence[tuple[Tensor | None, ...]], dim: int) -> tuple[Tenso
     return tuple(None if fields[0] is None else torch.cat(fields, dim) for fields in zip(*parts, strict=True))
 
 
-def _walk(
+def _run(
     mixture_codes: Tensor,
-    prior: JointPrior,
+    prior: BatchedPriors,
     likelihood: Likelihood,
     sampler: Sampler,
     likelihood_weight: float,

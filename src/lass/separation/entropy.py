@@ -11,7 +11,7 @@ from torch import Tensor
 from lass.separation.algorithm import Candidates
 
 
-def entropy_by_position(candidates: Candidates, any_order: Bool[Tensor, " M"]) -> Float[Tensor, "M T"]:
+def entropy_by_position(candidates: Candidates, exchangeable: Bool[Tensor, " M"]) -> Float[Tensor, "M T"]:
     """Entropy, in nats, of the pairs that the weighted candidates have at each position; at most log N.
 
     It is 0 where all candidates with a weight agree, and it speaks of these candidates: samplers that cut the posterior
@@ -20,14 +20,14 @@ def entropy_by_position(candidates: Candidates, any_order: Bool[Tensor, " M"]) -
 
     Args:
         candidates: of Algorithm 1, with their weights.
-        any_order: mixtures in which a pair and its reverse are the same.
+        exchangeable: mixtures in which a pair and its reverse are the same.
 
     Source: our own.
     """
     num_codes = int(candidates.codes.max()) + 1
     entropies = []
-    for codes, weights, exchangeable in zip(candidates.codes, candidates.weights, any_order.tolist(), strict=True):
-        first, second = codes.sort(1).values.unbind(1) if exchangeable else codes.unbind(1)  # (N, T)
+    for codes, weights, may_swap in zip(candidates.codes, candidates.weights, exchangeable.tolist(), strict=True):
+        first, second = codes.sort(1).values.unbind(1) if may_swap else codes.unbind(1)  # (N, T)
         num_positions = codes.shape[-1]
         position = torch.arange(num_positions, device=codes.device)
         distinct, which = ((position * num_codes + first) * num_codes + second).unique(return_inverse=True)

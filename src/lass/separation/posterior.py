@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.devices import running_sum
+from lass.devices.numerics import running_sum
 from lass.likelihood import Pairs
 from lass.samplers.drawing import invert_log_weights, invert_running_sum
 from lass.samplers.protocol import Drawn
-from lass.separation.joint_prior import LogPrior
+from lass.separation.batched_priors import LogPrior
 
 BYTES_PER_ENTRY = 24  # a pair's log posterior, tempered, its exponential, the running sum, and what passes by
 NUCLEUS = 64  # best pairs looked at for the nucleus; four times as many while they do not hold enough probability

@@ -58,8 +58,8 @@ class LatentDescent:
         halve_every: steps after which α is halved, as in the authors' code; 0 keeps it.
         proximal_weight: weight of the mean squared distance to the start. It keeps the estimates near the prior: with
             the authors' 1e-3 the mixture is met, but the sources drift away (experiments/README.md, "Refinement").
-        consistent: for images in [0, 1]: finally share what is still missing of the mixture between both estimates, as
-            far as they stay in [0, 1]. Then they mix into the mixture exactly (one that is in [0, 1] itself).
+        project_to_mixture: finally replace the estimates by the nearest (L2) images in [0, 1] whose mean is the
+            mixture. For mixtures in [0, 1].
 
     Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term:
     the authors' code.
@@ -69,14 +69,14 @@ class LatentDescent:
     learning_rate: float = 0.1
     halve_every: int = 100
     proximal_weight: float = 1e-2
-    consistent: bool = False
+    project_to_mixture: bool = False
 
     def __post_init__(self) -> None:
         check_number("steps of LatentDescent", self.steps, at_least=0, whole=True)
         check_number("learning_rate of LatentDescent", self.learning_rate, above=0)
         check_number("halve_every of LatentDescent", self.halve_every, at_least=0, whole=True)
         check_number("proximal_weight of LatentDescent", self.proximal_weight, at_least=0)
-        check_flag("consistent of LatentDescent", self.consistent)
+        check_flag("project_to_mixture of LatentDescent", self.project_to_mixture)
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """See Refinement. Mixtures do not influence each other."""
@@ -99,10 +99,10 @@ class LatentDescent:
                 optimizer.step()
         with torch.no_grad():
             estimates = codec.decode_latents(moving.detach()).unflatten(0, num_mixtures_and_sources)
-            return make_consistent(estimates, mixtures) if self.consistent else estimates
+            return nearest_consistent(estimates, mixtures) if self.project_to_mixture else estimates
 
 
-def make_consistent(estimates: Tensor, mixtures: Tensor) -> Tensor:
+def nearest_consistent(estimates: Tensor, mixtures: Tensor) -> Tensor:
     """The nearest (L2) pair of images in [0, 1] whose mean is the mixture.
 
     Args:

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, read_json, write_json
 from lass.codecs import Codec, check_range, pad_to_codes
 from lass.data.mixing import mix
+from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_number, path_component
 from lass.likelihood import Likelihood, load_likelihood
 from lass.priors import Prior, from_reading_order, to_reading_order
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, Progress, separate_codes
-from lass.separation.averaging import mean_latents
 from lass.separation.entropy import entropy_by_position
-from lass.separation.precision import full_precision
+from lass.separation.posterior_mean import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.selection import ClosestToMixture, Selection
 
 CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
-MOST_SOURCES = 64  # that a folder may name
+MAX_SOURCES = 64  # that a folder may name
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SeparationResult:
     residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
     weights: Tensor  # (candidates,) what each candidate counts for; they sum to 1
     entropy: Tensor  # (*grid) of the candidates' pairs at each position, in nats
-    num_uncounted: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
+    num_unseen_codes: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
     log_evidence: Tensor | None = None  # scalar, from samplers that estimate it
 
 
@@ -55,7 +55,7 @@ class Separator:
         refinement: improves the chosen one; default the paper's 500 steps.
         likelihood_weight: the paper's λ.
         memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
-        average: start the refinement from the mean latents of all candidates, not from those of the chosen one.
+        posterior_mean: start the refinement from the mean latents of all candidates, not from those of the chosen one.
         source_names: of the sources, for files and tables, where each has its own prior. They become names of files.
 
     Raises:
@@ -79,7 +79,7 @@ class Separator:
         refinement: Refinement | None = None,
         likelihood_weight: float = 1.0,
         memory_budget: int = 2**30,
-        average: bool = False,
+        posterior_mean: bool = False,
         source_names: Sequence[str] | None = None,
     ) -> None:
         self.codec = codec
@@ -92,10 +92,11 @@ class Separator:
         self.sampler = sampler or TopK()
         self.selection = selection or ClosestToMixture()
         self.refinement = refinement or LatentDescent()
-        self.likelihood_weight, self.memory_budget, self.average = likelihood_weight, memory_budget, average
+        self.likelihood_weight, self.memory_budget = likelihood_weight, memory_budget
+        self.posterior_mean = posterior_mean
         check_number("likelihood_weight", likelihood_weight, at_least=0)
         check_number("memory_budget", memory_budget, at_least=1, whole=True)
-        check_flag("average", average)
+        check_flag("posterior_mean", posterior_mean)
         self.source_names = None
         if source_names is not None:
             self.source_names = [path_component(name, "source_names") for name in source_names]
@@ -206,10 +207,10 @@ class Separator:
             indices=indices,
             progress=progress,
         )
-        any_order = self.any_order(conditions, len(mixtures))
+        exchangeable = self.exchangeable(conditions, len(mixtures))
         with full_precision(self.device):
             chosen = self.selection.select(candidates, mixtures, self.codec, grid)
-            codes, latents = self.codes_and_latents(candidates, chosen, grid, any_order)
+            codes, latents = self.codes_and_latents(candidates, chosen, grid, exchangeable)
             estimates = self.refinement.refine(latents, mixtures, self.codec)
         if not estimates.isfinite().all():
             raise LassError(
@@ -222,8 +223,8 @@ class Separator:
             candidates.scores,
             residual=(mixtures - mix(estimates))[..., :num_samples],
             weights=candidates.weights,
-            entropy=entropy_by_position(candidates, any_order).unflatten(-1, grid),
-            num_uncounted=self._num_uncounted(mixture_codes),
+            entropy=entropy_by_position(candidates, exchangeable).unflatten(-1, grid),
+            num_unseen_codes=self._num_unseen_codes(mixture_codes),
             log_evidence=candidates.log_evidence,
         )
 
@@ -267,7 +268,7 @@ class Separator:
 
     @torch.no_grad()
     def codes_and_latents(
-        self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], any_order: Tensor
+        self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], exchangeable: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Codes of the chosen candidates, (M, S, *grid), and the latents to be refined, (M, S, dim, *grid).
 
@@ -275,14 +276,14 @@ class Separator:
             candidates: of Algorithm 1.
             chosen: (M,), the selected candidate of each mixture.
             grid: shape of the codes of one signal.
-            any_order: see `any_order`.
+            exchangeable: see `exchangeable`.
         """
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
-        if self.average:
-            return codes, mean_latents(candidates, chosen, self.codec, grid, any_order)
+        if self.posterior_mean:
+            return codes, mean_latents(candidates, chosen, self.codec, grid, exchangeable)
         return codes, self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
-    def any_order(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
+    def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
         """Which mixtures have sources that nothing tells apart, (num_mixtures,) bool: one prior, and one class if any.
 
         Args:
@@ -295,7 +296,7 @@ class Separator:
             return torch.ones(num_mixtures, dtype=torch.bool, device=self.device)
         return (conditions == conditions[:, :1]).all(1).to(self.device)
 
-    def _num_uncounted(self, mixture_codes: Tensor) -> Tensor:
+    def _num_unseen_codes(self, mixture_codes: Tensor) -> Tensor:
         is_counted = getattr(self.likelihood, "is_counted", lambda code: True)
         counts = [sum(not is_counted(code) for code in codes) for codes in mixture_codes.flatten(1).tolist()]
         return torch.tensor(counts)
@@ -304,7 +305,7 @@ class Separator:
     def settings(self) -> dict[str, Any]:
         """What is not weights: sampler, selection, averaging, refinement and λ, ready for JSON."""
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
-        return {**parts, "likelihood_weight": self.likelihood_weight, "average": self.average}
+        return {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write everything into a folder that `from_pretrained` can rebuild it from, and return it.
@@ -345,8 +346,8 @@ class Separator:
             raise LassError(f"{source} is no separator in format {FORMAT} of lass: save it again with this version.")
         try:
             names = facts["priors"]
-            if not isinstance(names, list) or not 0 < len(names) <= MOST_SOURCES:
-                raise LassError(f"{source} names no priors: expected a list of 1 to {MOST_SOURCES} folders.")
+            if not isinstance(names, list) or not 0 < len(names) <= MAX_SOURCES:
+                raise LassError(f"{source} names no priors: expected a list of 1 to {MAX_SOURCES} folders.")
             priors = {
                 name: load_artifact(folder / name, "prior") for name in {path_component(n, source) for n in names}
             }
@@ -354,7 +355,7 @@ class Separator:
                 name: build(facts[name], source, protocol)
                 for name, protocol in {"sampler": Sampler, "selection": Selection, "refinement": Refinement}.items()
             }
-            check_flag(f"average in {source}", facts["average"])
+            check_flag(f"posterior_mean in {source}", facts["posterior_mean"])
             check_number(f"likelihood_weight in {source}", facts["likelihood_weight"], at_least=0)
             source_names = facts.get("source_names")
             if source_names is not None and not isinstance(source_names, list):
@@ -364,7 +365,7 @@ class Separator:
                 priors=[priors[name] for name in names],
                 likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
-                average=facts["average"],
+                posterior_mean=facts["posterior_mean"],
                 source_names=source_names,
                 **parts,
             )

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lass.devices.precision import full_precision
 from lass.errors import LassError
 from lass.separation.algorithm import Progress
-from lass.separation.precision import full_precision
 from lass.separation.separator import Separator
 
 Read = Callable[[int, int], Float[Tensor, "channels samples"]]
@@ -139,5 +139,5 @@ def _separate_window(
     whole = replace(candidates, codes=heard)
     with full_precision(separator.device):
         chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],))
-        any_order = separator.any_order(None, len(mixture))
-        return separator.codes_and_latents(candidates, chosen, (stop - start,), any_order)
+        exchangeable = separator.exchangeable(None, len(mixture))
+        return separator.codes_and_latents(candidates, chosen, (stop - start,), exchangeable)

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
-from lass.artifacts import written_whole
+from lass.artifacts import atomic_write
 from lass.errors import LassError
 
 CHECKPOINT_FOLDER, LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints", "last.ckpt", "best.ckpt"  # in a run's folder
@@ -28,7 +28,7 @@ def is_dry_run(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run) or not trainer.checkpoint_callbacks
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Reads and writes local checkpoints; a file that cannot be written to its end leaves the one before as it was.
 
     Args:
@@ -44,7 +44,7 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             LassError: if the disk is full or the folder cannot be written to.
         """
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class RunCheckpoint(ModelCheckpoint):
         """Let the trainer write whole files, unless it was given another way to write."""
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeFiles(type(pl_module).__name__)
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO(type(pl_module).__name__)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep an earlier training that this one does not continue."""
         if trainer.is_global_zero and not trainer.ckpt_path:
-            keep_previous(Path(self.dirpath).parent, [Path(self.dirpath).name, *self.made])
+            archive_previous(Path(self.dirpath).parent, [Path(self.dirpath).name, *self.made])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say which stage the checkpoint is of."""
@@ -107,7 +107,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
 
-def keep_previous(folder: Path, names: Sequence[str]) -> None:
+def archive_previous(folder: Path, names: Sequence[str]) -> None:
     """Link files and folders of a run into its `previous/`, in place of its content.
 
     Files are replaced by renaming, so the links keep the earlier content and no room is needed until then.

@@ -16,8 +16,8 @@ from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.loading import ResumableLoader
-from lass.data.module import SourceDataModule, check_batch, check_rate
-from lass.data.sources import as_is
+from lass.data.module import SourceDataModule, check_batch, check_sample_rate
+from lass.data.sources import identity_collate
 from lass.errors import LassError, check_number
 from lass.tasks.checkpoints import is_dry_run
 
@@ -39,7 +39,7 @@ class EncodedSources(LightningDataModule):
         self.sources, self.codec_folder, self.batch_size = sources, codec, batch_size
         self.codec = load_codec(codec)
         self.codec_fingerprint = fingerprint(self.codec)
-        check_rate(sources, self.codec)
+        check_sample_rate(sources, self.codec)
         self._temporary: TemporaryDirectory | None = None  # in place of the run's folder in a dry run
         self._folder: Path | None = None
 
@@ -70,11 +70,13 @@ class EncodedSources(LightningDataModule):
         check_batch(len(shard), self.batch_size, what=self.sources.what)
         ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
         sampler = DistributedSampler(shard, **ranks, seed=torch.initial_seed() % 2**31)
-        return ResumableLoader(self.trainer, shard, batch_size=self.batch_size, sampler=sampler, collate_fn=as_is)
+        return ResumableLoader(
+            self.trainer, shard, batch_size=self.batch_size, sampler=sampler, collate_fn=identity_collate
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Held-out code sequences."""
-        return DataLoader(self._shards["validation"], batch_size=self.batch_size, collate_fn=as_is)
+        return DataLoader(self._shards["validation"], batch_size=self.batch_size, collate_fn=identity_collate)
 
     def _path(self, part: str) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
@@ -93,7 +95,7 @@ class EncodedSources(LightningDataModule):
     def _encode(self, part: str) -> Iterator[CodeSequences]:
         device = self.trainer.strategy.root_device
         codec = self.codec.to(device)
-        loader = DataLoader(self.sources.part(part), self.batch_size, collate_fn=as_is)
+        loader = DataLoader(self.sources.part(part), self.batch_size, collate_fn=identity_collate)
         for batch in tqdm(loader, desc=f"Encoding {part} sources once"):
             with torch.inference_mode():
                 codes = codec.encode(batch.signals.to(device)).flatten(1).cpu()

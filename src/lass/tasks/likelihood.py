@@ -16,12 +16,12 @@ from torchmetrics import MeanMetric
 from lass.artifacts import fingerprint
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.module import check_rate
+from lass.data.module import check_sample_rate
 from lass.data.sources import SourcePairs, Sources
 from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
-from lass.report.dashboard import Dashboard
 from lass.report.media import log_values
+from lass.report.wandb_callback import WandbCallback
 from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
 from lass.tasks.training import check_same_codec
 
@@ -83,7 +83,7 @@ class LikelihoodCounting(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together."""
-        check_rate(self.trainer.datamodule, self.codec)
+        check_sample_rate(self.trainer.datamodule, self.codec)
 
     def configure_optimizers(self) -> None:
         """None: counting has no gradient."""
@@ -92,7 +92,7 @@ class LikelihoodCounting(LightningModule):
         """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
         folder = Path(self.trainer.default_root_dir)
         files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
-        dashboard = Dashboard(
+        dashboard = WandbCallback(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
             codec_fingerprint=self.codec_fingerprint,
             used=[("codec", self.codec_folder)],

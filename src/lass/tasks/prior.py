@@ -13,8 +13,8 @@ from lass.codecs import shape_codes
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
 from lass.priors import from_reading_order, sample_codes, to_reading_order
-from lass.report.dashboard import Dashboard
 from lass.report.display import display_of
+from lass.report.wandb_callback import WandbCallback
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.training import TrainingTask, at_least_float32, check_same_codec
 
@@ -62,7 +62,7 @@ class PriorTraining(TrainingTask):
                 )
         self.artifact.codec_fingerprint = data.codec_fingerprint
 
-    def dashboard(self) -> Dashboard:
+    def dashboard(self) -> WandbCallback:
         """See TrainingTask; data without a codec is refused in `setup`."""
         data = self.trainer.datamodule
         if not isinstance(data, EncodedSources):

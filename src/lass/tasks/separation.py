@@ -15,8 +15,9 @@ from torchmetrics import CatMetric
 from lass.artifacts import fingerprint, load_artifact
 from lass.codecs import codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.module import check_rate
+from lass.data.module import check_sample_rate
 from lass.data.sources import SourcePairs
+from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
 from lass.likelihood import load_likelihood
 from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
@@ -28,14 +29,13 @@ from lass.metrics.frechet import (
     inception_cache,
 )
 from lass.priors import load_prior
-from lass.report.dashboard import Dashboard
 from lass.report.display import ImageDisplay, display_of
 from lass.report.results import ResultsFolder, Row
 from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
+from lass.report.wandb_callback import WandbCallback
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
-from lass.separation.precision import full_precision
 
 #: What is scored, by the beginnings of the scores' names: the estimates; the mixture itself as both estimates; the
 #: codec's reconstruction of the sources.
@@ -57,7 +57,7 @@ class Separation(LightningModule):
         smoothing: pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: how codes are chosen; null for TopK(512, 32).
         selection: how a candidate is chosen; null for ClosestToMixture.
-        average: refine the mean latents of all candidates instead of the chosen one's.
+        posterior_mean: refine the mean latents of all candidates instead of the chosen one's.
         refinement: how it is improved; null for LatentDescent, NoRefinement to leave it.
         likelihood_weight: λ of Algorithm 1.
         conditional: give the classes of the sources to class-conditional priors (weakly supervised separation).
@@ -90,7 +90,7 @@ class Separation(LightningModule):
         overwrite: bool = False,
         smoothing: float = 0.0,
         memory_budget: int = 2**30,
-        average: bool = False,
+        posterior_mean: bool = False,
         fid: bool = False,
         inception_weights: str | None = None,
         features: str | None = None,
@@ -114,7 +114,7 @@ class Separation(LightningModule):
             refinement,
             likelihood_weight,
             memory_budget,
-            average,
+            posterior_mean,
             source_names,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
@@ -141,7 +141,7 @@ class Separation(LightningModule):
         """The page of the run."""
         goals = {f"separation/{name}/mean": "max" for name in self.scores}
         goals |= {f"separation/{kind}/{name}": "min" for kind in self.distances for name in SETS}
-        return [Dashboard(goals, fingerprint(self.separator.codec), used=self.paths)]
+        return [WandbCallback(goals, fingerprint(self.separator.codec), used=self.paths)]
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together, and keep everything in float32 with a true precision.
@@ -149,7 +149,7 @@ class Separation(LightningModule):
         Lightning would convert the weights before they are saved and identified, and the signals before they are
         scored.
         """
-        check_rate(self.trainer.datamodule, self.separator.codec)
+        check_sample_rate(self.trainer.datamodule, self.separator.codec)
         if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
             rank_zero_info(
                 f"Separation computes in float32, not in {self.trainer.precision}: 16-mixed and bf16-mixed are for "
@@ -169,7 +169,7 @@ class Separation(LightningModule):
         fingerprints = {name: known[id(part)] for name, part in parts.items()}
         settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
         settings |= {"source_names": self.separator.source_names} if self.separator.source_names else {}
-        settings["mixtures_of"] = getattr(self.trainer.datamodule, "separate", None)
+        settings["mixtures_of"] = getattr(self.trainer.datamodule, "predict_split", None)
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
             self.separator.save_pretrained(self.results.root / "separator")
@@ -235,7 +235,7 @@ class Separation(LightningModule):
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
         # Estimates of exchangeable sources are put in the order that scores better.
-        exchangeable = self.separator.any_order(conditions, len(sources))
+        exchangeable = self.separator.exchangeable(conditions, len(sources))
         if exchangeable.any():
             order = best_permutation(pairwise_scores(self.scoring, estimates, sources))
             given = torch.arange(order.shape[1], device=order.device)
@@ -257,7 +257,7 @@ class Separation(LightningModule):
             row |= {"residual_rms": result.residual[i].square().mean().sqrt().item()}
             row |= {
                 "best_log_posterior": result.scores[i, 0].item(),
-                "num_uncounted": int(result.num_uncounted[i]),
+                "num_unseen_codes": int(result.num_unseen_codes[i]),
             }
             if result.log_evidence is not None:
                 row |= {"log_evidence": result.log_evidence[i].item()}

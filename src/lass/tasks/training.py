@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lass.artifacts import CONFIG_FILE, Artifact, fingerprint, load_artifact
 from lass.errors import LassError, check_number
-from lass.report.dashboard import Dashboard, Direction, tag_codec
+from lass.report.wandb_callback import Direction, WandbCallback, tag_codec
 from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
 from lass.tasks.checkpoints import LAST_CHECKPOINT as LAST_CHECKPOINT
 
@@ -247,9 +247,9 @@ class TrainingTask(LightningModule):
         if artifact.kind == "codec":
             tag_codec(self.trainer, fingerprint(artifact))
 
-    def dashboard(self, **facts: Any) -> Dashboard:
+    def dashboard(self, **facts: Any) -> WandbCallback:
         """The page of the run; subclasses add what they know."""
-        return Dashboard(
+        return WandbCallback(
             {self.monitor: self.mode, **self.goals}, made=[(self.artifact.kind, self.artifact_folder)], **facts
         )
 

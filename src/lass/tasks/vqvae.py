@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lass.artifacts import Artifact
 from lass.data.mixing import mix
-from lass.data.module import check_rate
+from lass.data.module import check_sample_rate
 from lass.data.sources import Sources
 from lass.errors import LassError, check_number
 from lass.metrics import CodeUsage, scoring_of
@@ -66,7 +66,7 @@ class VQVAETraining(TrainingTask):
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together."""
-        check_rate(self.trainer.datamodule, self.artifact)
+        check_sample_rate(self.trainer.datamodule, self.artifact)
 
     def training_step(self, batch: Sources) -> Tensor:
         """Error of the reconstruction plus commitment and linearity, on sources and mixtures."""

@@ -1,0 +1,1 @@
+"""The command `lass`: fit, predict, validate, test (Lightning), separate (files), import (published models)."""

@@ -1,0 +1,204 @@
+"""`lass separate`: take image files or songs apart with a finished separator."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lass.cli import songs
+from lass.cli.parser_errors import SentenceParser
+from lass.data.images.files import read_image, write_image
+from lass.errors import LassError
+from lass.report.figures import image_grid, literal, picture
+from lass.separation import SeparationResult, Separator
+
+FIGURE = "separations.png"
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # taken from a folder
+NUM_PICTURED = 20  # mixtures in the figure
+
+
+def main(args: Sequence[str]) -> None:
+    """Entry point; see `lass separate --help`.
+
+    Raises:
+        LassError: if something cannot be read or would be overwritten; then nothing was separated yet.
+    """
+    options = parser().parse_args(args[1:])
+    if options.seed < 0:
+        raise LassError(f"The seed must be 0 or more, not {options.seed}.")
+    separator = Separator.from_pretrained(options.separator)
+    try:
+        separator.to(options.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, and several lines of it
+        reason = str(error).splitlines()[0]
+        raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
+    if hasattr(separator.codec, "sample_rate"):
+        _separate_songs(separator, options)
+    elif hasattr(separator.codec, "image_shape"):
+        _separate_images(separator, options)
+    else:
+        raise LassError(f"The separator in {options.separator} is neither for images nor for audio files.")
+
+
+def _separate_images(separator: Separator, options: argparse.Namespace) -> None:
+    files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
+    mixtures = [read_image(path, separator.codec.image_shape) for path in files]
+    targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
+    _make(options.out)
+    _refuse_to_lose(options.out, [*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
+    conditions = None if options.classes is None else torch.tensor(options.classes)
+    pictured = []
+    for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
+        result = separator.separate(mixture, conditions, options.seed, songs.POSITIONS)
+        for target, estimate in zip(targets[path], result.estimates, strict=True):
+            with _writing(target):
+                write_image(target, estimate)
+        if len(pictured) < NUM_PICTURED:
+            pictured.append(result)
+    has_picture = picture(lambda: _picture(files, mixtures, pictured), options.out / FIGURE)
+    said = f"Estimates of {len(files)} mixture(s) are in {options.out}"
+    print(literal(f"{said}; picture: {options.out / FIGURE}" if has_picture else said))
+
+
+def _separate_songs(separator: Separator, options: argparse.Namespace) -> None:
+    if options.classes is not None:
+        raise LassError("Songs are separated by their priors, not by classes: leave out --classes.")
+    files = find_files(options.mixtures, songs.SUFFIXES, "songs", "song.wav")
+    targets = songs.targets_of(files, options.out, separator)
+    for path in files:
+        songs.check_song(path, separator)
+    _make(options.out)
+    _refuse_to_lose(options.out, [*chain(*targets.values())], files, options.overwrite)
+    for path in files:
+        songs.separate_song(path, targets[path], separator, options.seed)
+    print(literal(f"Estimates of {len(files)} song(s) are in {options.out}, e.g. {targets[files[0]][0]}"))
+
+
+def find_files(paths: Sequence[Path], suffixes: set[str], what: str, example: str) -> list[Path]:
+    """Files as they are, and of folders every file with such a suffix, sorted; hidden files and folders are left out.
+
+    A file that is named twice, or by two links, is taken once, and a warning says so.
+
+    Raises:
+        LassError: if a folder holds none, or cannot be read.
+    """
+    files = []
+    for path in paths:
+        try:
+            inside = _visible(path, suffixes) if path.is_dir() else [path]
+        except OSError as error:
+            raise LassError(f"{path} cannot be read ({error.strerror}): name another file or folder.") from error
+        if not inside:
+            raise LassError(f"There are no {what} in the folder {path}: expected files like {example}.")
+        files += inside
+    distinct = {}
+    for file in files:
+        distinct.setdefault(_identity(file), file)
+    if len(distinct) < len(files):
+        again = next(file for file, times in Counter(map(_identity, files)).items() if times > 1)
+        warnings.warn(
+            f"{len(files) - len(distinct)} of the {len(files)} files are there twice, under the same name or another "
+            f"(for example {distinct[again]}): each is taken once.",
+            stacklevel=2,
+        )
+    return list(distinct.values())
+
+
+def _visible(folder: Path, suffixes: set[str]) -> list[Path]:
+    named = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path for path in named if not path.is_dir())
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    """Equal for all names of one file, links or other cases of letters."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.absolute()
+    return status.st_dev, status.st_ino
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LassError(f"The folder {folder} cannot be made ({error.strerror}): choose another --out.") from error
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Tell in one sentence that a file or folder cannot be written, for example for lack of space."""
+    try:
+        yield
+    except OSError as error:
+        raise LassError(
+            f"{target} cannot be written ({error.strerror or error}): make room or choose another --out; files that "
+            "are there already are complete."
+        ) from error
+
+
+def _refuse_to_lose(out: Path, targets: Sequence[Path], files: Sequence[Path], overwrite: bool) -> None:
+    """Raise LassError if an estimate would replace another one, a mixture, or without `overwrite` any file.
+
+    Args:
+        out: the folder for all targets; it exists.
+        targets: files to be written.
+        files: the mixtures.
+        overwrite: whether files that are neither may be replaced.
+    """
+    with _writing(out):
+        fold = _without_case if _ignores_case(out) else str
+    times = Counter(map(fold, targets))
+    mixtures = set(map(_identity, files))
+    for target in targets:
+        if times[fold(target)] > 1:
+            raise LassError(f"Two of the mixtures would both become {target}: give them different names.")
+        with _writing(target):  # its name can be too long
+            exists = target.exists()
+        if exists and _identity(target) in mixtures:
+            raise LassError(f"{target} is one of the mixtures and would be overwritten: choose another --out.")
+        if exists and not overwrite:
+            raise LassError(f"{target} is there already: choose another --out, or replace it with --overwrite.")
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether a.png and A.png are one file in a folder, as on macOS and Windows."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".case-") as probe:
+        return (folder / Path(probe.name).name.swapcase()).exists()
+
+
+def _without_case(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
+    """Of as many mixtures, the first ones, as there are results."""
+    first, second = torch.stack([result.estimates for result in results]).unbind(1)
+    columns = {"mixture": torch.stack(list(mixtures[: len(results)])), "estimate 1": first, "estimate 2": second}
+    columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
+    return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    options = SentenceParser("lass separate", description="Separate image files (mixture.png into two PNGs) or songs.")
+    options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
+    options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
+    options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
+    options.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
+    options.add_argument("--seed", type=int, default=0, help="another one gives another sample")
+    options.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    options.add_argument("--overwrite", action="store_true", help="replace files in the folder")
+    return options

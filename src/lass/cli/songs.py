@@ -1,0 +1,153 @@
+"""`lass separate` for songs of any length, rate and number of channels, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lass.data.audio.files import AudioInfo, audio_info, check_whole, read_segment, resampled_length
+from lass.errors import LassError
+from lass.report.figures import image_grid, picture
+from lass.report.spectrograms import spectrograms
+from lass.separation import Separator
+from lass.separation.streaming import num_windows, separate_stream
+
+FIGURE = "spectrograms.png"
+SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # taken from a folder
+PICTURED_SECONDS = 30.0  # in the middle of the song
+BLOCK_VALUES = 2**22  # samples times channels that are written at once
+POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress, where it takes seconds
+MAX_BYTES_OF_WAV = 2**32 - 2**16  # a larger file is RF64, which most programs read as WAV
+
+
+def targets_of(files: Sequence[Path], out: Path, separator: Separator) -> dict[Path, list[Path]]:
+    """Where each song's estimates and its picture go: into `out`, or into a folder of its own if there are several."""
+    names = [f"{name}.wav" for name in separator.source_names or ("source-1", "source-2")]
+    folders = [out / path.stem if len(files) > 1 else out for path in files]
+    return {path: [folder / name for name in (*names, FIGURE)] for path, folder in zip(files, folders, strict=True)}
+
+
+def check_song(path: Path, separator: Separator) -> AudioInfo:
+    """Properties of a song, which is decoded once from beginning to end.
+
+    Raises:
+        LassError: if it is no audio, damaged, shorter than one code, or holds NaN.
+    """
+    info, codec = audio_info(path), separator.codec
+    if not info.num_samples:
+        raise LassError(f"{path} holds no sound: it has a length of 0 samples.")
+    if resampled_length(info.num_samples, info.sample_rate, codec.sample_rate) < codec.hop:
+        least = codec.hop / codec.sample_rate
+        raise LassError(
+            f"{path} lasts {info.num_samples / info.sample_rate:.4f} s, less than one code of this separator: "
+            f"expected at least {least:.4f} s."
+        )
+    check_whole(path)
+    return info
+
+
+def separate_song(path: Path, targets: Sequence[Path], separator: Separator, seed: int) -> None:
+    """Write one file per source, of the song's rate, length and channels, all of them or none; then a picture.
+
+    The sources add up to the song, as in music, so the mixture that the codec gets is half of it: their mean.
+
+    Raises:
+        LassError: as `check_song`, or if the files cannot be written; then none of them is.
+    """
+    info, codec = check_song(path, separator), separator.codec
+    num_samples = resampled_length(info.num_samples, info.sample_rate, codec.sample_rate)
+    window = min(getattr(prior, "num_positions", 1024) for prior in separator.priors)
+    context = window // 2
+
+    def read(start: int, length: int) -> Float[Tensor, "channels samples"]:
+        return read_segment(path, start, length, codec.sample_rate) / 2
+
+    *files, figure = targets
+    folder = files[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".separating-") as temporary:
+            drafts = [Path(temporary) / f"{i}.wav" for i in range(len(files))]
+            total = num_windows(num_samples, codec.hop, window, context)
+            pieces = separate_stream(
+                read, num_samples, separator, window=window, context=context, seed=seed, progress=POSITIONS
+            )
+            with ExitStack() as stack:
+                sinks = [stack.enter_context(_Sink(draft, codec.sample_rate, info, "RF64")) for draft in drafts]
+                for piece in tqdm(pieces, path.name, total, unit="window"):
+                    for sink, samples in zip(sinks, piece, strict=True):
+                        sink.write(samples.T.cpu().numpy())
+            finished = [Path(temporary) / file.name for file in files]
+            for draft, file in zip(drafts, finished, strict=True):
+                _at_rate_of(info, draft, file)
+            for file, target in zip(finished, files, strict=True):
+                os.replace(file, target)
+    except OSError as error:
+        raise LassError(
+            f"The estimates of {path} cannot be written to {folder} ({error.strerror or error}): free some space there "
+            "or choose another --out."
+        ) from error
+    picture(lambda: _picture(path, files, info), figure)
+
+
+class _Sink(soundfile.SoundFile):
+    """A file that is written; a full disk is an OSError, as elsewhere."""
+
+    def __init__(self, path: Path, sample_rate: int, info: AudioInfo, kind: str) -> None:
+        with _as_os_error():
+            super().__init__(str(path), "w", sample_rate, info.num_channels, "FLOAT", format=kind)
+
+    def write(self, data: np.ndarray) -> None:
+        """Append samples, (samples, channels)."""
+        with _as_os_error():
+            super().write(data)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except (soundfile.LibsndfileError, AssertionError) as error:  # AssertionError: soundfile's, if a part was written
+        raise OSError("the disk is full or fails") from error
+
+
+def _at_rate_of(info: AudioInfo, draft: Path, file: Path) -> None:
+    """Bring a file to the song's rate and exact length, block by block."""
+    small = info.num_samples * info.num_channels * 4 < MAX_BYTES_OF_WAV
+    with _Sink(file, info.sample_rate, info, "WAV" if small else "RF64") as sink:
+        for start, length in _blocks(0, info.num_samples, info.num_channels):
+            sink.write(read_segment(draft, start, length, info.sample_rate).T.numpy())
+
+
+def _blocks(start: int, stop: int, num_channels: int) -> Iterator[tuple[int, int]]:
+    """Start and length of the pieces in which samples are read and written."""
+    block = max(1, BLOCK_VALUES // num_channels)
+    return ((first, min(block, stop - first)) for first in range(start, stop, block))
+
+
+def _picture(song: Path, files: Sequence[Path], info: AudioInfo) -> Figure:
+    length = min(info.num_samples, round(PICTURED_SECONDS * info.sample_rate))
+    start = (info.num_samples - length) // 2
+    signals = [_mono(path, start, start + length, info) for path in (song, *files)]
+    columns = dict(
+        zip(["song", *(file.stem for file in files)], spectrograms(torch.stack(signals))[:, None], strict=True)
+    )
+    seconds = f"{start / info.sample_rate:.0f} to {(start + length) / info.sample_rate:.0f} s"
+    return image_grid(columns, [song.stem], f"Spectrograms, {seconds}")
+
+
+def _mono(path: Path, start: int, stop: int, info: AudioInfo) -> Float[Tensor, "1 samples"]:
+    pieces = _blocks(start, stop, info.num_channels)
+    return torch.cat([read_segment(path, *piece, info.sample_rate).mean(0, keepdim=True) for piece in pieces], 1)

@@ -1,0 +1,238 @@
+"""`lass fit|predict|validate|test`: Lightning's command line over the stages of an experiment."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from lass.artifacts import atomic_write
+from lass.cli.parser_errors import explain
+from lass.cli.reporting import is_interruption, one_line
+from lass.cli.run_folder import locked
+from lass.errors import LassError, check_number, disk_error
+from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
+
+#: The commands of Lightning, and the method that a task has if it can be run by them.
+STEPS = {"fit": "training_step", "predict": "predict_step", "validate": "validation_step", "test": "test_step"}
+
+#: What Lightning writes into every checkpoint.
+LIGHTNING_KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops")
+
+
+def main(args: list[str]) -> None:
+    """Run a stage; Lightning's complaints about settings become LassErrors."""
+    try:
+        LassCLI(args)
+    except MisconfigurationException as error:
+        raise LassError(one_line(error)) from error
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config beside what the run makes, and into Weights & Biases."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save before training; before separating only once the results folder has accepted the run."""
+        if stage != "predict":
+            self._save(trainer, pl_module, stage)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `setup`."""
+        self._save(trainer, pl_module, "predict")
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.fast_dev_run:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once, on the first process."""
+        config = self.parser.dump(self.config, skip_none=False)
+        with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
+            temporary.write_text(config)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(yaml.safe_load(config), allow_val_change=True)
+
+
+class LassCLI(LightningCLI):
+    """`lass fit|predict -c experiments/<dataset>/<stage>.yaml --any.option=value`."""
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        # `main` reports errors: the parser itself would print a hundred lines of usage before the reason. Beginnings of
+        # names are not taken for names: they would hide typing errors, and work for some options only.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_kwargs={
+                "description": "Latent Autoregressive Source Separation, stage by stage. "
+                "For files and a finished separator: lass separate --help. For published models: lass import --help",
+                **strict,
+                **{command: dict(strict) for command in self.subcommands()},
+            },
+            args=args,
+            run=run,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        """Parse, and check what can be checked before anything is made.
+
+        Raises:
+            LassError: if an option is mistyped or has a value of another type, if a config cannot be read or is of
+                another stage, or if the checkpoint cannot be gone on with.
+        """
+        words = sys.argv[1:] if args is None else args
+        for path in _configs_in(words):
+            check_config(path)
+        try:
+            super().parse_arguments(parser, args)
+        except RecursionError as error:
+            raise LassError("A config holds itself, by an alias of YAML: write out what it refers to.") from error
+        except (ArgumentError, UnicodeDecodeError) as error:
+            command = next((word for word in words if word in self._subcommand_parsers), "fit")
+            message = error.message if isinstance(error, ArgumentError) else str(error)
+            option = f"argument {error.argument_name}: " if getattr(error, "argument_name", None) else ""
+            raise LassError(explain(f"{option}{message}", self._subcommand_parsers, command)) from error
+        command = self.config.get("subcommand")
+        if not command:
+            return
+        config = self.config[command]
+        if not isinstance(config.seed_everything, bool):
+            check_number("--seed_everything", config.seed_everything, at_least=0, at_most=2**32 - 1, whole=True)
+        if config.trainer.check_val_every_n_epoch is not None:  # Lightning divides by it
+            check_number("--trainer.check_val_every_n_epoch", config.trainer.check_val_every_n_epoch, at_least=1)
+        _check_command(command, config.model.class_path)
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = str(self._checkpoint(command, config))
+
+    def _checkpoint(self, command: str, config: Any) -> Path:
+        """Let `--ckpt_path=last` mean the run's own last checkpoint, and refuse one that cannot be gone on with.
+
+        Lightning looks for `last` before it asks the model for its callbacks: it would find none and start afresh.
+        """
+        if command == "predict":
+            raise LassError(
+                "`lass predict` reads no checkpoint, it goes on at the first mixture that is missing: leave out "
+                "--ckpt_path."
+            )
+        path = Path(config["ckpt_path"])
+        if str(path) == "last":
+            path = Path(config["trainer"]["default_root_dir"] or ".") / CHECKPOINT_FOLDER / LAST_CHECKPOINT
+        check_checkpoint(path)
+        return path
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would take the classes of a run from its checkpoint, a file that may be a stranger's."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer; errors in its settings become LassErrors."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            if isinstance(error, LassError):
+                raise
+            raise LassError(f"The trainer does not take these settings: {one_line(error)}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        first = self.trainer.is_global_zero and not self.trainer.fast_dev_run
+        try:
+            with locked(folder) if first else contextlib.nullcontext():
+                super()._run_subcommand(subcommand)
+        except Exception as error:
+            if failure := self._misfit(error) or disk_error(error, folder):
+                raise failure from error
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            if subcommand == "fit" and is_interruption(error) and not (folder / CHECKPOINT_FOLDER).is_dir():
+                raise KeyboardInterrupt("there is no checkpoint yet, so the same command starts afresh") from error
+            raise
+
+    def _misfit(self, error: Exception) -> LassError | None:
+        path, lines = self.trainer.ckpt_path, str(error).splitlines()
+        if not path or "Error(s) in loading state_dict" not in lines[0]:
+            return None
+        return LassError(
+            f"The checkpoint {path} is of a run with other settings of the model ({lines[-1].strip()}): start without "
+            "--ckpt_path, or set them as they were."
+        )
+
+
+def check_config(path: str) -> None:
+    """Raise LassError unless a file holds a config: YAML in UTF-8, with sections."""
+    if not Path(path).is_file():
+        there = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise LassError(f"The config {path} {there}: name a YAML file, e.g. experiments/digits/prior.yaml.")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise LassError(f"The config {path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or one_line(error)
+        raise LassError(f"The config {path} is damaged{where} ({reason}): expected YAML.") from error
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise LassError(f"The config {path} {found}: expected the sections trainer, model and data.")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise LassError unless a file is a checkpoint of Lightning; nothing in it is run."""
+    if not path.is_file():
+        raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint make an unpickler raise whatever they spell
+        # PyTorch's own text is long, and advises to run the code in the file.
+        reason = (
+            "it holds objects that are no weights" if "Unsupported global" in str(error) else "it is cut or damaged"
+        )
+        raise LassError(f"The checkpoint {path} cannot be read, as {reason}: start without --ckpt_path.") from error
+    lacking = [key for key in LIGHTNING_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if lacking:
+        raise LassError(
+            f"{path} is no checkpoint of a training (it has no {lacking[0]}): start without --ckpt_path, or name the "
+            f"{LAST_CHECKPOINT} of a run."
+        )
+
+
+def _check_command(command: str, class_path: str) -> None:
+    """Raise LassError if a task cannot be run by a command: its config is of another stage."""
+    module, _, name = class_path.rpartition(".")
+    task = getattr(import_module(module), name)
+
+    def has(step: str) -> bool:
+        return getattr(task, step) is not getattr(LightningModule, step)
+
+    if not has(STEPS[command]) and not (command == "predict" and has("forward")):
+        fitting = [f"`lass {other}`" for other, step in STEPS.items() if has(step)]
+        raise LassError(
+            f"`lass {command}` cannot run {class_path}"
+            + (f", which is for {' and '.join(fitting)}" if fitting else "")
+            + ": name a config of another stage, or the other command."
+        )
+
+
+def _configs_in(words: Sequence[str]) -> list[str]:
+    """Paths of the configs that a command line names."""
+    paths = [path for option, path in pairwise(words) if option in ("-c", "--config")]
+    paths += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [path for path in paths if "://" not in path]

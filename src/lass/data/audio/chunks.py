@@ -1,0 +1,117 @@
+"""Songs cut into chunks, read from their files on demand, and the index of chunks that are not silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lass.artifacts import read_json
+from lass.data.audio.files import audio_info, read_segment, resampled_length, rms_db
+from lass.data.sources import Sources
+from lass.errors import LassError
+
+
+class Song(NamedTuple):
+    """Files of a song: those of a class sound together."""
+
+    name: str
+    stems: dict[str, list[Path]]  # class name -> files
+
+
+class Chunk(NamedTuple):
+    """Where a chunk lies."""
+
+    song: str
+    start: int  # in samples at the dataset's rate
+    label: int  # number of the class
+
+
+class AudioChunks(Dataset):
+    """Chunks of songs, read when they are asked for.
+
+    Args:
+        songs: by name.
+        chunks: where each chunk lies.
+        classes: names of the classes that the labels stand for.
+        sample_rate: of the chunks, in Hz.
+        num_samples: length of a chunk.
+    """
+
+    def __init__(
+        self,
+        songs: dict[str, Song],
+        chunks: Sequence[Chunk],
+        classes: Sequence[str],
+        sample_rate: int,
+        num_samples: int,
+    ) -> None:
+        self.songs, self.chunks, self.classes = songs, list(chunks), list(classes)
+        self.sample_rate, self.num_samples = sample_rate, num_samples
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once: (batch, 1, samples) in [-1, 1]."""
+        chunks = [self.chunks[index] for index in indices]
+        signals = [read_stems(self._files(chunk), chunk.start, self.num_samples, self.sample_rate) for chunk in chunks]
+        return Sources(torch.stack(signals), torch.tensor([chunk.label for chunk in chunks]))
+
+    def _files(self, chunk: Chunk) -> list[Path]:
+        return self.songs[chunk.song].stems[self.classes[chunk.label]]
+
+
+def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int) -> Float[Tensor, "1 samples"]:
+    """Sum of the same stretch of some files, averaged to mono; start and length in samples at `sample_rate`."""
+    return sum(read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files)
+
+
+def find_chunks(
+    song: Song, classes: Sequence[str], sample_rate: int, num_samples: int, hop: int, silence_db: float
+) -> list[Chunk]:
+    """The chunks of a song that are not silent: every `hop` samples one of `num_samples`, for each class.
+
+    Args:
+        song: with its files.
+        classes: names of the classes; a song may lack some.
+        sample_rate: at which everything is counted, in Hz.
+        num_samples: length of a chunk; a rest at the end of the song is left out.
+        hop: from the start of a chunk to the start of the next.
+        silence_db: chunks with less RMS than this, in dB of full scale, are silent.
+    """
+    chunks = []
+    for label, name in enumerate(classes):
+        files = song.stems.get(name, [])
+        if not files:
+            continue
+        infos = [audio_info(file) for file in files]
+        length = max(resampled_length(info.num_samples, info.sample_rate, sample_rate) for info in infos)
+        for start in range(0, length - num_samples + 1, hop):
+            if rms_db(read_stems(files, start, num_samples, sample_rate)) >= silence_db:
+                chunks.append(Chunk(song.name, start, label))
+    return chunks
+
+
+def read_index(path: Path, songs: dict[str, Song], classes: list[str], hop: int) -> list[Chunk] | None:
+    """The chunks in an index file; None if it is missing or damaged, so that it is made again."""
+    if not path.is_file():
+        return None
+    try:
+        chunks = [Chunk(*chunk) for chunk in read_json(path, "index of chunks")["chunks"]]
+        known = all(
+            type(start) is type(label) is int
+            and start >= 0
+            and start % hop == 0
+            and label in (0, 1)
+            and classes[label] in songs[song].stems
+            for song, start, label in chunks
+        )
+    except (LassError, KeyError, TypeError, OSError, RecursionError):
+        return None
+    return chunks if known else None

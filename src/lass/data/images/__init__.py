@@ -1,0 +1,1 @@
+"""Images: one file per dataset, and the classes that they share."""

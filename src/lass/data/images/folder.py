@@ -1,0 +1,186 @@
+"""What all datasets of image files share: they are listed at once, and opened when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from lass.data.files import mapped_array
+from lass.data.images.files import opened_image
+from lass.data.images.module import ImageDataModule, hold_out
+from lass.data.sources import SourceDataset, Sources
+from lass.errors import LassError, check_number
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")  # in small letters
+KINDS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow's, those with 8 bits at most
+NUM_NAMED = 3  # files in an error
+
+OfficialSplit = Literal["train", "test"]
+
+
+class ImageFiles(SourceDataset):
+    """Image files, read when they are asked for, by whichever process asks: the dataset itself holds only their names.
+
+    Args:
+        folder: that the names start from.
+        names: of the files, as text or, in an array, as bytes.
+        labels: (num_images,) the class of each image.
+        size: height and width to which images are brought, see `read_square`.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str] | np.ndarray, labels: Int[Tensor, " num_images"], size: int
+    ) -> None:
+        # One array: of a list with a million names, processes that load images would each come to own a copy, because
+        # Python writes to an object (its reference count) when it reads it.
+        self.names = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names])
+        self.folder, self.labels, self.size = folder, labels, size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once: (batch, 3, size, size) in [0, 1].
+
+        Raises:
+            LassError: if one of the files cannot be read.
+        """
+        images = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)  # none, where a share is padded
+        for image, index in zip(images, indices, strict=True):
+            image.copy_(read_square(self.folder / os.fsdecode(self.names[index]), self.size))
+        return Sources(images.float() / 255, self.labels[torch.as_tensor(indices, dtype=torch.long)])
+
+    def subset(self, positions: Int[Tensor, " subset"]) -> ImageFiles:
+        """See SourceDataset."""
+        return ImageFiles(self.folder, self.names[positions.numpy()], self.labels[positions], self.size)
+
+    def fingerprint(self) -> str:
+        """See SourceDataset; of the files' names, lengths and times of change instead of their content."""
+        digest = hashlib.sha256(f"{self.size} {self.names.dtype}".encode())
+        digest.update(self.names.tobytes() + self.labels.numpy().tobytes())
+        for name in self.names:
+            try:
+                status = (self.folder / os.fsdecode(name)).stat()
+            except OSError as error:
+                raise _lost(self.folder / os.fsdecode(name)) from error
+            digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
+        return digest.hexdigest()[:16]
+
+
+class ImageFolderModule(ImageDataModule):
+    """Image files. A dataset is a subclass with two methods, `has_test_images` and `find`.
+
+    Images of any kind become RGB; the shorter side is resized to `size`, and the square in the middle is kept.
+
+    Args:
+        root: folder of the dataset.
+        size: height and width in pixels.
+        num_test: how many of all images, chosen by `split_seed`, are held out for the test; default a tenth, 5,000 at
+            most. Only where there are no test images of the dataset's own.
+        kwargs: the arguments of ImageDataModule.
+    """
+
+    def __init__(self, root: str | Path, size: int = 256, num_test: int | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        check_number("size", size, at_least=1, whole=True)
+        self.root, self.size, self.num_test = Path(root), size, num_test
+
+    def has_test_images(self) -> bool:
+        """Whether the dataset says which images are for the test."""
+        raise NotImplementedError(f"{type(self).__name__} must define has_test_images()")
+
+    def find(self, official_split: OfficialSplit) -> ImageFiles:
+        """The images of an official split; where there is none, all images."""
+        raise NotImplementedError(f"{type(self).__name__} must define find()")
+
+    def read(self, official_split: OfficialSplit) -> ImageFiles:
+        """See ImageDataModule; without test images of its own, some of all are."""
+        if not self.has_test_images():
+            files = self.find(official_split)
+            held_out, kept = hold_out(len(files), self.num_test, self.split_seed, "num_test")
+            return files.subset(held_out if official_split == "test" else kept)
+        if self.num_test is not None:
+            raise LassError(f"{self.root} has test images of its own: leave out num_test.")
+        return self.find(official_split)
+
+
+def default_root(name: str) -> Path:
+    """The folder of a dataset in the one that the variable DATA_ROOT names, or in `data`."""
+    return Path(os.environ.get("DATA_ROOT") or "data") / name
+
+
+def image_names(folder: Path) -> list[str]:
+    """Names of the image files that lie in a folder itself, sorted; what begins with a dot is no image."""
+    with os.scandir(folder) as entries:
+        named = (entry for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
+        return sorted(entry.name for entry in named if not entry.is_dir())
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few, and whether there are more."""
+    return ", ".join([*names[:NUM_NAMED], "…"] if len(names) > NUM_NAMED else names)
+
+
+def read_square(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
+    """An image file in RGB, its shorter side resized to `size`, and of that the square in the middle.
+
+    Resizing is bilinear with antialiasing. Transparency is dropped, not blended; orientation tags are not followed.
+
+    Args:
+        path: whatever Pillow reads; or a NumPy array of bytes, (3, height, width) with or without a 1 in front, or
+            (height, width, 3).
+        size: of the square, in pixels.
+
+    Raises:
+        LassError: if there is no such image, or one with more than 8 bits per channel.
+
+    Source: torchvision.transforms.Resize and CenterCrop, the usual preparation of ImageNet; Esser et al. 2021
+        (arXiv:2012.09841), `taming/data/base.py`, does the same without antialiasing.
+    """
+    try:
+        image = _from_array(path) if path.suffix.lower() == ".npy" else decoded(path)
+    except FileNotFoundError as error:
+        raise _lost(path) from error
+    except OSError as error:
+        raise LassError(
+            f"{path} is no image that can be read ({error}): get it again, or take it out of the dataset."
+        ) from error
+    if image.mode not in KINDS:
+        raise LassError(f"{path} is an image of the kind {image.mode!r}: expected 8 bits per channel, so convert it.")
+    if image.mode == "P":  # Pillow warns when colours that may be transparent are converted at once
+        image = image.convert("RGBA")
+    resized = transforms.resize(image.convert("RGB"), [size], antialias=True)
+    return transforms.pil_to_tensor(transforms.center_crop(resized, [size, size]))
+
+
+def _lost(path: Path) -> LassError:
+    return LassError(f"{path} is missing, though it was listed: put it back and start again.")
+
+
+def decoded(path: Path) -> Image.Image:
+    """The pixels of an image file; errors are those of `opened_image`."""
+    with opened_image(path) as image:
+        image.load()
+    return image
+
+
+def _from_array(path: Path) -> Image.Image:
+    array = mapped_array(path)
+    shape = array.shape
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    if array.ndim == 3 and len(array) == 3:
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise OSError(f"an array of {array.dtype} with shape {shape}; expected uint8, (3, height, width)")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,335 @@
+"""Models of CompVis/taming-transformers: a VQ-GAN, and the transformer over its codes, from their published files.
+
+The VQ-GANs of CompVis/latent-diffusion are the same networks, with attention left out in one of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lass.artifacts import fingerprint
+from lass.codecs import VQGAN, VectorQuantizer
+from lass.errors import LassError
+from lass.importers.checkpoints import fill, read_weights
+from lass.priors import TransformerPrior
+
+PROGRAM = "taming-transformers"
+ORIGIN = "the table of models at https://github.com/CompVis/taming-transformers"
+TRANSFORMER, DIFFUSION, LABELS = "Net2NetTransformer", "LatentDiffusion", "Labelator"
+CODECS = {"VQModel": False, "VQModelInterface": False, "EMAVQ": False, "VQNoDiscModel": False, "GumbelVQ": True}
+"""Kinds of codecs, and whether their codes are projected."""
+FIRST_STAGE = "first_stage_model."  # of names of the codec's weights in the checkpoint of a model over its codes
+
+#: Names of layers, theirs and ours. A checkpoint's index of a level or a block goes where the \1 and \2 are.
+LAYERS = {
+    r"conv_in\.": "first.",
+    r"norm_out\.": "norm.",
+    r"conv_out\.": "last.",
+    r"mid\.block_(\d)\.": r"middle_block_\1.",
+    r"mid\.attn_1\.": "middle_attention_1.",
+    r"(down|up)\.(\d+)\.block\.(\d+)\.": r"\1_\2_block_\3.",
+    r"(down|up)\.(\d+)\.attn\.(\d+)\.": r"\1_\2_attention_\3.",
+    r"(down|up)\.(\d+)\.(?:downsample|upsample)\.": r"\1_\2_resample.",
+}
+PARTS = {"nin_shortcut": "shortcut", "proj_out": "to_out"}  # of a layer
+CONVOLUTIONS = {"quant_conv": "to_latents", "post_quant_conv": "from_latents"}
+BLOCK = {  # of the transformer
+    "ln1": "attention_norm",
+    "ln2": "feedforward_norm",
+    "attn.proj": "to_out",
+    "mlp.0": "feedforward.0",
+    "mlp.2": "feedforward.2",
+}
+MAX_CONFIG = 2**20  # bytes of a configuration; published ones have a few thousand
+MAX_SIZE = 2**20  # of any size in it
+MAX_LEVELS, MAX_BLOCKS = 12, 100  # of a VQ-GAN: resolutions, and blocks at each; published ones have 6 and 2
+
+
+@dataclass(frozen=True)
+class Section:
+    """One mapping of a configuration; each value is checked where it is read.
+
+    Args:
+        values: of the mapping.
+        whole: the whole configuration, for interpolations such as `${model.params.embed_dim}`.
+        file: of the configuration, for errors.
+        name: of the mapping in the file, such as `model.params.`.
+    """
+
+    values: Mapping[Any, Any]
+    whole: Mapping[Any, Any]
+    file: Path
+    name: str = ""
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or what it refers to."""
+        value = self.values.get(key, default)
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        referred: Any = self.whole
+        for part in value.removeprefix("${").removesuffix("}").split("."):
+            referred = referred.get(part) if isinstance(referred, Mapping) else None
+        if referred is None or (isinstance(referred, str) and "${" in referred):
+            raise self.wrong(key, "a value, or ${...} with the full name of another key that has one", value)
+        return referred
+
+    def need(self, key: str) -> Any:
+        """The value, which has to be there."""
+        if key not in self:
+            raise LassError(f"{self.file} has no {self.name}{key}: expected the configuration of a model of {PROGRAM}.")
+        return self.get(key)
+
+    def section(self, key: str) -> Section:
+        """The mapping under a key."""
+        values = self.need(key)
+        if not isinstance(values, Mapping):
+            raise self.wrong(key, "a mapping of names to values", values)
+        return Section(values, self.whole, self.file, f"{self.name}{key}.")
+
+    def integer(self, key: str, default: int | None = None, at_least: int = 1, at_most: int = MAX_SIZE) -> int:
+        """An integer, also where it is written as text or with a decimal point."""
+        value = self.need(key) if default is None else self.get(key, default)
+        return self._integer(key, value, at_least, at_most)
+
+    def integers(self, key: str, default: list[int] | None = None, at_most: int = MAX_SIZE) -> list[int]:
+        """A list of at most `at_most` positive integers."""
+        values = self.need(key) if default is None else self.get(key, default)
+        if not isinstance(values, list) or len(values) > at_most:
+            raise self.wrong(key, f"a list of at most {at_most} integers", values)
+        return [self._integer(key, value, 1, MAX_SIZE) for value in values]
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self.get(key, default)
+        value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false", value)
+        return value
+
+    @property
+    def kind(self) -> str:
+        """Class that the section describes, without its module."""
+        target = self.need("target")
+        if not isinstance(target, str):
+            raise self.wrong("target", "the name of a class", target)
+        return target.rpartition(".")[2]
+
+    def _integer(self, key: str, value: Any, at_least: int, at_most: int) -> int:
+        is_text = isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value.strip())
+        is_whole = isinstance(value, float) and value.is_integer()
+        number = int(value) if is_text or is_whole else value
+        if type(number) is not int or not at_least <= number <= at_most:
+            raise self.wrong(key, f"an integer from {at_least} to {at_most}", value)
+        return number
+
+    def wrong(self, key: str, expected: str, value: Any) -> LassError:
+        """The error for a value; what came is shortened, since a file can make it endless."""
+        is_short = value is None or isinstance(value, bool | float | str) or (type(value) is int and abs(value) < 2**64)
+        came = f"{value!r:.60}" if is_short else f"a {'longer number' if type(value) is int else type(value).__name__}"
+        return LassError(f"{self.file}: {self.name}{key} must be {expected}, not {came}.")
+
+
+def read_taming(
+    config: str | Path, checkpoint: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[VQGAN, TransformerPrior | None]:
+    """The codec, and the prior if the checkpoint has one.
+
+    Args:
+        config: the YAML file beside the checkpoint.
+        checkpoint: `last.ckpt`, of a VQ-GAN or of a transformer with its VQ-GAN, as PyTorch's file or as safetensors.
+            No code in it is run. Of a model of latent-diffusion the VQ-GAN is read.
+        dtype: of the prior's weights; the codec keeps full precision.
+
+    Raises:
+        LassError: if a file is missing or something else, weights are missing or have other sizes than the
+            configuration says, or the model is conditioned on something that is no class.
+
+    Source: Esser, Rombach and Ommer 2021 (arXiv:2012.09841); Rombach et al. 2022 (arXiv:2112.10752).
+    """
+    model = _model_in(Path(config))
+    weights, _ = read_weights(checkpoint, "state_dict", ORIGIN, PROGRAM)
+    settings = model.section("params")
+    try:
+        if model.kind not in (TRANSFORMER, DIFFUSION):
+            return _codec(model, weights, checkpoint), None
+        of_codec = {name.removeprefix(FIRST_STAGE): w for name, w in weights.items() if name.startswith(FIRST_STAGE)}
+        codec = _codec(settings.section("first_stage_config"), of_codec, checkpoint)
+        prior = _prior(settings, weights, codec, dtype, checkpoint) if model.kind == TRANSFORMER else None
+    except (IndexError, RuntimeError, TypeError) as error:  # tensors of other shapes cannot be joined or cut
+        raise LassError(f"{checkpoint} has weights of other shapes than a model of {PROGRAM}.") from error
+    if prior is not None:
+        prior.codec_fingerprint = fingerprint(codec)
+    return codec, prior
+
+
+def _model_in(config: Path) -> Section:
+    try:
+        if not config.is_file():
+            raise LassError(f"There is no configuration at {config}: it is the YAML file beside the checkpoint.")
+        if config.stat().st_size > MAX_CONFIG:
+            raise LassError(f"{config} is too large for a configuration: name the YAML file beside the checkpoint.")
+        content = yaml.safe_load(config.read_bytes())
+    except LassError:
+        raise
+    except OSError as error:
+        raise LassError(f"{config} cannot be read ({error.strerror}): check the name and its permissions.") from error
+    except Exception as error:  # PyYAML raises many kinds for values that do not have the form of their tag
+        raise LassError(f"{config} is no single YAML document: name the one beside the checkpoint.") from error
+    if not isinstance(content, Mapping):
+        raise LassError(f"{config} has no model: expected the configuration of a model of {PROGRAM}.")
+    return Section(content, content, config).section("model")
+
+
+def _need(weights: Mapping[str, Tensor], name: str, checkpoint: str | Path) -> Tensor:
+    if name not in weights:
+        raise LassError(f"{checkpoint} has no {name}: it is not the checkpoint of {PROGRAM} that was expected.")
+    return weights[name]
+
+
+def _codec(model: Section, weights: Mapping[str, Tensor], checkpoint: str | Path) -> VQGAN:
+    if model.kind not in CODECS:
+        raise LassError(
+            f"{model.file} describes a {model.kind:.60}: expected a {TRANSFORMER} or one of {', '.join(CODECS)}."
+        )
+    settings = model.section("params")
+    layers = settings.section("ddconfig")
+    attention = "linear" if layers.flag("use_linear_attn") else layers.get("attn_type", "vanilla")
+    if attention not in ("vanilla", "none"):
+        raise layers.wrong("attn_type", "vanilla or none", attention)
+    for key in ("double_z", "tanh_out", "give_pre_end"):
+        if layers.flag(key):
+            raise LassError(f"{model.file} says {key}, as other networks do: expected a VQ-GAN.")
+    ours: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        half, _, layer = name.partition(".")
+        if half in ("encoder", "decoder"):
+            ours[f"{half}.{_layer(layer)}"] = tensor.float()
+        elif half in CONVOLUTIONS:
+            ours[f"{CONVOLUTIONS[half]}.{layer}"] = tensor.float()
+    _join(ours, ("q", "k", "v"), "to_qkv")
+    ours |= _quantizer(weights, CODECS[model.kind], checkpoint)
+    resolution = layers.integer("resolution")
+    sizes = {
+        "image_shape": [layers.integer("in_channels"), resolution, resolution],
+        "num_codes": len(ours["quantizer.codebook"]),
+        "latent_dim": settings.integer("embed_dim"),
+        "width": layers.integer("ch"),
+        "width_multipliers": layers.integers("ch_mult", [1, 2, 4, 8], MAX_LEVELS),
+        "num_residual_blocks": layers.integer("num_res_blocks", at_most=MAX_BLOCKS),
+        "attention_at": layers.integers("attn_resolutions") if attention == "vanilla" else [],
+        "hidden_dim": layers.integer("z_channels"),
+        "learned_resampling": layers.flag("resamp_with_conv", True),
+        "projected": CODECS[model.kind],
+        "middle_attention": attention == "vanilla",
+    }
+    return fill(VQGAN, sizes, ours, checkpoint)
+
+
+def _layer(name: str) -> str:
+    for theirs, ours in LAYERS.items():
+        name, found = re.subn(f"^{theirs}", ours, name)
+        if found:
+            break
+    return ".".join(PARTS.get(part, part) for part in name.split("."))
+
+
+def _join(weights: dict[str, Tensor], parts: tuple[str, str, str], joined: str) -> None:
+    """Replace the weights of queries, keys and values by those of one layer that gives all three."""
+    for name in [name for name in weights if f".{parts[0]}." in name]:
+        names = [name.replace(f".{parts[0]}.", f".{part}.") for part in parts]
+        if all(name in weights for name in names):
+            weights[name.replace(f".{parts[0]}.", f".{joined}.")] = torch.cat([weights.pop(name) for name in names])
+
+
+def _quantizer(weights: Mapping[str, Tensor], projected: bool, checkpoint: str | Path) -> dict[str, Tensor]:
+    """Of whichever variant: they differ in how they were trained, and in the names of their weights."""
+    names = {"codebook": "quantize.embedding.weight"}
+    if projected:
+        names = {"codebook": "quantize.embed.weight", "directions": "quantize.proj.weight"}
+        names |= {"offsets": "quantize.proj.bias"}
+    found = {ours: _need(weights, theirs, checkpoint).float() for ours, theirs in names.items()}
+    if projected:
+        found["directions"] = found["directions"].flatten(1)
+    if (used := weights.get("quantize.used")) is not None:  # indices are then among the codes that were ever used
+        found = {name: tensor[used] for name, tensor in found.items()}
+    found |= VectorQuantizer.state_of(found["codebook"])
+    return {f"quantizer.{name}": tensor for name, tensor in found.items()}
+
+
+def _prior(
+    settings: Section, weights: Mapping[str, Tensor], codec: VQGAN, dtype: torch.dtype, checkpoint: str | Path
+) -> TransformerPrior:
+    sizes = settings.section("transformer_config").section("params")
+    positions = _need(weights, "transformer.pos_emb", checkpoint)
+    num_positions, room = math.prod(codec.grid), min(sizes.integer("block_size"), positions.shape[1])
+    if room < num_positions:
+        raise LassError(f"The transformer has room for {room} codes, but an image has {num_positions}.")
+    if sizes.integer("n_unmasked", 0, at_least=0) > 1:
+        raise LassError("The transformer looks ahead (n_unmasked): expected one that sees the past only.")
+    starts, num_classes = _starts(settings)
+    embeddings = _need(weights, "transformer.tok_emb.weight", checkpoint)
+    for what, number in (("codes", codec.num_codes), ("classes (or start codes)", starts[-1] + 1)):
+        if len(embeddings) < number:
+            raise LassError(f"The transformer knows {len(embeddings)} codes, but {settings.file} has {number} {what}.")
+    codes = slice(codec.num_codes)  # it may have room for more
+    ours = {
+        "code_embedding.weight": embeddings[codes],
+        "start_embedding.weight": embeddings[list(starts)],
+        "position_embedding": positions[0, :num_positions],
+        "norm.weight": _need(weights, "transformer.ln_f.weight", checkpoint),
+        "norm.bias": _need(weights, "transformer.ln_f.bias", checkpoint),
+        "to_logits.weight": _need(weights, "transformer.head.weight", checkpoint)[codes],
+        "to_logits.bias": torch.zeros(codec.num_codes),
+    }
+    # Block by block, so that little of a mapped file is in memory at once beside the result.
+    of_block: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in weights.items():
+        if match := re.match(r"transformer\.(blocks\.\d+)\.(.*)\.(weight|bias)$", name):
+            of_block[match[1]][f".{BLOCK.get(match[2], match[2])}.{match[3]}"] = tensor
+    num_layers = sizes.integer("n_layer", at_most=max(len(of_block), 1))
+    for block in tqdm(list(of_block), "transformer", unit="block"):
+        tensors = of_block.pop(block)
+        _join(tensors, ("attn.query", "attn.key", "attn.value"), "to_qkv")
+        ours |= {block + name: tensor.to(dtype) for name, tensor in tensors.items()}
+    order = weights.get("permuter.forward_shuffle_idx")
+    layers = {
+        "num_codes": codec.num_codes,
+        "num_positions": num_positions,
+        "dim": sizes.integer("n_embd"),
+        "num_layers": num_layers,
+        "num_heads": sizes.integer("n_head"),
+        "dropout": 0.0,
+        "num_classes": num_classes,
+        "order": None if order is None else order.tolist(),
+    }
+    return fill(TransformerPrior, layers, {name: tensor.to(dtype) for name, tensor in ours.items()}, checkpoint)
+
+
+def _starts(settings: Section) -> tuple[range, int]:
+    """The codes that stand for "nothing yet", or for each class (embedded as all others are), and how many classes."""
+    condition = settings.get("cond_stage_config")
+    if condition != "__is_first_stage__" and (settings.flag("unconditional") or condition == "__is_unconditional__"):
+        first = settings.integer("sos_token", 0, at_least=0)
+        return range(first, first + 1), 0
+    labels = settings.section("cond_stage_config") if isinstance(condition, Mapping) else None
+    kind = str(condition) if labels is None else labels.kind
+    if labels is None or kind != LABELS:
+        raise LassError(
+            f"{settings.file} describes a model that is conditioned on {kind:.60}: expected classes, or no condition."
+        )
+    num_classes = labels.section("params").integer("n_classes")
+    return range(num_classes), num_classes

@@ -1,0 +1,55 @@
+"""What all candidates say together: the mean of their latents."""
+
+# M mixtures, N candidates, S sources, T code positions
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lass.codecs import Codec
+from lass.separation.algorithm import Candidates
+
+
+@torch.no_grad()
+def mean_latents(
+    candidates: Candidates,
+    chosen: Int[Tensor, " M"],
+    codec: Codec,
+    grid: tuple[int, ...],
+    exchangeable: Bool[Tensor, " M"],
+) -> Float[Tensor, "M S dim *grid"]:
+    """The weighted mean of the candidates' codebook vectors.
+
+    Candidates are samples of the posterior. One of them is off by its own deviation from the posterior's mean and by
+    that of the truth; the mean is off by the truth's only, so its expected squared error is up to half as large.
+
+    Args:
+        candidates: of Algorithm 1, with their weights.
+        chosen: the selected candidate of each mixture.
+        codec: whose codebook is looked up.
+        grid: shape of the codes of one signal.
+        exchangeable: mixtures in which nothing says which source is which, so that each candidate's sources are put in
+            that order in which they are closest to the chosen one's.
+
+    Source: our own; the posterior mean minimises the expected squared error (Bayes).
+    """
+    means = []
+    per_mixture = zip(candidates.codes, candidates.weights, chosen.tolist(), exchangeable.tolist(), strict=True)
+    for codes, weights, best, may_swap in per_mixture:
+        distinct, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)
+        embedded = codec.embed(distinct.unflatten(1, grid))
+        vectors = embedded.flatten(1)
+        which = which.view(codes.shape[:2])  # (N, S)
+        if may_swap:
+            to_best = torch.cdist(vectors, vectors[which[best]]).square()  # (distinct, S)
+            kept = to_best[which[:, 0], 0] + to_best[which[:, 1], 1]
+            swapped = to_best[which[:, 0], 1] + to_best[which[:, 1], 0]
+            which = torch.where((swapped < kept)[:, None], which.flip(1), which)
+        if not weights.any():  # every candidate is impossible
+            weights = torch.zeros_like(weights).index_fill_(0, chosen.new_tensor([best]), 1.0)
+        share = vectors.new_zeros(codes.shape[1], len(distinct))  # of each distinct sequence in each source
+        share.scatter_add_(1, which.T, weights.to(vectors).expand(codes.shape[1], -1))
+        means.append((share @ vectors).unflatten(-1, embedded.shape[1:]))
+    return torch.stack(means)

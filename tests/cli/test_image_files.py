@@ -1,0 +1,263 @@
+"""Image files in and out, and `lass separate` over them."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lass import LassError, Separator, SparseCounts, read_image, write_image
+from lass.artifacts import fingerprint
+from lass.cli.main import main
+from lass.cli.separate import find_files
+from lass.codecs import ImageVQVAE
+from lass.priors import TransformerPrior
+from lass.samplers import Ancestral
+from lass.separation import LatentDescent
+
+
+def save(path, pixels, mode=None):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8), mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_written_images_are_read_back(tmp_path, channels):
+    image = torch.randint(256, (channels, 5, 7)) / 255
+    write_image(tmp_path / "image.png", image)
+    assert torch.equal(read_image(tmp_path / "image.png"), image)  # a division of integers is rounded alike everywhere
+    with Image.open(tmp_path / "image.png") as opened:  # what others read is the same
+        assert np.array_equal(np.asarray(opened), (image * 255).round().byte().movedim(0, -1).squeeze(-1).numpy())
+
+
+def test_values_outside_are_clipped(tmp_path):
+    write_image(tmp_path / "image.png", torch.tensor([[[-0.5, 0.5, 1.5]]]))
+    assert np.asarray(Image.open(tmp_path / "image.png")).tolist() == [[0, 128, 255]]
+
+
+def test_grey_is_grey_however_it_was_saved(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    colour, opaque = np.stack([grey] * 3, -1), np.stack([grey] * 3 + [np.full_like(grey, 255)], -1)
+    for name, pixels in {"L.png": grey, "RGB.png": colour, "RGBA.png": opaque}.items():
+        image = read_image(save(tmp_path / name, pixels), (1, 3, 4))
+        torch.testing.assert_close(image[0], torch.from_numpy(grey) / 255)
+    Image.fromarray(grey).convert("P").save(tmp_path / "P.png")
+    torch.testing.assert_close(read_image(tmp_path / "P.png", (1, 3, 4))[0], torch.from_numpy(grey) / 255)
+
+
+def test_files_that_are_no_such_image_are_refused(tmp_path):
+    shape = (1, 3, 4)
+    red = np.zeros((3, 4, 3))
+    red[..., 0] = 200
+    see_through = np.full((3, 4, 4), 100)
+    (tmp_path / "text.png").write_text("not an image")
+    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (3, 4))).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:50])
+    Image.fromarray(np.full((3, 4), 40, dtype=np.uint16)).save(tmp_path / "deep.png")  # would pass for 8 bits
+    Image.fromarray(np.full((3, 4, 3), 9, dtype=np.uint8), "RGB").convert("LAB").save(tmp_path / "lab.tiff")
+    for path, message in {
+        tmp_path / "nowhere.png": "There is no file",
+        tmp_path / "text.png": "no image that can be read",
+        tmp_path / "cut.png": "no image that can be read",
+        tmp_path / "lab.tiff": "not just opaque 8-bit grey",
+        tmp_path / "deep.png": "not just opaque 8-bit grey",
+        save(tmp_path / "red.png", red): "not just opaque 8-bit grey",
+        save(tmp_path / "see_through.png", see_through): "not just opaque 8-bit grey",
+        save(tmp_path / "large.png", np.zeros((28, 28))): r"28×28 pixels, but this separator is for 3×4",
+    }.items():
+        with pytest.raises(LassError, match=message) as error:
+            read_image(path, shape)
+        assert str(path) in str(error.value)
+    with pytest.raises(LassError, match="an image of 2 channels is expected"):
+        read_image(tmp_path / "whole.png", (2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def separator_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    codec = ImageVQVAE((1, 8, 8), num_codes=4, width=8, latent_dim=3).eval()
+    counts = SparseCounts(4, codec_fingerprint=fingerprint(codec))
+    counts.add(*torch.randint(4, (3, 500)))
+    prior = TransformerPrior(4, 4, dim=8, num_layers=1, num_heads=1, num_classes=3, class_dropout=0.5).eval()
+    for layer in (prior.start_embedding, prior.to_logits):
+        layer.weight.data.mul_(50)  # so that the class matters in a prior that was never trained
+    separator = Separator(codec, prior, counts.likelihood(), Ancestral(1), refinement=LatentDescent(5))
+    return separator.save_pretrained(tmp_path_factory.mktemp("separator"))
+
+
+def mixtures(folder, names=("a", "b")):
+    generator = np.random.default_rng(0)
+    return [save(folder / f"{name}.png", generator.integers(0, 255, (8, 8))) for name in names]
+
+
+def separate(*arguments):
+    main(["separate", *map(str, arguments)])
+
+
+def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_path, capsys):
+    one, two = mixtures(tmp_path / "folder")
+    for name in ("notes.txt", "paper.pdf"):
+        (tmp_path / "folder" / name).write_text("not an image, and not asked for")
+    extra = mixtures(tmp_path, ["extra"])[0]
+    out = tmp_path / "out"
+    separate(tmp_path / "folder", extra, "--separator", separator_folder, "--out", out)
+    stems = ["a", "b", "extra"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["separations.png", *(f"{stem}-{source}.png" for stem in stems for source in (1, 2))]
+    )
+    assert "Estimates of 3 mixture(s)" in capsys.readouterr().out
+    assert Image.open(out / "separations.png").size[0] > 300
+    # A file comes out as it does alone, and as it does in Python.
+    separate(two, "--separator", separator_folder, "--out", tmp_path / "alone")
+    assert (tmp_path / "alone" / "b-1.png").read_bytes() == (out / "b-1.png").read_bytes()
+    estimates = Separator.from_pretrained(separator_folder).separate(read_image(one)).estimates
+    torch.testing.assert_close(read_image(out / "a-2.png"), estimates[1].clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
+    files, made = mixtures(tmp_path, "abcdef"), []
+    for number, options in enumerate([[], ["--seed", "1"], ["--classes", "1", "1"]]):
+        out = tmp_path / str(number)
+        separate(*files, "--separator", separator_folder, "--out", out, *options)
+        made.append(tuple(path.read_bytes() for path in sorted(out.glob("*-1.png"))))
+    assert len(set(made)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png", "nothing.png"], "There is no file nothing.png"),
+        (["empty"], "no images in the folder empty"),
+        (["a.png", "other/a.png"], "would both become out/a-1.png"),
+        (["a.png", "--classes", "0", "7"], "Classes must be in 0…2; got 0…7"),
+        (["a.png", "--separator", "nowhere"], "There is no separator at nowhere"),
+        (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
+        (["a.png", "--out", "a.png"], "The folder a.png cannot be made"),
+        (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
+        (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),
+        (
+            ["done/a.png", "done/a-1.png", "--out", "done", "--overwrite"],
+            "one of the mixtures and would be",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence_and_lose_nothing(separator_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    mixtures(tmp_path, ["a"]), mixtures(tmp_path / "other", ["a"]), mixtures(tmp_path / "done", ["a", "a-1"])
+    before = (tmp_path / "done" / "a-1.png").read_bytes()
+    defaults = [] if "--separator" in arguments else ["--separator", separator_folder]
+    defaults += [] if "--out" in arguments else ["--out", "out"]
+    with pytest.raises(SystemExit) as stopped:
+        separate(*arguments, *defaults)
+    assert message in str(stopped.value)
+    assert str(stopped.value).startswith("lass: ")
+    assert "\n" not in str(stopped.value)
+    assert (tmp_path / "done" / "a-1.png").read_bytes() == before
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_dollar_in_a_name_is_a_dollar(separator_folder, tmp_path, capsys):
+    files = mixtures(tmp_path / "in", ["Ba$$in", "$a^b^c$"])
+    separate(*files, "--separator", separator_folder, "--out", tmp_path / "out")
+    names = {f"{stem}-{source}.png" for stem in ("Ba$$in", "$a^b^c$") for source in (1, 2)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "separations.png"}
+    assert "picture: " in capsys.readouterr().out
+
+
+def test_a_picture_that_fails_costs_no_estimates(separator_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *arguments, **options: 1 / 0)
+    with pytest.warns(UserWarning, match=r"separations.png could not be made \(division by zero\)"):
+        separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
+    assert "picture: " not in capsys.readouterr().out
+
+
+def test_what_is_hidden_or_a_folder_does_not_stop_a_folder(tmp_path):
+    """macOS leaves `._a.png` beside `a.png` on foreign disks."""
+    (image,) = mixtures(tmp_path, ["a"])
+    (tmp_path / "._a.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "more.png").mkdir()
+    assert find_files([tmp_path], {".png"}, "images", "mixture.png") == [image]
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "../{}/a.png", "link.png", "hard.png", "."])
+def test_the_same_file_twice_is_taken_once(tmp_path, monkeypatch, again):
+    monkeypatch.chdir(tmp_path)
+    mixtures(tmp_path, ["a"])
+    if again == "link.png":
+        (tmp_path / again).symlink_to("a.png")
+    if again == "hard.png":
+        (tmp_path / again).hardlink_to("a.png")
+    with pytest.warns(
+        UserWarning, match=r"1 of the 2 files are there twice.*\(for example a.png\): each is taken once"
+    ):
+        found = find_files([Path("a.png"), Path(again.format(tmp_path.name))], {".png"}, "images", "mixture.png")
+    assert found == [Path("a.png")]
+
+
+def test_the_number_of_mixtures_is_that_of_distinct_files(separator_folder, tmp_path, capsys):
+    (image,) = mixtures(tmp_path, ["a"])
+    with pytest.warns(UserWarning, match="each is taken once"):
+        separate(image, image, "--separator", separator_folder, "--out", tmp_path / "out")
+    assert "Estimates of 1 mixture(s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_names_that_differ_by_case_are_refused_where_they_are_one_file(
+    separator_folder, tmp_path, monkeypatch, ignores_case
+):
+    """Such a file system is pretended: whether it is one is found out by a file's name in the other case."""
+    monkeypatch.setattr("lass.cli.separate._ignores_case", lambda folder: ignores_case)
+    files = [*mixtures(tmp_path / "in", ["a"]), *mixtures(tmp_path / "other", ["A"])]
+    arguments = [*files, "--separator", separator_folder, "--out", tmp_path / "out"]
+    if ignores_case:
+        with pytest.raises(SystemExit, match=r"would both become .*/[aA]-1.png"):
+            separate(*arguments)
+        assert not list((tmp_path / "out").iterdir())
+    else:
+        separate(*arguments)
+        assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_a_stop_leaves_whole_files_only(separator_folder, tmp_path, monkeypatch, error):
+    """The third estimate stops half-way."""
+    save_image, saved = Image.Image.save, []
+
+    def save_half(image, path, *arguments, **options):
+        saved.append(path)
+        save_image(image, path, *arguments, **options)
+        if len(saved) == 3:
+            path.write_bytes(path.read_bytes()[:40])
+            raise error
+
+    files = mixtures(tmp_path / "in", ["a", "b"])
+    monkeypatch.setattr(Image.Image, "save", save_half)
+    kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SystemExit
+    with pytest.raises((kind, SystemExit)) as stopped:
+        separate(*files, "--separator", separator_folder, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-1.png", "a-2.png"]
+    for path in (tmp_path / "out").iterdir():
+        assert read_image(path).shape == (1, 8, 8)
+    if isinstance(error, OSError):
+        assert str(stopped.value).startswith(
+            f"lass: {tmp_path}/out/b-1.png cannot be read or written (No space left on device)"
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_separated(
+    separator_folder, tmp_path, monkeypatch
+):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr(Separator, "separate", lambda *arguments: pytest.fail("separated"))
+    with pytest.raises(SystemExit, match=r"out cannot be written \(Permission denied\): make room or choose another"):
+        separate(*mixtures(tmp_path, ["a"]), "--separator", separator_folder, "--out", tmp_path / "out")

@@ -1,0 +1,369 @@
+"""Audio files read by seeking, and a tiny Slakh written by the test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from scipy.signal import resample_poly
+
+from lass import LassError
+from lass.codecs import AudioVQVAE, ImageVQVAE
+from lass.data.audio.files import _low_pass, audio_info, read_segment, resampled_length, rms_db
+from lass.data.audio.module import SILENCE_DB, ClassPairing
+from lass.data.audio.slakh import Slakh
+from lass.data.module import check_sample_rate
+from lass.data.sources import FixedPairs, FreshPairs
+
+RATE = 8000
+
+
+def write(path, samples, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+
+
+def noise(num_samples, seed, level=0.1):
+    return level * np.random.default_rng(seed).standard_normal(num_samples).clip(-5, 5)
+
+
+def write_tiny_slakh(root, num_songs=2, seconds=3.2, rate=22050):
+    """Songs with two drum stems, a bass and a piano; drums pause in the second quarter, one stem was not rendered."""
+    length = round(seconds * rate)
+    for part, number in itertools.product(("train", "validation", "test"), range(num_songs)):
+        track = root / "slakh_like" / part / f"Track{number:05d}"
+        seed = 10 * number + 1000 * len(part)
+        drums = noise(length, seed)
+        drums[length // 4 : length // 2] = 0
+        write(track / "stems" / "S00.flac", drums, rate)
+        write(track / "stems" / "S01.flac", noise(length, seed + 1), rate)
+        write(track / "stems" / "S02.flac", 0.5 * drums, rate)
+        write(track / "stems" / "S03.flac", noise(length, seed + 3), rate)
+        stems = {
+            "S00": {"inst_class": "Drums", "audio_rendered": True},
+            "S01": {"inst_class": "Bass", "audio_rendered": True},
+            "S02": {"inst_class": "Drums"},
+            "S03": {"inst_class": "Piano", "audio_rendered": True},
+            "S04": {"inst_class": "Bass", "audio_rendered": False},
+        }
+        (track / "metadata.yaml").write_text(yaml.safe_dump({"UUID": "x", "stems": stems}))
+    return root / "slakh_like"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_tiny_slakh(tmp_path, seconds=2.0, rate=RATE)
+
+
+def data(root, tmp_path, **options):
+    return Slakh(str(root), cache=str(tmp_path / "cache"), **{"sample_rate": RATE, "seconds": 0.25, **options})
+
+
+@pytest.mark.parametrize("wanted", [8000, 4000, 22050, 44100, 11025, 16000])
+@pytest.mark.parametrize("start", [0, 1, 37, 441, 1000])
+def test_a_segment_is_that_part_of_the_whole_file_resampled(tmp_path, wanted, start):
+    write(tmp_path / "a.wav", np.stack([noise(3001, 0), noise(3001, 1)], 1))
+    whole = soundfile.read(tmp_path / "a.wav", dtype="float32")[0].T
+    common = math.gcd(RATE, wanted)
+    up, down = wanted // common, RATE // common
+    expected = whole
+    if up != down:
+        expected = resample_poly(whole, up, down, axis=1, window=_low_pass(max(up, down)))
+    expected = torch.from_numpy(expected.copy())
+    assert expected.shape[1] == resampled_length(3001, RATE, wanted) == math.ceil(3001 * wanted / RATE)
+    for length in (5, 400, expected.shape[1] - start):
+        segment = read_segment(tmp_path / "a.wav", start, length, wanted)
+        torch.testing.assert_close(segment, expected[:, start : start + length], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44056])
+def test_tones_below_both_limits_stay_what_they_are_and_others_vanish(tmp_path, rate):
+    """44,056 Hz, an old rate of video recorders, has hardly a common divisor with the others."""
+    seconds, common = 0.5, 0.45 * min(rate, 22050)
+    time = np.arange(round(seconds * rate)) / rate
+    wanted = np.arange(round(seconds * 22050)) / 22050
+    write(tmp_path / "low.wav", 0.5 * np.sin(2 * math.pi * 0.8 * common * time), rate)
+    low = read_segment(tmp_path / "low.wav", 0, len(wanted), 22050)[0].numpy()
+    inner = slice(300, -300)
+    np.testing.assert_allclose(low[inner], 0.5 * np.sin(2 * math.pi * 0.8 * common * wanted)[inner], atol=2e-3)
+    if rate > 22050:
+        write(tmp_path / "high.wav", 0.5 * np.sin(2 * math.pi * 14_000 * time), rate)
+        high = read_segment(tmp_path / "high.wav", 0, len(wanted), 22050)[0].numpy()
+        assert np.abs(high[inner]).max() < 2e-3
+
+
+@pytest.mark.parametrize("rate", [4000, RATE, 11025])
+def test_behind_the_end_is_silence(tmp_path, rate):
+    write(tmp_path / "a.wav", noise(100, 0))
+    assert not read_segment(tmp_path / "a.wav", 500, 20, rate).any()
+    segment = read_segment(tmp_path / "a.wav", 90, 20, RATE)
+    assert segment[:, :10].any()
+    assert not segment[:, 10:].any()
+
+
+def test_what_is_no_audio_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "a.wav").write_text("no audio")
+    with pytest.raises(LassError, match=r"a\.wav is no audio file that can be read"):
+        audio_info(tmp_path / "a.wav")
+    with pytest.raises(LassError, match="no audio file at"):
+        audio_info(tmp_path / "b.wav")
+    write(tmp_path / "cut.flac", noise(50_000, 0))
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:20_000])
+    with pytest.raises(LassError, match=r"cut\.flac is damaged"):
+        read_segment(tmp_path / "cut.flac", 0, 50_000, RATE)
+
+
+def test_loudness_is_relative_to_full_scale():
+    assert rms_db(torch.ones(10)) == 0
+    assert rms_db(torch.sin(torch.arange(8000) * 2 * math.pi / 80)) == pytest.approx(-3.01, abs=0.01)
+    assert rms_db(torch.zeros(10)) == -math.inf
+
+
+def test_chunks_are_those_of_a_slow_scan(tiny, tmp_path):
+    module = data(tiny, tmp_path, hop_seconds=0.1)
+    num_samples, hop = 2000, 800
+    expected = []
+    for label, stems in enumerate((("S00", "S02"), ("S01",))):
+        for number in range(2):
+            folder = tiny / "train" / f"Track{number:05d}" / "stems"
+            song = sum(soundfile.read(folder / f"{stem}.flac")[0] for stem in stems)
+            for start in range(0, len(song) - num_samples + 1, hop):
+                level = 10 * np.log10(max(1e-20, (song[start : start + num_samples] ** 2).mean()))
+                if level >= SILENCE_DB:
+                    expected.append((f"Track{number:05d}", start, label))
+    part = module.part("train")
+    assert sorted(part.chunks, key=lambda chunk: (chunk.label, chunk.song, chunk.start)) == expected
+    assert {start for _, start, label in expected if label == 0} < {start for _, start, label in expected if label == 1}
+
+    chosen = [part.chunks.index(expected[0]), part.chunks.index(expected[-1])]
+    sources = part.__getitems__(chosen)
+    assert sources.signals.shape == (2, 1, num_samples)
+    assert sources.labels.tolist() == [0, 1]
+    song, start, _ = expected[0]
+    both = sum(soundfile.read(tiny / "train" / song / "stems" / f"{stem}.flac")[0] for stem in ("S00", "S02"))
+    np.testing.assert_allclose(sources.signals[0, 0], both[start : start + num_samples], atol=1e-6)
+
+
+def test_the_index_is_kept(tiny, tmp_path, monkeypatch):
+    first = data(tiny, tmp_path).part("train").chunks
+    monkeypatch.setattr("lass.data.audio.module.find_chunks", lambda *arguments: pytest.fail("looked again"))
+    assert data(tiny, tmp_path).part("train").chunks == first
+    with pytest.raises(pytest.fail.Exception):
+        data(tiny, tmp_path, silence_db=-30.0).part("train")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"chunks": 3}',
+        '{"chunks": [["Track00000", 0]]}',
+        '{"chunks": [["../../Track00000", 0, 1]]}',
+        '{"chunks": [["Track00000", NaN, 1]]}',
+        '{"chunks": [["Track00000", 0.5, 1]]}',
+        '{"chunks": [["Track00000", -2000, 1]]}',
+        '{"chunks": [["Track00000", 1, 1]]}',
+        '{"chunks": [["Track00000", 0, -1]]}',
+        '{"chunks": [["Track00000", 0, 2]]}',
+        '{"chunks": [[["Track00000"], 0, 1]]}',
+    ],
+)
+def test_a_damaged_index_is_made_again(tiny, tmp_path, content):
+    expected = data(tiny, tmp_path).part("train").chunks
+    (path,) = (tmp_path / "cache").glob("*train*.json")
+    stored = path.read_text()
+    path.write_text(content)
+    assert data(tiny, tmp_path).part("train").chunks == expected
+    assert path.read_text() == stored
+
+
+def test_one_source_alone(tiny, tmp_path):
+    module = data(tiny, tmp_path, source="bass", batch_size=2)
+    assert {chunk.label for chunk in module.part("train").chunks} == {1}
+    assert next(iter(module.train_dataloader())).labels.tolist() == [1, 1]
+    others = [data(tiny, tmp_path, **options) for options in ({"source": "drums"}, {}, {"seconds": 0.3})]
+    assert len({each.identity("train") for each in (module, *others)}) == 4
+
+
+@pytest.mark.parametrize("pairing", ["aligned", "random"])
+def test_pairs_are_of_both_classes(tiny, tmp_path, pairing):
+    module = data(tiny, tmp_path, pairs=True, pairing=pairing, batch_size=2)
+    chunks = module.part("train").chunks
+    loader, epochs = module.train_dataloader(), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader.sampler))
+        for first, second in epochs[-1]:
+            assert (chunks[first].label, chunks[second].label) == (0, 1)
+            if pairing == "aligned":
+                assert chunks[first][:2] == chunks[second][:2]
+        assert len({first for first, _ in epochs[-1]}) == len(epochs[-1])
+    same_pairs = set(epochs[0]) == set(epochs[1])
+    assert epochs[0] != epochs[1]
+    assert same_pairs == (pairing == "aligned")
+    batch = next(iter(module.val_dataloader()))
+    assert batch.signals.shape == (2, 2, 1, 2000)
+    assert batch.labels.tolist() == [[0, 1], [0, 1]]
+
+
+def test_mixtures_are_aligned_seeded_and_at_most_as_many(tiny, tmp_path):
+    module = data(tiny, tmp_path, predict_split="test")
+    pairs = module.mixture_pairs()
+    chunks = module.part("test").chunks
+    assert all(chunks[first][:2] == chunks[second][:2] for first, second in pairs.tolist())
+    starts = {chunks[first].start for first in pairs[:, 0].tolist()}
+    assert starts == {0, 2000, 8000, 10000, 12000, 14000}  # the drums pause from 4000 to 8000
+    few = data(tiny, tmp_path, most_mixtures=5).mixture_pairs()
+    assert torch.equal(few, pairs[:5])
+    other = data(tiny, tmp_path, most_mixtures=5, split_seed=1)
+    assert places(other, other.mixture_pairs()) != places(module, few)
+    assert {song for song, _ in places(module, few)} == {"Track00000", "Track00001"}  # not those of the first song
+    signals = next(iter(module.predict_dataloader())).signals
+    assert signals.shape[1:] == (2, 1, 2000)
+
+
+def places(module, pairs):
+    chunks = module.part("test").chunks
+    return [chunks[first][:2] for first in pairs[:, 0].tolist()]
+
+
+def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
+    """So that a list stays true when songs are added, and tells when it belongs to other data."""
+    module = data(tiny, tmp_path)
+    drawn = places(module, module.mixture_pairs())
+    (stored,) = (tmp_path / "cache").glob("*mixtures*.csv")
+    lines = stored.read_text().splitlines()
+    assert lines[:2] == ["mixture,song,start_seconds", f"0,{drawn[0][0]},{drawn[0][1] / RATE}"]
+    stored.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    again = data(tiny, tmp_path)
+    assert places(again, again.mixture_pairs()) == drawn[::-1]  # the file decides
+    named = data(tiny, tmp_path, split_seed=7, mixtures=str(stored))
+    assert places(named, named.mixture_pairs()) == drawn[::-1]
+    with pytest.raises(LassError, match=r"names 'Track0000\d' at .* s, where drums and bass do not both sound"):
+        data(tiny, tmp_path, mixtures=str(stored), seconds=0.2).mixture_pairs()
+    with pytest.raises(LassError, match="no list of test mixtures"):
+        data(tiny, tmp_path, mixtures="nowhere.csv").mixture_pairs()
+
+
+def test_a_set_without_parts_is_divided(tiny, tmp_path):
+    """As BabySlakh is: one folder of tracks, WAV files."""
+    flat = tmp_path / "babyslakh_16k"
+    for number in range(20):
+        track = flat / f"Track{number:05d}"
+        write(track / "stems" / "S00.wav", noise(4000, number))
+        write(track / "stems" / "S01.wav", noise(4000, 100 + number))
+        stems = {"S00": {"inst_class": "Drums"}, "S01": {"inst_class": "Bass"}}
+        (track / "metadata.yaml").write_text(yaml.safe_dump({"stems": stems}))
+    parts = [
+        {chunk.song for chunk in data(flat, tmp_path).part(part).chunks} for part in ("train", "validation", "test")
+    ]
+    assert [len(songs) for songs in parts] == [16, 2, 2]
+    assert len(set.union(*parts)) == 20
+
+
+def test_ranks_share_pairs():
+    shares = [list(ClassPairing([0, 1, 2, 3, 4], [5, 6, 7], False, 2, rank, seed=1)) for rank in (0, 1)]
+    pairs = [pair for share in shares for pair in share if pair is not None]
+    assert len(shares[0]) == len(shares[1]) == 2
+    assert len(pairs) == len(set(pairs)) == 3
+    assert {second for _, second in pairs} == {5, 6, 7}
+
+
+def test_songs_that_were_replaced_are_looked_at_again(tiny, tmp_path):
+    before = data(tiny, tmp_path).identity("train")
+    assert data(tiny, tmp_path).identity("train") == before
+    (stem, *_) = sorted(tiny.glob("train/*/stems/*"))
+    os.utime(stem, ns=(0, 0))
+    assert data(tiny, tmp_path).identity("train") != before
+
+
+def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
+    """Of 17 pairs for two ranks in batches of 8, the second rank's last batch is one."""
+    chunks = data(tiny, tmp_path).part("train")
+    for dataset in (FreshPairs(chunks), FixedPairs(chunks, torch.tensor([[0, 1]]))):
+        batch = dataset.__getitems__([None])
+        assert batch.signals.shape == (0, 2, 1, RATE // 4)
+        assert batch.labels.shape == (0, 2)
+        assert len(batch.indices) == 0
+        assert [field.dtype for field in batch] == [torch.float32, torch.int64, torch.int64]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"classes": ["drums", "organ"]}, "no chunk of 0.25 s in which organ is louder"),
+        ({"classes": ["drums"]}, "classes must name two"),
+        ({"classes": ["drums", "Drums"]}, "classes must name two"),
+        ({"source": "piano"}, "source must be one of drums, bass, not 'piano'"),
+        ({"source": "bass", "pairs": True}, "Pairs need chunks of both classes"),
+        ({"seconds": 0.0}, "seconds must be a number, above 0"),
+        ({"seconds": math.nan}, "seconds must be a number, above 0"),
+        ({"seconds": 1e300}, "seconds must be a number, above 0, at most 3600"),
+        ({"hop_seconds": -1.0}, "hop_seconds must be a number, above 0"),
+        ({"hop_seconds": 1e-9}, "shorter than a sample"),
+        ({"sample_rate": 0}, "sample_rate must be an integer, at least 1"),
+        ({"sample_rate": 10**9}, "sample_rate must be an integer, at least 1, at most 384000"),
+        ({"silence_db": math.nan}, "silence_db must be a number, at most 0"),
+        ({"silence_db": math.inf}, "silence_db must be a number, at most 0"),
+        ({"most_mixtures": 0}, "most_mixtures must be an integer, at least 1"),
+        ({"seconds": 60.0}, "no chunk of 60 s"),
+        ({"batch_size": 500}, "fewer than one batch of 500 chunks"),
+    ],
+)
+def test_mistakes_are_named(tiny, tmp_path, options, words):
+    with pytest.raises(LassError, match=words):
+        data(tiny, tmp_path, **options).train_dataloader()
+
+
+def test_audio_of_another_rate_than_the_codecs_is_refused(tiny, tmp_path):
+    check_sample_rate(data(tiny, tmp_path), AudioVQVAE(RATE, 4))
+    check_sample_rate(data(tiny, tmp_path), ImageVQVAE())  # which has other mistakes to report
+    with pytest.raises(
+        LassError, match=r"data has 8000 samples per second, but the codec is for 22050: set the data's"
+    ):
+        check_sample_rate(data(tiny, tmp_path), AudioVQVAE(22050, 4))
+
+
+def test_samples_that_are_no_numbers_are_no_silence(tiny, tmp_path):
+    """NaN is not louder than anything: such chunks would be left out without a word."""
+    track = tiny / "train" / "Track00000" / "stems"
+    (track / "S01.flac").unlink()
+    soundfile.write(track / "S01.wav", np.full(16_000, np.nan), RATE, subtype="FLOAT")
+    with pytest.raises(LassError, match=r"S01\.wav holds NaN or infinite values after 0\.0 s"):
+        data(tiny, tmp_path).part("train")
+
+
+def test_a_broken_dataset_is_named(tiny, tmp_path):
+    (tiny / "train" / "Track00000" / "stems" / "S00.flac").unlink()
+    with pytest.raises(LassError, match=r"1 stems in .* are missing \(.*S00\.flac\)"):
+        data(tiny, tmp_path).part("train")
+    metadata = tiny / "test" / "Track00000" / "metadata.yaml"
+    for content in (
+        b"stems: [a, b]",
+        b"stems: {S00: {inst_class: 2001-99-99}}",
+        b"stems: {S00: !!python/object/apply:os.getcwd []}",
+        b"\xff\xfe\xfd",
+        b"[" * 100_000,
+    ):
+        metadata.write_bytes(content)
+        with pytest.raises(LassError, match=r"metadata\.yaml does not list stems"):
+            data(tiny, tmp_path).part("test")
+    for name in ("../../S00", "/etc/S00", "..", "a\0b", 7):
+        metadata.write_text(yaml.safe_dump({"stems": {name: {"inst_class": "Drums"}}}))
+        with pytest.raises(LassError, match=r"metadata\.yaml holds the name .*, which cannot be the name of a file"):
+            data(tiny, tmp_path).part("test")
+    metadata.unlink()
+    metadata.mkdir()
+    with pytest.raises(LassError, match=r"metadata\.yaml does not list stems"):
+        data(tiny, tmp_path).part("test")
+    with pytest.raises(LassError, match="get slakh2100_flac_redux"):
+        data(tmp_path / "nowhere", tmp_path).part("test")

@@ -1,0 +1,105 @@
+"""Fréchet distances of a run of the whole chain; the distance itself is tested in test_frechet.py."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from chain import in_processes, lass
+from scipy.linalg import sqrtm
+
+from lass.data.images.digits import Digits
+from lass.data.mixing import mix
+from lass.metrics import ImageFeatures
+from lass.metrics.frechet import FrechetDistances, InceptionFeatures
+from lass.report.offline_runs import read_offline_runs
+from lass.report.results import ResultsFolder
+
+
+@pytest.fixture
+def no_inception(tmp_path, monkeypatch):
+    """A machine on which torch has downloaded nothing."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+
+def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository, no_inception, caplog):
+    caplog.set_level("INFO")
+    lass(repository, "separate", "--model.fid=true", "--trainer.default_root_dir=runs/no-inception")
+    said = " ".join(caplog.text.split())
+    assert "There will be no FID: Inception's weights are not at" in said
+    assert "name the file with --model.inception_weights" in said
+    summary = json.loads((chain / "runs/no-inception/summary.json").read_text())
+    assert set(summary) == {"psnr_db", "average_psnr_db", "codec_psnr_db"}
+    with pytest.raises(SystemExit, match=r"no Inception weights at nowhere.pth: download https"):
+        lass(repository, "separate", "--model.fid=true", "--model.inception_weights=nowhere.pth")
+    with pytest.raises(SystemExit, match=r"no FID was asked for: set --model.fid=true"):
+        lass(repository, "separate", "--model.inception_weights=nowhere.pth")
+    with pytest.raises(SystemExit, match=r"no features at nowhere: train some"):
+        lass(repository, "separate", "--model.features=nowhere")
+
+
+def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
+    """By the features of an early layer of a random network, of which 65 images are enough."""
+    monkeypatch.setattr("lass.tasks.separation.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
+    options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
+    log = "--trainer.logger.init_args.save_dir=runs/fid"
+    lass(repository, "separate", *options, "--data.batch_size=11", "--trainer.default_root_dir=runs/fid", log)
+    summary = json.loads((chain / "runs/fid/summary.json").read_text())
+    network = InceptionFeatures(random_inception, 64)
+    distances = FrechetDistances(network, ["estimates"])
+    batch = next(iter(Digits(batch_size=33, num_validation=200, num_mixtures=33).predict_dataloader()))
+    estimates = torch.stack([ResultsFolder("runs/fid").read(i)[0]["estimates"] for i in range(33)])
+    distances.update(batch.signals.flatten(0, 1), {"estimates": estimates.flatten(0, 1)})
+    assert summary["fid"]["estimates"] == pytest.approx(distances.compute()["estimates"], rel=1e-3)
+    run = read_offline_runs(chain / "runs" / "fid")[0]
+    assert run.history["separation/fid/estimates"] == [summary["fid"]["estimates"]]
+    assert run.directions["separation/fid/estimates"] == "min"
+
+
+def test_distances_are_those_of_the_stored_estimates(chain, repository, no_inception, caplog, capsys):
+    """And too few images for a distance are said to be."""
+    caplog.set_level("INFO")
+    features = ImageFeatures(num_features=5, width=8).eval()
+    features.save_pretrained("runs/features/features")
+    options = ["--model.features=runs/features/features", "--trainer.default_root_dir=runs/distances"]
+    lass(repository, "separate", *options)
+    found = json.loads((chain / "runs/distances/summary.json").read_text())["frechet_small"]
+    printed = capsys.readouterr().out
+    assert "Fréchet distance on features of a small network, not FID, to the 12 sources" in printed
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    estimates = torch.stack([ResultsFolder("runs/distances").read(i)[0]["estimates"] for i in range(6)])
+    sets = {"estimates": estimates, "mixture": mix(batch.signals)[:, None].expand_as(batch.signals)}
+    for name, images in sets.items():
+        with torch.no_grad():
+            real, fake = (features(x.flatten(0, 1).clamp(0, 1)).double().numpy() for x in (batch.signals, images))
+        first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+        expected = ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(first + second)
+        expected -= 2 * np.trace(sqrtm(first @ second).real)
+        # Features in batches of another size differ by roundings of float32, of which eigenvalues near 0 have roots.
+        assert found[name] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+    lass(repository, "separate", *options, "--data.num_mixtures=2")  # goes on with the first two
+    said = " ".join(caplog.text.split())
+    assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
+
+
+def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
+    """Distances and means over both; 5 mixtures, so that one of them has more to do."""
+    ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
+    few = ["--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
+    where = "--trainer.default_root_dir=runs/{}/separate"
+    lass(repository, "separate", *few, where.format("one"))
+    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    stored = f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"
+    options = [stored, *few, *both, where.format("two")]
+    run = in_processes(repository, "separate", *options)
+    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
+    one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        # Batches of another size: scores differ by roundings of float32, while no drawn code does.
+        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
+    assert len(tables[0]) == len(tables[1]) == 6

@@ -1,0 +1,132 @@
+"""Long signals in windows: no seams, the past is carried over, whatever the length.
+
+Codes of windows and of the whole signal must be the same although their convolutions round differently: the signals are
+fixed, and their latents and scores are apart by far more than the 1e-6 by which CPUs and BLAS libraries differ.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toy_worlds import random_prior
+
+from lass import LassError, Separator
+from lass.codecs import AudioVQVAE, ImageVQVAE
+from lass.likelihood import SparseLikelihood
+from lass.samplers import Ancestral, Greedy
+from lass.separation import HighestScore, LatentDescent, NoRefinement, WienerFilter
+from lass.separation.streaming import num_windows, separate_stream
+
+NUM_CODES = 5
+CLOSE = {"atol": 1e-4, "rtol": 0}  # signals of order 1; another code changes them by more than 1e-2
+
+
+@pytest.fixture
+def separator():
+    """Priors that look one code back, so that a window with a context of one knows all that they look at."""
+    torch.manual_seed(0)
+    codec = AudioVQVAE(8000, NUM_CODES, strides=(2, 2), width=8, latent_dim=4).eval()
+    codec.quantizer.codebook.copy_(codec.encode_latents(torch.randn(1, 1, 400))[0, :, ::20].T[:NUM_CODES])
+    generator = torch.Generator().manual_seed(1)
+    triples = torch.cartesian_prod(*[torch.arange(NUM_CODES)] * 3)
+    log_likelihood = torch.rand(len(triples), generator=generator).log()
+    likelihood = SparseLikelihood(NUM_CODES, *triples.T, log_likelihood)
+    priors = [random_prior(generator, NUM_CODES, zeros=False) for _ in range(2)]
+    return Separator(codec, priors, likelihood, Greedy(), HighestScore(), NoRefinement())
+
+
+def reader(signal, requests=None):
+    """Reads from memory; what lies behind the end is silence."""
+
+    def read(start, length):
+        if requests is not None:
+            requests.append(length)
+        piece = signal[:, start : start + length]
+        return torch.nn.functional.pad(piece, (0, length - piece.shape[1]))
+
+    return read
+
+
+@pytest.mark.parametrize(("window", "context"), [(40, 1), (41, 30), (400, 10), (17, 3)])
+@pytest.mark.parametrize("num_samples", [4, 799, 800, 1337])
+def test_windows_give_what_one_long_window_gives(separator, window, context, num_samples):
+    torch.manual_seed(2)
+    signal = torch.randn(2, num_samples)
+    pieces = list(separate_stream(reader(signal), num_samples, separator, window=window, context=context))
+    whole = separator.separate_batch(signal[:, None]).estimates[:, :, 0]  # (channels, sources, samples)
+    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
+
+
+@pytest.mark.parametrize("refined", [16, 24, 200])  # 24: its steps are no multiple of the codec's hop
+@pytest.mark.parametrize("num_samples", [799, 1337])
+def test_a_filter_has_no_seams_either(separator, refined, num_samples):
+    torch.manual_seed(2)
+    signal = torch.randn(2, num_samples)
+    separator.refinement = WienerFilter(refined)
+    pieces = list(separate_stream(reader(signal), num_samples, separator, window=40, context=1))
+    assert len(pieces) > 2
+    whole = separator.separate_batch(signal[:, None]).estimates[:, :, 0]
+    torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
+
+
+def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separator):
+    """One candidate that is greedy, many times: averaged or not, the same; of drawn ones another."""
+    signal = torch.randn(1, 900, generator=torch.Generator().manual_seed(2))
+
+    def run():
+        return torch.cat(list(separate_stream(reader(signal), 900, separator, window=225, context=5)), -1)
+
+    separator.posterior_mean = True
+    averaged = run()
+    separator.posterior_mean = False
+    torch.testing.assert_close(averaged, run(), **CLOSE)
+    separator.sampler, separator.posterior_mean = Ancestral(20), True
+    averaged = run()
+    whole = separator.separate_batch(signal[:, None]).estimates[0, :, 0]
+    torch.testing.assert_close(averaged[:, 0], whole, **CLOSE)
+    separator.posterior_mean = False
+    assert (averaged - run()).abs().max() > 0.01
+
+
+def test_without_its_past_a_window_decides_otherwise(separator):
+    """So the context of the test above is needed, and is read."""
+    torch.manual_seed(2)
+    signal = torch.randn(1, 1337)
+    whole = separator.separate_batch(signal[:, None]).estimates[0]
+    pieces = list(separate_stream(reader(signal), 1337, separator, window=40, context=0))
+    assert (torch.cat(pieces, -1) - whole).abs().max() > 0.01
+
+
+def test_what_is_read_and_given_out_at_once_does_not_grow_with_the_length(separator):
+    requests = []
+    signal = torch.randn(1, 20_000)
+    pieces = separate_stream(reader(signal, requests), 20_000, separator, window=50, context=10)
+    most = max(piece.shape[-1] for piece in pieces)
+    around = 2 * separator.codec.margin
+    assert max(requests) <= (50 + around) * separator.codec.hop
+    assert most <= (50 + around) * separator.codec.hop
+    assert num_windows(20_000, separator.codec.hop, 50, 10) == 1 + -(-(5000 - 50) // 40)
+
+
+def test_random_windows_differ_by_seed_only(separator):
+    separator.sampler = Ancestral(3)
+    signal = torch.randn(1, 900)
+
+    def run(seed):
+        return torch.cat(list(separate_stream(reader(signal), 900, separator, window=40, context=5, seed=seed)), -1)
+
+    torch.testing.assert_close(run(0), run(0), **CLOSE)
+    assert (run(0) - run(1)).abs().max() > 0.01
+
+
+def test_what_cannot_be_streamed_is_refused(separator):
+    with pytest.raises(LassError, match="3 samples, fewer than one code stands for: expected 4 or more"):
+        next(separate_stream(reader(torch.zeros(1, 3)), 3, separator, window=40, context=5))
+    with pytest.raises(LassError, match=r"context must be 0…39"):
+        next(separate_stream(reader(torch.zeros(1, 90)), 90, separator, window=40, context=40))
+    separator.refinement = LatentDescent()
+    with pytest.raises(LassError, match="refines with LatentDescent"):
+        next(separate_stream(reader(torch.zeros(1, 90)), 90, separator, window=40, context=5))
+    separator.codec = ImageVQVAE(image_shape=(1, 8, 8), num_codes=NUM_CODES)
+    with pytest.raises(LassError, match="the codec is a ImageVQVAE"):
+        next(separate_stream(reader(torch.zeros(1, 90)), 90, separator, window=40, context=5))
