@@ -11,6 +11,7 @@ from itertools import islice
 import pytest
 import torch
 from chain import SMALL, in_processes, lass
+from offline_runs import read_offline_runs
 
 from lass import Separator, SparseCounts
 from lass.codecs import codebook_of, load_codec
@@ -20,7 +21,6 @@ from lass.data.pair_samplers import RandomPairing
 from lass.likelihood import LatentLikelihood, LatentMoments
 from lass.metrics import psnr
 from lass.priors import load_prior
-from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
 from lass.separation import memory
 

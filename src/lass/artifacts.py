@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -153,7 +153,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if getattr(error, "filename", None) == str(temporary):
+        if isinstance(error, OSError) and error.filename == str(temporary):
             error.filename = str(path)
         if failure := disk_error(error, path):
             raise failure from error
@@ -265,9 +265,7 @@ def _digest(
 ) -> str:
     digest = hashlib.sha256()
     if component is not None:
-        defaults = {
-            name: parameter.default for name, parameter in inspect.signature(component.__init__).parameters.items()
-        }
+        defaults = {name: parameter.default for name, parameter in inspect.signature(component).parameters.items()}
         settings = {name: json.dumps(value, sort_keys=True) for name, value in (config or {}).items()}
         differing = {
             name: value for name, value in settings.items() if value != json.dumps(defaults.get(name), default=str)
@@ -275,7 +273,7 @@ def _digest(
         digest.update(f"{component.__name__}:{json.dumps(differing, sort_keys=True)};".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -330,6 +328,22 @@ class Origin:
                 raise
             return False
         return True
+
+
+@runtime_checkable
+class MadeForCodec(Protocol):
+    """A part that records the codec whose codes it was made for."""
+
+    codec_fingerprint: str | None  # None if unknown
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """A codec or prior that can be saved to a folder."""
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the folder and return it."""
+        ...
 
 
 class Artifact(nn.Module):

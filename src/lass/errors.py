@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 from numbers import Real
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 
 #: What to do about an error number; others are no matter of the disk, and may be mistakes of the program.
-ADVICE = dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), "make room there, or choose another folder")
-ADVICE |= dict.fromkeys(("EROFS", "EACCES", "EPERM"), "choose another folder, or change its permissions")
-ADVICE |= dict.fromkeys(("EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"), "choose another folder")
-ADVICE |= dict.fromkeys(("EIO", "ENXIO", "ESTALE", "ENODEV"), "check the disk, or choose another folder")
-ADVICE = {getattr(errno, name): advice for name, advice in ADVICE.items() if hasattr(errno, name)}
+_ADVICE = dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), "make room there, or choose another folder")
+_ADVICE |= dict.fromkeys(("EROFS", "EACCES", "EPERM"), "choose another folder, or change its permissions")
+_ADVICE |= dict.fromkeys(("EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"), "choose another folder")
+_ADVICE |= dict.fromkeys(("EIO", "ENXIO", "ESTALE", "ENODEV"), "check the disk, or choose another folder")
+ADVICE: dict[int, str] = {getattr(errno, name): advice for name, advice in _ADVICE.items() if hasattr(errno, name)}
 
 #: What PyTorch's writer of zip files says when it could not write; the system's own reason is lost in it.
 TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|inline_container\.cc|basic_ios::clear|iostream error")
@@ -59,13 +61,14 @@ def check_number(
     given = {words: limit for words, limit in limits.items() if limit is not None}
     expected += [f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit in given.items()]
     is_real = isinstance(value, Real) and not isinstance(value, bool)
-    is_number = is_real and (isinstance(value, int) or not whole) and -LARGEST <= value <= LARGEST
+    number = cast(float, value) if is_real else math.nan
+    is_number = (isinstance(value, int) or not whole) and -LARGEST <= number <= LARGEST
     if not (
         is_number
-        and (at_least is None or value >= at_least)
-        and (above is None or value > above)
-        and (at_most is None or value <= at_most)
-        and (below is None or value < below)
+        and (at_least is None or number >= at_least)
+        and (above is None or number > above)
+        and (at_most is None or number <= at_most)
+        and (below is None or number < below)
     ):
         is_long = isinstance(value, int) and abs(value) > LARGEST
         shown = "one of more than 300 digits" if is_long else f"{value!r:.200}"
@@ -122,7 +125,7 @@ def disk_error(error: BaseException | None, path: str | Path) -> LassError | Non
         number = error.errno if isinstance(error, OSError) else None
         if isinstance(error, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
             number = int(found[1])
-        if number in ADVICE:
+        if number is not None and number in ADVICE:
             named = getattr(error, "filename2", None) or getattr(error, "filename", None)
             reason = os.strerror(number)
             if number in (errno.EEXIST, errno.ENOTDIR):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from chain import in_processes, lass
+from offline_runs import read_offline_runs
 from scipy.linalg import sqrtm
 
 from lass.data.images.digits import Digits
 from lass.data.mixing import mix
 from lass.metrics import ImageFeatures
 from lass.metrics.frechet import FrechetDistances, InceptionFeatures
-from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
 
 

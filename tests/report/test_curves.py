@@ -1,23 +1,22 @@
-"""Training curves from offline logs: the last training only, resumed or killed as it may be."""
+"""Training curves from CSV logs: the last training only, also if it was resumed or killed."""
 
 from __future__ import annotations
 
 import pytest
-from wandb_runs import finish_run
+from pytorch_lightning.loggers import CSVLogger
 
 from lass import LassError
-from lass.report.curves import training_curves
-from lass.report.offline_runs import read_offline_runs
-from lass.report.wandb_logger import WandbLogger
+from lass.report.curves import LOG_FOLDER, training_curves
 
 
 def log(folder, epochs, losses, steps_per_epoch=10, stage="prior", name="val/nats_per_code"):
-    """One run of a stage, with a score after each epoch."""
-    logger = WandbLogger("digits", stage, save_dir=str(folder / stage))
+    """One run of a stage, with a score after each epoch; returns its file."""
+    logger = CSVLogger(folder / stage, LOG_FOLDER)
     for epoch, loss in zip(epochs, losses, strict=True):
         step = (epoch + 1) * steps_per_epoch - 1
         logger.log_metrics({name: loss, "epoch": epoch}, step)
-    finish_run()
+    logger.finalize("success")
+    return folder / stage / LOG_FOLDER / f"version_{logger.version}" / "metrics.csv"
 
 
 def drawn(folder):
@@ -33,28 +32,18 @@ def test_a_resumed_training_is_one_curve_and_an_earlier_one_is_left_out(tmp_path
     assert drawn(tmp_path) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (4.0, 1.25)]
 
 
-def test_runs_that_began_in_one_second_keep_their_order(tmp_path):
-    """The names of their folders differ by chance then."""
-    for index in range(3):
-        log(tmp_path, [0], [float(index)])
-    runs = tmp_path / "prior" / "wandb"
-    folders = sorted(runs.glob("offline-run-*"), key=lambda folder: folder.stat().st_mtime_ns)
-    for name, folder in zip("cab", folders, strict=True):
-        folder.rename(runs / f"offline-run-20260101_000000-{name}")
-    assert [run.rows[0]["val/nats_per_code"] for run in read_offline_runs(tmp_path / "prior")] == [0.0, 1.0, 2.0]
+def test_logs_are_read_in_the_order_of_their_versions(tmp_path):
+    for index in range(11):  # version_10 comes after version_9
+        log(tmp_path, [index], [float(index)])
+    assert drawn(tmp_path) == [(index + 1.0, float(index)) for index in range(11)]
 
 
 def test_a_log_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path):
-    log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.0])
-    (file,) = (tmp_path / "prior" / "wandb").glob("offline-run-*/run-*.wandb")
+    file = log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.0])
     whole = file.read_bytes()
-    counts = []
-    for length in range(len(whole) // 2, len(whole), 97):
-        file.write_bytes(whole[:length])
-        (run,) = read_offline_runs(tmp_path / "prior")
-        counts.append(len(run.rows))
-    assert counts == sorted(counts)
-    assert counts[-1] == 3
+    ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
+    file.write_bytes(whole[: ends[2] + 3])  # the header, two rows, and the beginning of the third
+    assert drawn(tmp_path)[:2] == [(1.0, 3.0), (2.0, 2.0)]
 
 
 def test_audio_has_its_own_score_and_each_source_its_prior(tmp_path):
@@ -66,5 +55,5 @@ def test_audio_has_its_own_score_and_each_source_its_prior(tmp_path):
 
 
 def test_no_log_is_said_so(tmp_path):
-    with pytest.raises(LassError, match="No stage has left an offline log"):
+    with pytest.raises(LassError, match="No stage has left a log"):
         training_curves(tmp_path)

@@ -8,11 +8,11 @@ import re
 
 import pytest
 from chain import SMALL, lass
+from offline_runs import read_offline_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lass.artifacts import fingerprint
 from lass.codecs import load_codec
-from lass.report.offline_runs import read_offline_runs
 from lass.report.results import ResultsFolder
 
 PAGES = {

@@ -51,9 +51,9 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
     finally:
         if not os.path.lexists(out):
-            for folder in made:
+            for parent in made:
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    parent.rmdir()
     print(said)
 
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from lass.cli import songs
 from lass.cli.parser_errors import SentenceParser
+from lass.codecs import AudioCodec, ImageCodec
 from lass.data.images.files import read_image, write_image
 from lass.errors import LassError
 from lass.report.figures import image_grid, literal, picture
@@ -44,22 +45,22 @@ def main(args: Sequence[str]) -> None:
     except (RuntimeError, AssertionError) as error:  # torch raises either, and several lines of it
         reason = str(error).splitlines()[0]
         raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
-    if hasattr(separator.codec, "sample_rate"):
+    if isinstance(separator.codec, AudioCodec):
         _separate_songs(separator, options)
-    elif hasattr(separator.codec, "image_shape"):
-        _separate_images(separator, options)
+    elif isinstance(separator.codec, ImageCodec):
+        _separate_images(separator, separator.codec, options)
     else:
         raise LassError(f"The separator in {options.separator} is neither for images nor for audio files.")
 
 
-def _separate_images(separator: Separator, options: argparse.Namespace) -> None:
+def _separate_images(separator: Separator, codec: ImageCodec, options: argparse.Namespace) -> None:
     files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
-    mixtures = [read_image(path, separator.codec.image_shape) for path in files]
+    mixtures = [read_image(path, codec.image_shape) for path in files]
     targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
     _make(options.out)
     _refuse_to_lose(options.out, [*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
     conditions = None if options.classes is None else torch.tensor(options.classes)
-    pictured = []
+    pictured: list[SeparationResult] = []
     for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
         result = separator.separate(mixture, conditions, options.seed, songs.POSITIONS)
         for target, estimate in zip(targets[path], result.estimates, strict=True):
@@ -103,7 +104,7 @@ def find_files(paths: Sequence[Path], suffixes: set[str], what: str, example: st
         if not inside:
             raise LassError(f"There are no {what} in the folder {path}: expected files like {example}.")
         files += inside
-    distinct = {}
+    distinct: dict[tuple[int, int] | Path, Path] = {}
     for file in files:
         distinct.setdefault(_identity(file), file)
     if len(distinct) < len(files):

@@ -19,16 +19,18 @@ from tqdm.auto import tqdm
 
 from lass.data.audio.files import AudioInfo, audio_info, check_whole, read_segment, resampled_length
 from lass.errors import LassError
+from lass.priors import BoundedPrior
 from lass.report.figures import image_grid, picture
 from lass.report.spectrograms import spectrograms
 from lass.separation import Separator
-from lass.separation.streaming import num_windows, separate_stream
+from lass.separation.streaming import audio_codec_of, num_windows, separate_stream
 
 FIGURE = "spectrograms.png"
 SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # taken from a folder
 PICTURED_SECONDS = 30.0  # in the middle of the song
 BLOCK_VALUES = 2**22  # samples times channels that are written at once
 POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress, where it takes seconds
+UNBOUNDED_WINDOW = 1024  # code positions, for priors of sequences of any length
 MAX_BYTES_OF_WAV = 2**32 - 2**16  # a larger file is RF64, which most programs read as WAV
 
 
@@ -45,7 +47,7 @@ def check_song(path: Path, separator: Separator) -> AudioInfo:
     Raises:
         LassError: if it is no audio, damaged, shorter than one code, or holds NaN.
     """
-    info, codec = audio_info(path), separator.codec
+    info, codec = audio_info(path), audio_codec_of(separator)
     if not info.num_samples:
         raise LassError(f"{path} holds no sound: it has a length of 0 samples.")
     if resampled_length(info.num_samples, info.sample_rate, codec.sample_rate) < codec.hop:
@@ -66,9 +68,10 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
     Raises:
         LassError: as `check_song`, or if the files cannot be written; then none of them is.
     """
-    info, codec = check_song(path, separator), separator.codec
+    info, codec = check_song(path, separator), audio_codec_of(separator)
     num_samples = resampled_length(info.num_samples, info.sample_rate, codec.sample_rate)
-    window = min(getattr(prior, "num_positions", 1024) for prior in separator.priors)
+    bounds = [prior.num_positions for prior in separator.priors if isinstance(prior, BoundedPrior)]
+    window = min(bounds, default=UNBOUNDED_WINDOW)
     context = window // 2
 
     def read(start: int, length: int) -> Float[Tensor, "channels samples"]:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lass.artifacts import atomic_write
@@ -23,7 +23,9 @@ from lass.cli.parser_errors import explain
 from lass.cli.reporting import is_interruption, one_line
 from lass.cli.run_folder import locked
 from lass.errors import LassError, check_number, disk_error
-from lass.tasks.training import CHECKPOINT_FOLDER, LAST_CHECKPOINT
+from lass.report.curves import LOG_FOLDER
+from lass.tasks.checkpoints import CHECKPOINT_FOLDER, LAST_CHECKPOINT
+from lass.tasks.trainer import is_dry_run, is_fast_dev_run
 
 #: The commands of Lightning, and the method that a task has if it can be run by them.
 STEPS = {"fit": "training_step", "predict": "predict_step", "validate": "validation_step", "test": "test_step"}
@@ -53,7 +55,7 @@ class SaveConfig(SaveConfigCallback):
         self._save(trainer, pl_module, "predict")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.fast_dev_run:
+        if not is_fast_dev_run(trainer):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -91,7 +93,7 @@ class LassCLI(LightningCLI):
             run=run,
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and check what can be checked before anything is made.
 
         Raises:
@@ -108,7 +110,8 @@ class LassCLI(LightningCLI):
         except (ArgumentError, UnicodeDecodeError) as error:
             command = next((word for word in words if word in self._subcommand_parsers), "fit")
             message = error.message if isinstance(error, ArgumentError) else str(error)
-            option = f"argument {error.argument_name}: " if getattr(error, "argument_name", None) else ""
+            name = error.argument_name if isinstance(error, ArgumentError) else None
+            option = f"argument {name}: " if name else ""
             raise LassError(explain(f"{option}{message}", self._subcommand_parsers, command)) from error
         command = self.config.get("subcommand")
         if not command:
@@ -152,9 +155,11 @@ class LassCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         folder = Path(self.trainer.default_root_dir)
-        first = self.trainer.is_global_zero and not self.trainer.fast_dev_run
+        first = self.trainer.is_global_zero and not is_fast_dev_run(self.trainer)
         try:
             with locked(folder) if first else contextlib.nullcontext():
+                if subcommand == "fit":
+                    self._add_csv_log(folder)
                 super()._run_subcommand(subcommand)
         except Exception as error:
             if failure := self._misfit(error) or disk_error(error, folder):
@@ -164,6 +169,11 @@ class LassCLI(LightningCLI):
             if subcommand == "fit" and is_interruption(error) and not (folder / CHECKPOINT_FOLDER).is_dir():
                 raise KeyboardInterrupt("there is no checkpoint yet, so the same command starts afresh") from error
             raise
+
+    def _add_csv_log(self, folder: Path) -> None:
+        """Log numbers to `csv/version_*/metrics.csv` as well, which `lass.report.curves` reads."""
+        if self.trainer.loggers and not is_dry_run(self.trainer):
+            self.trainer.loggers = [*self.trainer.loggers, CSVLogger(folder, LOG_FOLDER, flush_logs_every_n_steps=1)]
 
     def _misfit(self, error: Exception) -> LassError | None:
         path, lines = self.trainer.ckpt_path, str(error).splitlines()

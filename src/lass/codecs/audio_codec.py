@@ -31,7 +31,7 @@ class DilatedBlock(nn.Module):
         return x + self.block(x)
 
 
-class AudioCodec(VQCodec):
+class AudioVQCodec(VQCodec):
     """Base of codecs for mono audio in [-1, 1] of any length; one code for every `hop` samples.
 
     A signal whose length is no multiple of the hop is encoded as if silence followed; what codes decode to is a whole
@@ -63,7 +63,7 @@ class AudioCodec(VQCodec):
 
 
 def margin_of(strides: Sequence[int], dilations: Sequence[int]) -> int:
-    """`AudioCodec.margin` of strided convolutions with residual blocks between them.
+    """`AudioVQCodec.margin` of strided convolutions with residual blocks between them.
 
     Args:
         strides: of the convolutions, from the signal on.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
-from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
+from lass.codecs.audio_codec import AudioVQCodec, DilatedBlock, margin_of
 from lass.codecs.image_vqvae import VQVAEOutput, initialise
 from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import MAX_CODES
@@ -19,8 +19,8 @@ MIN_WIDTH = 8  # channels at the highest rates
 
 
 @register
-class AudioVQVAE(AudioCodec):
-    """Codec for mono audio; see AudioCodec.
+class AudioVQVAE(AudioVQCodec):
+    """Codec for mono audio; see AudioVQCodec.
 
     Args:
         sample_rate: of the signals, in Hz; for whoever reads and writes files.
@@ -85,11 +85,11 @@ class AudioVQVAE(AudioCodec):
                 initialise(layer)
 
     def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
-        """See AudioCodec."""
+        """See AudioVQCodec."""
         return self.encoder(signal)
 
     def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
-        """See AudioCodec."""
+        """See AudioVQCodec."""
         return self.decoder(latents)
 
     def forward(self, signal: Float[Tensor, "batch channels samples"]) -> VQVAEOutput:

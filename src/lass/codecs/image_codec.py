@@ -12,7 +12,7 @@ from lass.codecs.vq_codec import MAX_CODES, VQCodec
 from lass.errors import LassError, check_sizes
 
 
-class ImageCodec(VQCodec):
+class ImageVQCodec(VQCodec):
     """Base of codecs for images in [0, 1] of one fixed size.
 
     Args:

@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
-from lass.codecs.image_codec import ImageCodec
+from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.quantizer import VectorQuantizer
 from lass.errors import check_number, check_sizes
 
 DOWNSAMPLING = 4  # two convolutions of stride 2
+
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 
 
 class VQVAEOutput(NamedTuple):
@@ -44,18 +47,19 @@ class ResidualBlock(nn.Module):
         return x + self.block(x)
 
 
-def initialise(layer: nn.Module) -> None:
+def initialise(layer: Convolution) -> None:
     """He et al. 2015 (arXiv:1502.01852), Eq. 10: torch's default shrinks the latents until all share one code."""
-    taps = math.prod(layer.kernel_size)
+    taps: int | float = math.prod(layer.kernel_size)
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
         taps /= math.prod(layer.stride)  # each output pixel sees only this many
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * taps)))
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 @register
-class ImageVQVAE(ImageCodec):
-    """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes. See ImageCodec.
+class ImageVQVAE(ImageVQCodec):
+    """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes. See ImageVQCodec.
 
     Args:
         image_shape: (channels, height, width); height and width are multiples of 4.
@@ -117,12 +121,12 @@ class ImageVQVAE(ImageCodec):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 initialise(layer)
-        self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's stubs; about twice as fast on a CPU
 
     def encode_images(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """See ImageCodec."""
+        """See ImageVQCodec."""
         return self.encoder(images.contiguous(memory_format=torch.channels_last))
 
     def decode_latents(

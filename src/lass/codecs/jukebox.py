@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
-from lass.codecs.audio_codec import AudioCodec, DilatedBlock, margin_of
+from lass.codecs.audio_codec import AudioVQCodec, DilatedBlock, margin_of
 from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import MAX_CODES
 from lass.errors import LassError, check_sizes
@@ -19,7 +19,7 @@ NATIVE_RATE = 44100  # in Hz, of the published model
 
 
 @register
-class JukeboxVQVAE(AudioCodec):
+class JukeboxVQVAE(AudioVQCodec):
     """One level of Jukebox's VQ-VAE, for mono audio in [-1, 1] at half its native rate or at the native one.
 
     Signals at 22,050 Hz are brought to 44,100 Hz by linear interpolation, and what is decoded back by the same. It is
@@ -102,11 +102,11 @@ class JukeboxVQVAE(AudioCodec):
         self.quantizer = VectorQuantizer(num_codes, latent_dim)
 
     def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
-        """See AudioCodec."""
+        """See AudioVQCodec."""
         return self.encoder(F.interpolate(signal, scale_factor=self.upsampling, mode="linear"))
 
     def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
-        """See AudioCodec."""
+        """See AudioVQCodec."""
         for block in reversed(self.decoder):
             latents = block(latents)
         # Linear interpolation at the middle of each stretch: of its two middle samples, or twice the one.

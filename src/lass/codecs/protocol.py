@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a codec, and nothing else."""
+"""Interfaces of codecs: what every codec must have, and what some codecs have in addition."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,26 +8,67 @@ from torch import Tensor
 
 @runtime_checkable
 class Codec(Protocol):
-    """Signals to codes and back. Any published VQ model becomes one in about twenty lines.
+    """Signals to codes and back. Any published VQ model becomes one in about twenty lines; no base class is needed.
 
     `signal` has shape (batch, channels, *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
 
-    For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises, and
-    `codebook`, the (num_codes, dim) vectors (or `grid`, from which they are found). A codec for images has their
-    `image_shape` and the `grid` of their codes; one for audio has `sample_rate`, `hop` and `margin`, see AudioCodec.
-    `signal_range`, (low, high), lets signals of another range be refused.
+    A codec for images also implements `ImageCodec`, one for audio `AudioCodec`, and one whose unquantised latents can
+    be used by a likelihood `LatentCodec`.
     """
 
     num_codes: int
 
     def encode(self, signal: Float[Tensor, "batch channels *space"]) -> Int[Tensor, "batch *grid"]:
         """Codes of a signal: the nearest codebook vector at each position of the grid."""
+        ...
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
         """Codebook vectors of the codes. Refinement starts from them (Eq. 5, 6)."""
+        ...
 
     def decode_latents(self, latents: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch channels *space"]:
         """Signal of (not necessarily quantised) latents; differentiable, because refinement descends through it."""
+        ...
 
     def decode(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch channels *space"]:
         """Signal of codes: `decode_latents(embed(codes))`."""
+        ...
+
+
+@runtime_checkable
+class GridCodec(Codec, Protocol):
+    """A codec whose codes have one fixed shape."""
+
+    grid: tuple[int, ...]
+
+
+@runtime_checkable
+class ImageCodec(GridCodec, Protocol):
+    """A codec for images of one size."""
+
+    image_shape: tuple[int, ...]  # (channels, height, width)
+
+
+@runtime_checkable
+class AudioCodec(Codec, Protocol):
+    """A codec for mono audio of any length."""
+
+    sample_rate: int  # in Hz
+    hop: int  # samples per code
+    margin: int  # receptive field: code positions to each side that one code, or the sound of one code, depends on
+
+
+@runtime_checkable
+class LatentCodec(Codec, Protocol):
+    """A codec that gives its latents before they are quantised, for a likelihood of latents."""
+
+    def encode_latents(self, signal: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch dim *grid"]:
+        """The latents that `encode` quantises."""
+        ...
+
+
+@runtime_checkable
+class HasSignalRange(Protocol):
+    """A codec that was trained on signals of a known range; signals far outside are refused."""
+
+    signal_range: tuple[float, float]  # (low, high)

@@ -37,7 +37,9 @@ class VectorQuantizer(nn.Module):
     codes: Dhariwal et al. 2020 (arXiv:2005.00341), section 3.1.
     """
 
-    codebook: Tensor
+    codebook: Tensor  # (num_codes, dim)
+    usage: Tensor  # (num_codes,)
+    total: Tensor  # (num_codes, dim)
 
     def __init__(self, num_codes: int, dim: int, decay: float = 0.99, restart_below: float = 1.0) -> None:
         super().__init__()
@@ -130,6 +132,9 @@ class ProjectionQuantizer(VectorQuantizer):
 
     Source: Jang et al. 2017 (arXiv:1611.01144), as it is used once it is trained: without noise.
     """
+
+    directions: Tensor  # (num_codes, dim)
+    offsets: Tensor  # (num_codes,)
 
     def __init__(self, num_codes: int, dim: int) -> None:
         super().__init__(num_codes, dim)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
-from lass.codecs.image_codec import ImageCodec
+from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.quantizer import ProjectionQuantizer, VectorQuantizer
 from lass.errors import LassError
 
@@ -73,8 +73,8 @@ class Doubling(nn.Module):
 
 
 @register
-class VQGAN(ImageCodec):
-    """Codec for images in [0, 1], for use and not for training; `lass import taming` makes one. See ImageCodec.
+class VQGAN(ImageVQCodec):
+    """Codec for images in [0, 1], for use and not for training; `lass import taming` makes one. See ImageVQCodec.
 
     Args:
         image_shape: (channels, height, width); all layers but attention take other sizes too, but codes are for these.
@@ -133,14 +133,15 @@ class VQGAN(ImageCodec):
         deepest = before = sizes[-1][0]
 
         # Layers have names that say where they are, so that those of a checkpoint can be found.
-        decoder = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest, middle_attention)]
+        decoder: Layers = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest, middle_attention)]
         for level, (here, size) in reversed(list(enumerate(sizes))):
             decoder += _level(f"up_{level}", before, here, num_residual_blocks + 1, size in attention_at)
             if level:
                 decoder += [(f"up_{level}_resample", Doubling(here, learned_resampling))]
             before = here
         self.decoder = nn.Sequential(OrderedDict([*decoder, *_last(before, channels)]))
-        encoder, before = [("first", nn.Conv2d(channels, width, 3, padding=1))], width
+        encoder: Layers = [("first", nn.Conv2d(channels, width, 3, padding=1))]
+        before = width
         for level, (here, size) in enumerate(sizes):
             encoder += _level(f"down_{level}", before, here, num_residual_blocks, size in attention_at)
             if level < len(sizes) - 1:
@@ -156,7 +157,7 @@ class VQGAN(ImageCodec):
     def encode_images(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """See ImageCodec."""
+        """See ImageVQCodec."""
         return self.to_latents(self.encoder(2 * images - 1))
 
     def decode_latents(

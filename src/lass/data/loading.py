@@ -26,13 +26,13 @@ class ResumableLoader(DataLoader):
         super().__init__(*args, **kwargs)
         self.trainer = trainer
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch declares its private iterator
         """The batches of the epoch that are not done yet."""
         num_done, num_batches = 0, len(self)
         if self.trainer is not None:
             num_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
             # Lightning asks for one more than `limit_train_batches` when it resumes after the last batch of an epoch.
-            num_batches = min(num_batches, self.trainer.num_training_batches)
+            num_batches = int(min(num_batches, self.trainer.num_training_batches))
         yield from islice(super().__iter__(), num_done, num_batches)
 
     def state_dict(self) -> dict[str, Any]:

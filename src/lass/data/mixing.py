@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lass.errors import LassError
@@ -34,4 +35,5 @@ def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -
         return sources.mean(dim)
     if len(weights) != num_sources:
         raise LassError(f"expected one weight for each of {num_sources} sources, got {len(weights)}")
-    return sum(weight * source for weight, source in zip(weights, sources.unbind(dim), strict=True))
+    weighted = [weight * source for weight, source in zip(weights, sources.unbind(dim), strict=True)]
+    return torch.stack(weighted).sum(0)

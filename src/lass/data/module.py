@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lass.data.loading import ResumableLoader
 from lass.data.pair_samplers import PaddedSampler
-from lass.data.sources import FixedPairs, FreshPairs, identity_collate
+from lass.data.signals import HasSampleRate
+from lass.data.sources import FixedPairs, FreshPairs, SourceDataset, identity_collate
 from lass.errors import LassError, check_number
 
 Split = Literal["train", "validation", "test"]
@@ -31,8 +32,10 @@ def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: st
 
 def check_sample_rate(data: object, codec: object) -> None:
     """Raise LassError if a data module gives audio of another rate than the codec is for."""
-    given, wanted = (getattr(each, "sample_rate", None) for each in (data, codec))
-    if given is not None and wanted is not None and given != wanted:
+    if not isinstance(data, HasSampleRate) or not isinstance(codec, HasSampleRate):
+        return
+    given, wanted = data.sample_rate, codec.sample_rate
+    if given != wanted:
         raise LassError(
             f"The data has {given} samples per second, but the codec is for {wanted}: set the data's sample_rate to "
             f"{wanted}, or train a codec for {given}."
@@ -77,7 +80,7 @@ class SourceDataModule(LightningDataModule):
         self.batch_size, self.pairs, self.split_seed, self.num_workers = batch_size, pairs, split_seed, num_workers
         self.predict_split, self.mixtures, self.num_mixtures = predict_split, mixtures, num_mixtures
 
-    def part(self, name: Split) -> Dataset:
+    def part(self, name: Split) -> SourceDataset:
         """The sources of one part, read once."""
         raise NotImplementedError(f"{type(self).__name__} must define part()")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 
 class PaddedSampler(DistributedSampler):
@@ -22,7 +22,7 @@ class PaddedSampler(DistributedSampler):
     """
 
     def __init__(self, num_items: int, num_ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
-        super().__init__(range(num_items), num_ranks, rank, shuffle=False, seed=seed)
+        super().__init__(cast(Dataset, range(num_items)), num_ranks, rank, shuffle=False, seed=seed)
         self.num_items = num_items
 
     def items(self) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Int, UInt8
@@ -28,8 +28,21 @@ class SourcePairs(NamedTuple):
     indices: Tensor  # (batch,) long: the number of the mixture; -1 for pairs drawn afresh
 
 
+class BatchedDataset(Protocol):
+    """A dataset of single sources that are read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> Sources:
+        """A batch at once."""
+        ...
+
+
 class SourceDataset(Dataset):
     """Single sources, given out a batch at a time; torch's DataLoader calls `__getitems__` when it is there."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__()")
 
     def __getitem__(self, index: int) -> Sources:
         return Sources(*(field[0] for field in self.__getitems__([index])))
@@ -89,7 +102,7 @@ class MirroredSources(ImageSources):
     def __len__(self) -> int:
         return 2 * len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> Sources:
+    def __getitems__(self, indices: list[int] | Int[Tensor, " batch"]) -> Sources:
         """A batch at once."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         signals, labels = super().__getitems__(chosen % len(self.images))
@@ -108,7 +121,7 @@ class MirroredSources(ImageSources):
 class FreshPairs(Dataset):
     """Pairs of sources, named by the positions of both: what a `RandomPairing` sampler asks for."""
 
-    def __init__(self, sources: Dataset) -> None:
+    def __init__(self, sources: BatchedDataset) -> None:
         self.sources = sources
 
     def __len__(self) -> int:
@@ -116,9 +129,9 @@ class FreshPairs(Dataset):
 
     def __getitems__(self, pairs: list[tuple[int, int] | None]) -> SourcePairs:
         """The pairs asked for. None is left out: a batch that is padding only has no pairs."""
-        pairs = [pair for pair in pairs if pair is not None]
-        first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return _pairs(self.sources, first, second, torch.full((len(pairs),), -1))
+        there = [pair for pair in pairs if pair is not None]
+        first, second = [pair[0] for pair in there], [pair[1] for pair in there]
+        return _pairs(self.sources, first, second, torch.full((len(there),), -1))
 
 
 class FixedPairs(Dataset):
@@ -129,7 +142,7 @@ class FixedPairs(Dataset):
         pairs: (num_mixtures, 2), positions in `sources`.
     """
 
-    def __init__(self, sources: Dataset, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
+    def __init__(self, sources: BatchedDataset, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
         self.sources, self.pairs = sources, pairs
 
     def __len__(self) -> int:
@@ -142,7 +155,7 @@ class FixedPairs(Dataset):
         return _pairs(self.sources, first, second, chosen)
 
 
-def _pairs(sources: Dataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
+def _pairs(sources: BatchedDataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
     if not first:  # no dataset has to give out nothing: take the shapes of something
         something = _pairs(sources, [0], [0], torch.zeros(1, dtype=torch.long))
         return SourcePairs(*(field[:0] for field in something))

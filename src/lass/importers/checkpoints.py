@@ -17,7 +17,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -114,7 +114,7 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
             raise LassError(
                 f"{path} is no checkpoint of {program}: expected a dictionary with the weights under '{key}'."
             )
-        whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        whole = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
         weights = {name: _view(x, extents, whole) if isinstance(x, StoredTensor) else x for name, x in found.items()}
         if sum(tensor.nbytes for tensor in weights.values()) > MAX_SHARED * len(whole):
             raise _Unreadable("its tensors claim more than the file holds")
@@ -265,7 +265,7 @@ class _PickleReader:
 
     def run(self, pickle: mmap.mmap | io.BytesIO) -> Any:
         """The value of the next pickle in a file."""
-        for opcode, argument, _ in itertools.islice(pickletools.genops(pickle), MAX_OPERATIONS):
+        for opcode, argument, _ in itertools.islice(pickletools.genops(cast(BinaryIO, pickle)), MAX_OPERATIONS):
             if opcode.name == "STOP":
                 return self.stack.pop()
             if not self.changed(opcode.name, argument):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +36,11 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
     growth = settings.get("dilation_growth_rate", 3) if isinstance(settings, dict) else 3
     if type(growth) is not int or not 1 <= growth <= MAX_GROWTH:
         raise LassError(f"{path} must have an integer from 1 to {MAX_GROWTH} as dilation_growth_rate in its hps.")
-    names = {re.match(r"encoders\.(\d+)\.", name)[1] for name in weights if re.match(r"encoders\.(\d+)\.", name)}
-    if str(level) not in names:
+    levels = {match[1] for name in weights if (match := re.match(r"encoders\.(\d+)\.", name))}
+    if str(level) not in levels:
         raise LassError(
-            f"{path} has the levels {', '.join(sorted(names))}, so --level must be one of them, not {level}."
-            if names
+            f"{path} has the levels {', '.join(sorted(levels))}, so --level must be one of them, not {level}."
+            if levels
             else f"{path} is no VQ-VAE of Jukebox: expected weights called encoders.0.level_blocks and so on."
         )
     prefixes = {
@@ -56,7 +57,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
     first = [[w for name, w in ours.items() if re.fullmatch(rf"encoder\.{i}\.\d+\.0\.weight", name)] for i in blocks]
     depths = {int(match[1]) for name in ours if (match := re.match(r"encoder\.0\.0\.1\.(\d+)\.", name))}
     try:
-        sizes = {
+        sizes: dict[str, Any] = {
             "downs": [len(convolutions) for convolutions in first],
             "strides": [convolutions[0].shape[2] // 2 for convolutions in first],
             "width": first[0][0].shape[0],

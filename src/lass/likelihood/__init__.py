@@ -3,15 +3,28 @@
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LatentLikelihood, LatentMoments
 from lass.likelihood.loading import load_likelihood
-from lass.likelihood.protocol import Likelihood, Pairs
+from lass.likelihood.protocol import (
+    CoverageLikelihood,
+    Likelihood,
+    MovableLikelihood,
+    Pairs,
+    SavableLikelihood,
+    is_symmetric,
+    needs_latents,
+)
 from lass.likelihood.sparse import SparseLikelihood
 
 __all__ = [
+    "CoverageLikelihood",
     "LatentLikelihood",
     "LatentMoments",
     "Likelihood",
+    "MovableLikelihood",
     "Pairs",
+    "SavableLikelihood",
     "SparseCounts",
     "SparseLikelihood",
+    "is_symmetric",
     "load_likelihood",
+    "needs_latents",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -197,7 +198,9 @@ class SparseCounts:
             LassError: if the file is missing, truncated, or no counts file.
         """
         tensors, metadata = load_tensors(path, WHAT, verify=True)  # all of it is needed anyway
-        facts = {name: metadata.get(name) for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")}
+        facts: dict[str, Any] = {
+            name: metadata.get(name) for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")
+        }
         check_sizes(MAX_CODES, num_codes=facts["num_codes"])
         if metadata.get("kind") != "counts" or not _are_counts(tensors, facts["num_codes"]):
             raise LassError(f"{path} holds no counts: name the file that `make count` wrote.")
@@ -247,7 +250,7 @@ class SparseCounts:
         self._num_buffered += len(keys)
 
     def _empty_buffer(self) -> None:
-        if self._num_buffered:
+        if self._buffer is not None and self._num_buffered:
             runs = collapse(self._buffer[: self._num_buffered])
             self._num_buffered = 0
             for run in runs:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -53,10 +55,10 @@ class LatentMoments:
         self.num_codes, self.dim, self.symmetric = num_codes, dim, symmetric
         self.device = torch.device(device if widest_float(device) == torch.float64 else "cpu")
         self.codec_fingerprint = codec_fingerprint
-        double = {"dtype": torch.float64, "device": self.device}
-        self._counts = torch.zeros(num_codes**2, **double)
-        self._sums = torch.zeros(num_codes**2, dim, **double)
-        self._products = torch.zeros(dim, dim, **double)  # Σ v vᵀ over everything
+        zeros = partial(torch.zeros, dtype=torch.float64, device=self.device)
+        self._counts = zeros(num_codes**2)
+        self._sums = zeros(num_codes**2, dim)
+        self._products = zeros(dim, dim)  # Σ v vᵀ over everything
 
     def add(
         self, first: Int[Tensor, " count"], second: Int[Tensor, " count"], latents: Float[Tensor, "count dim"]
@@ -112,7 +114,7 @@ class LatentMoments:
             LassError: if the file is missing, truncated, or holds something else.
         """
         tensors, metadata = load_tensors(path, MOMENTS, verify=True)  # all of it is needed anyway
-        facts = {name: metadata.get(name) for name in FACTS}
+        facts: dict[str, Any] = {name: metadata.get(name) for name in FACTS}
         num_codes, dim = facts["num_codes"], facts["dim"]
         check_sizes(2**16, num_codes=num_codes, dim=dim)
         shapes = {"counts": (num_codes**2,), "sums": (num_codes**2, dim), "products": (dim, dim)}
@@ -290,7 +292,7 @@ class LatentLikelihood:
             LassError: if the file is missing, truncated, or holds something else.
         """
         table, metadata = load_tensors(path, LIKELIHOOD)
-        num_codes = metadata.get("num_codes")
+        num_codes: Any = metadata.get("num_codes")
         check_sizes(2**16, num_codes=num_codes)
         if metadata.get("kind") != LIKELIHOOD or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {LIKELIHOOD} of this version of lass: make it again.")

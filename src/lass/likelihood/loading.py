@@ -51,10 +51,11 @@ def load_likelihood(
             return load_likelihood(kept)
         except LassError:  # damaged, or of another version: it is made again
             pass
-    if kind == "counts":
-        likelihood = SparseCounts.load(path).likelihood(smoothing, codebook)
-    else:
+    likelihood: SparseLikelihood | LatentLikelihood
+    if kind == MOMENTS and codebook is not None:
         likelihood = LatentMoments.load(path).likelihood(codebook)
+    else:
+        likelihood = SparseCounts.load(path).likelihood(smoothing, codebook)
     if not keep:
         return likelihood
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class Run(Protocol):
     def __len__(self) -> int:
         """How many keys."""
 
-    def absorb(self, other: Run) -> None:
-        """Merge another run into this one; counts of the same key are added."""
+    def absorb(self, other: Any) -> None:
+        """Merge another run of the same class into this one; counts of the same key are added."""
 
     def tensors(self) -> tuple[Int[Tensor, " keys"], Int[Tensor, " keys"]]:
         """Keys and counts."""
@@ -77,7 +77,7 @@ class HostRun:
         """Block by block, so that nothing is overwritten before it was read; returns where the gap begins and ends."""
         num_other, free_until = len(other), len(self)
         while num_other:
-            blocks = []
+            blocks: list[tuple[csr_array, csr_array]] = []
             while num_other and len(blocks) < torch.get_num_threads():
                 cut = _cut(self.keys[:num_own], other.keys[:num_other])
                 own, more = (int(keys.searchsorted(cut)) for keys in (self.keys[:num_own], other.keys[:num_other]))

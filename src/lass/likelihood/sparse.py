@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,7 +89,7 @@ class SparseLikelihood:
             LassError: if the file is missing, truncated, or holds something else.
         """
         table, metadata = load_tensors(path, KIND)
-        num_codes = metadata.get("num_codes")
+        num_codes: Any = metadata.get("num_codes")
         check_sizes(MAX_CODES, num_codes=num_codes)
         if metadata.get("kind") != KIND or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from lass.devices.numerics import widest_float
 from lass.errors import LassError
-from lass.metrics.features import in_colour
+from lass.metrics.features import ImageFeatures, in_colour
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -92,7 +93,9 @@ class FrechetDistances(nn.Module):
     Source: Heusel et al. 2017 (arXiv:1706.08500), Eq. 6.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+    distances: nn.ModuleDict
+
+    def __init__(self, network: InceptionFeatures | ImageFeatures, names: Sequence[str]) -> None:
         super().__init__()
         self.network = network.eval()
         given = _Given(network.num_features)
@@ -108,9 +111,12 @@ class FrechetDistances(nn.Module):
         """Add images, (batch, channels, height, width); values outside [0, 1] are clipped, as in a file."""
         with torch.autocast(real.device.type, enabled=False):  # scores do not depend on the precision of a run
             features = self.network(real.float())
-            for name, distance in self.distances.items():
+            for name, distance in self._items():
                 distance.update(features.to(distance.device), real=True)
                 distance.update(self.network(sets[name].float().clamp(0, 1)).to(distance.device), real=False)
+
+    def _items(self) -> list[tuple[str, FrechetInceptionDistance]]:
+        return [(name, cast(FrechetInceptionDistance, distance)) for name, distance in self.distances.items()]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrechetDistances:
         """Move the network, and the sums of features, which are float64, unless the device has no such numbers."""
@@ -121,4 +127,4 @@ class FrechetDistances(nn.Module):
 
     def compute(self) -> dict[str, float]:
         """The distance of every set."""
-        return {name: distance.compute().item() for name, distance in self.distances.items()}
+        return {name: distance.compute().item() for name, distance in self._items()}

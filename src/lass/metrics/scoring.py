@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio as si_sdr
 
+from lass.data.signals import HasSampleRate
 from lass.metrics.psnr import psnr
 from lass.metrics.sdr import LIMIT_DB, median_sdr
 from lass.metrics.spectral import spectral_distance
@@ -30,12 +31,15 @@ class Scoring(Protocol):
 
     def losses(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
         """Terms of a codec's loss, by name; it is their sum."""
+        ...
 
     def score_reconstruction(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
         """(batch,) under each key of `reconstruction_goals`."""
+        ...
 
     def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
         """(batch, sources) under each name in `separation_scores`, within ±`LIMIT_DB`; NaN where it is undefined."""
+        ...
 
 
 class ImageScoring:
@@ -43,7 +47,7 @@ class ImageScoring:
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"psnr{}_db": "max"}
     separation_scores: ClassVar[tuple[str, ...]] = ("psnr_db",)
-    may_be_undefined = False
+    may_be_undefined: ClassVar[bool] = False
 
     def losses(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
         """See Scoring."""
@@ -68,7 +72,7 @@ class AudioScoring:
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"si_sdr{}_db": "max", "spectral_distance{}": "min"}
     separation_scores: ClassVar[tuple[str, ...]] = ("sdr_db", "si_sdr_db")
-    may_be_undefined = True  # both scores need sound in every source
+    may_be_undefined: ClassVar[bool] = True  # both scores need sound in every source
     waveform_weight = 10.0  # audio is at a tenth of full scale, where the distance of spectrograms is about 1
 
     def __init__(self, sample_rate: int) -> None:
@@ -114,4 +118,4 @@ def pairwise_scores(scoring: Scoring, estimates: Tensor, sources: Tensor) -> Ten
 
 def scoring_of(codec: object) -> Scoring:
     """That of audio for codecs with a `sample_rate`, else that of images."""
-    return AudioScoring(codec.sample_rate) if hasattr(codec, "sample_rate") else ImageScoring()
+    return AudioScoring(codec.sample_rate) if isinstance(codec, HasSampleRate) else ImageScoring()

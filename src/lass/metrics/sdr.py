@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -18,6 +17,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+from lass.errors import LassError
 
 FRAME_SECONDS = 1.0  # museval's default for window and hop
 INAUDIBLE = 1e-8  # of full scale
@@ -79,8 +80,13 @@ def _audible(estimate: np.ndarray, frame: int) -> np.ndarray:
 @cache
 def museval_metrics() -> ModuleType:
     """`museval.metrics` without its package: that imports a reader of MUSDB, which refuses to start without ffmpeg."""
-    folder: Sequence[str] = importlib.util.find_spec("museval").submodule_search_locations
-    spec = importlib.util.spec_from_file_location("museval.metrics", Path(folder[0]) / "metrics.py")
+    package = importlib.util.find_spec("museval")
+    if package is None or not package.submodule_search_locations:
+        raise LassError("SDR needs museval: pip install 'lass[audio]'.")
+    file = Path(package.submodule_search_locations[0]) / "metrics.py"
+    spec = importlib.util.spec_from_file_location("museval.metrics", file)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,20 +1,25 @@
 """p(next code | past codes) of a single source."""
 
 from pathlib import Path
+from typing import cast
 
 from lass.artifacts import load_artifact
 from lass.priors.hugging_face import HuggingFacePrior
 from lass.priors.order import from_reading_order, to_reading_order
-from lass.priors.protocol import Prior
+from lass.priors.protocol import BoundedPrior, OrderedPrior, Prior, SizedPrior, reading_order
 from lass.priors.sampling import sample_codes
 from lass.priors.transformer import TransformerPrior
 
 __all__ = [
+    "BoundedPrior",
     "HuggingFacePrior",
+    "OrderedPrior",
     "Prior",
+    "SizedPrior",
     "TransformerPrior",
     "from_reading_order",
     "load_prior",
+    "reading_order",
     "sample_codes",
     "to_reading_order",
 ]
@@ -22,4 +27,4 @@ __all__ = [
 
 def load_prior(folder: str | Path) -> Prior:
     """The prior saved in a folder, whatever its class; see `lass.artifacts.load_artifact` for errors."""
-    return load_artifact(folder, "prior")
+    return cast(Prior, load_artifact(folder, "prior"))

@@ -62,6 +62,7 @@ class HuggingFacePrior(Artifact):
     """
 
     kind = "prior"
+    model: Any  # a PreTrainedModel of transformers
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class HuggingFacePrior(Artifact):
         return cls(model, num_codes, num_positions, first_token, start_token, class_tokens, num_classes)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:  # type: ignore[override] # computed, because the model may change
         """The constructor's arguments, with the model as its own config: everything but the weights."""
         # Not as it was given: the data type may have changed since, and transformers fills in its defaults.
         fields = json.loads(self.model.config.to_json_string(use_diff=False))

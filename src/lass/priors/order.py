@@ -6,16 +6,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from lass.priors.protocol import Prior
+from lass.priors.protocol import Prior, reading_order
 
 
 def to_reading_order(x: Shaped[Tensor, "*batch T"], prior: Prior) -> Shaped[Tensor, "*batch T"]:
-    """Codes (or latents) of a grid, row by row, as the prior reads them: in its `order`, where it has one."""
-    order = getattr(prior, "order", None)
+    """Permute codes (or latents) of a grid from row by row to the prior's reading order."""
+    order = reading_order(prior)
     return x if order is None else x[..., torch.as_tensor(order, device=x.device)]
 
 
 def from_reading_order(x: Shaped[Tensor, "*batch T"], prior: Prior) -> Shaped[Tensor, "*batch T"]:
-    """The way back: row by row."""
-    order = getattr(prior, "order", None)
+    """Inverse of `to_reading_order`."""
+    order = reading_order(prior)
     return x if order is None else x[..., torch.as_tensor(order, device=x.device).argsort()]

@@ -26,7 +26,8 @@ def sample_codes(
         condition: classes, for class-conditional priors.
         generator: of the randomness, on the prior's device; default torch's.
     """
-    state, codes = prior.start(num_sequences, condition), []
+    state = prior.start(num_sequences, condition)
+    codes: list[Tensor] = []
     for _ in range(num_positions):
         log_prior = prior.step(state, codes[-1] if codes else None)
         codes.append(torch.multinomial(log_prior.exp(), 1, generator=generator)[:, 0])

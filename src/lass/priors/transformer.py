@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -221,7 +221,7 @@ class TransformerPrior(Artifact):
         x = state.start if codes is None else self.code_embedding(codes)
         x, by = self._at(x[:, None], length)
         for layer, block in enumerate(self.blocks):
-            x = block.step(x, by, state.cache, layer)
+            x = cast(Block, block).step(x, by, state.cache, layer)
         state.cache.advance()
         # In full precision: half of it tells 16,384 codes apart badly.
         head = self.to_logits

@@ -1,7 +1,8 @@
-"""How the stages of an experiment went, as one picture: `python -m lass.report.curves runs/mnist`."""
+"""Training curves of the stages of an experiment: `python -m lass.report.curves runs/mnist`."""
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 
 from lass.errors import LassError
 from lass.report.figures import save_figure
-from lass.report.offline_runs import read_offline_runs
+
+LOG_FOLDER, LOG_FILE = "csv", "metrics.csv"  # of Lightning's CSVLogger, in a run's folder
 
 #: Panels: stage, title, curves with the names they were logged under. Those without curves are left out.
 PANELS = (
@@ -24,6 +26,7 @@ PANELS = (
     ),
 )
 
+Row = dict[str, float]  # values logged together, by name
 Curves = dict[str, list[tuple[float, float]]]  # points by what a curve is called
 
 
@@ -31,14 +34,16 @@ def training_curves(root: str | Path) -> Figure:
     """One panel for each pair of curves, over epochs; where each source has a prior, for each of these.
 
     Args:
-        root: folder with the stages' runs, `runs/<dataset>`; they were logged offline.
+        root: folder with the stages' runs, `runs/<dataset>`.
 
     Raises:
         LassError: if no stage has left a log.
     """
     panels = _panels(Path(root))
     if not panels:
-        raise LassError(f"No stage has left an offline log in {root}: expected folders like {root}/vqvae/wandb.")
+        raise LassError(
+            f"No stage has left a log in {root}: expected files like {root}/vqvae/{LOG_FOLDER}/*/{LOG_FILE}."
+        )
     figure = Figure(figsize=(3.4 * len(panels), 2.8))
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for label, points in curves.items():
@@ -55,15 +60,14 @@ def training_curves(root: str | Path) -> Figure:
 def _panels(root: Path) -> dict[str, Curves]:
     """What was logged, by the titles of the panels."""
     folders = {stage: [root / stage, *sorted(root.glob(f"{stage}-*"))] for stage, _, _ in PANELS}
-    logs = {folder: _rows(folder) for same in folders.values() for folder in same if (folder / "wandb").is_dir()}
+    logs = {folder: _rows(folder) for same in folders.values() for folder in same if (folder / LOG_FOLDER).is_dir()}
     panels = {}
     for stage, title, names in PANELS:
         for folder in [folder for folder in folders[stage] if folder in logs]:
             rows, source = logs[folder], folder.name.removeprefix(stage).removeprefix("-")
             logged = list(zip(_epochs(rows), rows, strict=True))
             curves = {
-                label: [(epoch, float(row[name])) for epoch, row in logged if _is_number(row.get(name))]
-                for label, name in names.items()
+                label: [(epoch, row[name]) for epoch, row in logged if name in row] for label, name in names.items()
             }
             curves = {label: points for label, points in curves.items() if points}
             if curves:
@@ -71,27 +75,44 @@ def _panels(root: Path) -> dict[str, Curves]:
     return panels
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-def _rows(folder: Path) -> list[dict]:
-    """What the last training logged. One that was resumed left several runs, an earlier training others."""
-    rows = []
-    for run in read_offline_runs(folder):
-        logged = [row for row in run.rows if "epoch" in row]
-        if logged:  # it began with this epoch: 0 of a new training, or the one after its checkpoint
+def _rows(folder: Path) -> list[Row]:
+    """Rows logged by the last training of a stage; a resumed training has one log per start."""
+    rows: list[Row] = []
+    for log in sorted((folder / LOG_FOLDER).glob(f"version_*/{LOG_FILE}"), key=_version):
+        logged = [row for row in _read(log) if {"epoch", "step"} <= row.keys()]
+        if logged:  # its first epoch is 0 for a new training, else the epoch after the checkpoint
             rows = [row for row in rows if row["epoch"] < logged[0]["epoch"]] + logged
     return rows
 
 
-def _epochs(rows: list[dict]) -> list[float]:
+def _version(log: Path) -> int:
+    number = log.parent.name.removeprefix("version_")
+    return int(number) if number.isdecimal() else -1
+
+
+def _read(log: Path) -> list[Row]:
+    """Rows of a CSV file, without empty cells and cells that are no numbers (as in a line that was cut off)."""
+    with open(log, newline="", encoding="utf-8") as file:
+        return [
+            {name: number for name, cell in row.items() if (number := _number(cell)) is not None}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        return float(cell or "")
+    except ValueError:
+        return None
+
+
+def _epochs(rows: list[Row]) -> list[float]:
     """Where rows lie, in epochs: steps are spread evenly over them."""
-    steps = max((row.get("trainer/global_step", 0) for row in rows), default=0) + 1
+    steps = max((row["step"] for row in rows), default=0) + 1
     if steps == 1:  # counting makes no steps
         return [row["epoch"] + 1 for row in rows]
     per_step = (max(row["epoch"] for row in rows) + 1) / steps
-    return [(row["trainer/global_step"] + 1) * per_step for row in rows]
+    return [(row["step"] + 1) * per_step for row in rows]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lass.data.signals import HasImageShape, HasSampleRate
 from lass.report.media import log_audio, log_images
 from lass.report.spectrograms import spectrograms
 
@@ -20,18 +21,21 @@ class Display(Protocol):
 
     def pictures(self, signals: Tensor) -> Tensor:
         """What to look at: (batch, channels, height, width) in [0, 1]."""
+        ...
 
     def residual(self, difference: Tensor) -> Tensor:
         """The difference of two signals as a signal that can be shown."""
+        ...
 
     def log(self, trainer: Trainer, key: str, columns: Mapping[str, Tensor], captions: Sequence[str] | None) -> None:
         """Show some items in whichever loggers there are; `columns` are their signals by name."""
+        ...
 
 
 class ImageDisplay:
     """Images in [0, 1]."""
 
-    num_examples = 12
+    num_examples: ClassVar[int] = 12
 
     def pictures(self, signals: Tensor) -> Tensor:
         """The images."""
@@ -53,7 +57,7 @@ class AudioDisplay:
         sample_rate: in Hz.
     """
 
-    num_examples = 4
+    num_examples: ClassVar[int] = 4
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
@@ -75,6 +79,6 @@ class AudioDisplay:
 
 def display_of(codec: object) -> Display | None:
     """That of audio for codecs with a `sample_rate`, of images for those with an `image_shape`; None for others."""
-    if hasattr(codec, "sample_rate"):
+    if isinstance(codec, HasSampleRate):
         return AudioDisplay(codec.sample_rate)
-    return ImageDisplay() if hasattr(codec, "image_shape") else None
+    return ImageDisplay() if isinstance(codec, HasImageShape) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,17 +105,18 @@ def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) ->
     """
     together = -(-len(heights) // MAX_BINS)
     starts = torch.arange(0, len(heights), together)
-    heights = torch.stack([part.sum() for part in heights.detach().cpu().double().split(together)]).numpy()
-    edges = torch.cat([edges.cpu().double()[starts], edges.cpu().double()[-1:]]).numpy()
+    bins = torch.stack([part.sum() for part in heights.detach().cpu().double().split(together)]).numpy()
+    limits = torch.cat([edges.cpu().double()[starts], edges.cpu().double()[-1:]]).numpy()
     for logger in trainer.loggers:
         if isinstance(logger, LightningWandbLogger):
-            logger.log_metrics({key: wandb.Histogram(np_histogram=(heights, edges))}, trainer.global_step)
+            histogram: dict[str, Any] = {key: wandb.Histogram(np_histogram=(bins, limits))}
+            logger.log_metrics(histogram, trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
-            centres = (edges[1:] + edges[:-1]) / 2
-            moments = {"sum": heights @ centres, "sum_squares": heights @ centres**2}
-            limits = {"bucket_limits": edges[1:].tolist(), "bucket_counts": heights.tolist()}
-            extent = {"min": edges[0], "max": edges[-1], "num": heights.sum()}
-            logger.experiment.add_histogram_raw(key, **extent, **moments, **limits, global_step=trainer.global_step)
+            centres = (limits[1:] + limits[:-1]) / 2
+            moments = {"sum": bins @ centres, "sum_squares": bins @ centres**2}
+            buckets = {"bucket_limits": limits[1:].tolist(), "bucket_counts": bins.tolist()}
+            extent = {"min": limits[0], "max": limits[-1], "num": bins.sum()}
+            logger.experiment.add_histogram_raw(key, **extent, **moments, **buckets, global_step=trainer.global_step)
 
 
 def log_values(trainer: Trainer, key: str, values: Tensor, bins: int = 50) -> None:

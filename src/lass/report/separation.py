@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import wandb
@@ -54,7 +55,8 @@ def report_separation(
 
     def columns_of(indices: list[int]) -> dict[str, Tensor]:
         """mixture | estimates | sources | residual, (num, channels, *space) each."""
-        sources = trainer.predict_dataloaders.dataset.__getitems__(indices).signals
+        loader: Any = trainer.predict_dataloaders
+        sources = loader.dataset.__getitems__(indices).signals
         estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
         columns = {"mixture": mix(sources)}
         for kind, signals in {"estimate": estimates, "source": sources}.items():
@@ -88,10 +90,12 @@ def report_separation(
             logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
             columns = columns_of(done[:NUM_TABULATED])
             columns = {name: display.pictures(signals) for name, signals in columns.items()}
-            images = [wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)]
+            images: list[wandb.Image | None] = [
+                wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)
+            ]
             images += [None] * (len(rows) - len(images))
-            cells = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
-            logger.log_table("separation/mixtures", ["images", *rows[0]], cells)
+            table = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
+            logger.log_table("separation/mixtures", ["images", *rows[0]], table)
 
 
 def _quantiles(values: Float[Tensor, "mixtures positions"]) -> list[list[float]]:

@@ -36,8 +36,8 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
     for name, title in DISTANCES.items():
         if name in summary:
             lines += [f"{title}, to the {2 * num} sources:"]
-            labelled = zip(LABELS.values(), summary[name].values(), strict=True)
-            lines += [f"  {label:<40} {distance:8.4g}" for label, distance in labelled]
+            distances = zip(LABELS.values(), summary[name].values(), strict=True)
+            lines += [f"  {label:<40} {distance:8.4g}" for label, distance in distances]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])
 

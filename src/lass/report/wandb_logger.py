@@ -70,7 +70,7 @@ def check_environment() -> None:
     if mode and mode not in OFFLINE_MODES + OTHER_MODES:
         raise LassError(f"WANDB_MODE must be online, offline or disabled, not {mode!r}.")
     try:
-        wandb.Settings().update_from_env_vars(os.environ)
+        wandb.Settings().update_from_env_vars(dict(os.environ))
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
@@ -128,7 +128,7 @@ class WandbLogger(LightningWandbLogger):
         """The run of wandb, begun when it is first asked for."""
         if self._experiment is not None or wandb.run is not None or self._wandb_init["mode"] == "disabled":
             return super().experiment
-        Path(self._save_dir).mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary folder without it
+        Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary folder without it
         if self._wandb_init["mode"] == "offline":
             return self._offline_experiment()
         if not is_logged_in():
@@ -142,7 +142,7 @@ class WandbLogger(LightningWandbLogger):
             return self._offline_experiment(f"it refused the run: {reason}")
 
     def _offline_experiment(self, reason: str = "") -> Any:
-        latest = Path(self._save_dir) / "wandb" / "latest-run"
+        latest = Path(str(self._save_dir)) / "wandb" / "latest-run"
         why = f" ({reason})" if reason else ""
         rank_zero_info(f"Weights & Biases: offline{why}; `wandb sync {latest}` uploads this run later.")
         # The hints of wandb are replaced by the one line above.

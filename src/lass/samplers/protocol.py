@@ -81,11 +81,13 @@ class Sampler(Protocol):
     Ancestral sampling lets every candidate continue itself, beam search chooses which ones go on: both say so with
     `parents`. At the first position there is one candidate, the empty one, per mixture.
 
-    A dataclass whose candidates never look at each other, and which asks for one random number for each of them at
-    every position, may say so (`independent = True`): then they can be separated in groups where memory is short.
+    A sampler may also implement `IndependentSampler`.
     """
 
-    num_candidates: int
+    @property
+    def num_candidates(self) -> int:
+        """N, candidates per mixture."""
+        ...
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """Choose `num_candidates` continuations per mixture.
@@ -95,3 +97,18 @@ class Sampler(Protocol):
             scores: (M, C) log posterior of the candidates so far.
             generator: source of randomness, one stream per mixture.
         """
+        ...
+
+
+@runtime_checkable
+class IndependentSampler(Sampler, Protocol):
+    """A dataclass that states whether its candidates are independent of each other.
+
+    They are if no candidate depends on another, and each uses one random number per position. Where memory is short,
+    independent candidates are separated in chunks.
+    """
+
+    @property
+    def independent(self) -> bool:
+        """Whether they are."""
+        ...

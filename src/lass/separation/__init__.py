@@ -1,9 +1,10 @@
 """Algorithm 1 and what surrounds it: selection, refinement, and the Separator that holds it all."""
 
 from lass.separation.algorithm import Candidates, separate_codes
-from lass.separation.refinement import LatentDescent, NoRefinement, Refinement
+from lass.separation.refinement import LatentDescent, LocalRefinement, NoRefinement, Refinement
+from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, HighestScore, Selection
-from lass.separation.separator import SeparationResult, Separator
+from lass.separation.separator import Separator
 from lass.separation.wiener import WienerFilter
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ClosestToMixture",
     "HighestScore",
     "LatentDescent",
+    "LocalRefinement",
     "NoRefinement",
     "Refinement",
     "Selection",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +16,9 @@ from torch import Tensor
 from lass.artifacts import check_finite
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.likelihood import Likelihood
-from lass.priors import Prior
-from lass.samplers import CandidateGenerators, MixtureGenerators, Sampler
+from lass.likelihood import Likelihood, is_symmetric
+from lass.priors import BoundedPrior, Prior
+from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Sampler
 from lass.separation.batched_priors import BatchedPriors
 from lass.separation.memory import fit
 from lass.separation.posterior import StepPosterior
@@ -98,7 +99,7 @@ def separate_codes(
     if mixture_latents is not None:
         check_finite({"latents": mixture_latents}, "The mixture")
     num_candidates, length = sampler.num_candidates, past.shape[-1] + num_positions
-    independent = getattr(sampler, "independent", False)
+    independent = isinstance(sampler, IndependentSampler) and sampler.independent
     sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
     at_once = min(num_mixtures, max(1, sequences_at_once // (num_candidates * len(priors))))
     device = mixture_codes.device
@@ -113,7 +114,7 @@ def separate_codes(
                     mixture_codes[group],
                     BatchedPriors(priors, None if conditions is None else conditions[group]),
                     likelihood,
-                    sampler if together == num_candidates else replace(sampler, num_candidates=own.stop - own.start),
+                    sampler if together == num_candidates else _with_candidates(sampler, own.stop - own.start),
                     likelihood_weight,
                     None if mixture_latents is None else mixture_latents[group],
                     past[group],
@@ -124,11 +125,17 @@ def separate_codes(
                     progress,
                 )
             )
-        separated.append(_sorted(*_joined(walked, 1)))
+        codes, scores, log_weights = _joined(walked, 1)
+        separated.append(_sorted(codes, scores, log_weights))
     return Candidates(*_joined(separated, 0))
 
 
-def _joined(parts: Sequence[tuple[Tensor | None, ...]], dim: int) -> tuple[Tensor | None, ...]:
+def _with_candidates(sampler: Sampler, num_candidates: int) -> Sampler:
+    """The same (independent) sampler for fewer candidates."""
+    return replace(cast(Any, sampler), num_candidates=num_candidates)
+
+
+def _joined(parts: Sequence[tuple[Any, ...]], dim: int) -> tuple[Any, ...]:
     """Field by field; what is None in one is None in all."""
     return tuple(None if fields[0] is None else torch.cat(fields, dim) for fields in zip(*parts, strict=True))
 
@@ -148,9 +155,11 @@ def _run(
     """Algorithm 1 for what goes through the priors together: codes (M, N, S, T), scores (M, N), log weights (M, N)."""
     num_mixtures, device = len(mixture_codes), mixture_codes.device
     codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
-    scores, log_weights = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device), None
+    scores = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device)
+    log_weights: Tensor | None = None
+    parents = torch.zeros_like(scores, dtype=torch.long)
     start = (num_mixtures, sampler.num_candidates, device, past)
-    symmetric = getattr(likelihood, "symmetric", False)
+    symmetric = is_symmetric(likelihood)
 
     for position, step_codes in enumerate(progress(mixture_codes.T.tolist())):
         log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
@@ -191,9 +200,9 @@ def _check(
     if num_mixtures == 0 or num_positions == 0:
         raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:
-        most, asked = getattr(prior, "num_positions", None), past.shape[-1] + num_positions
-        if most is not None and asked > most:
-            raise LassError(f"This prior is for sequences of {most} codes, but {asked} were asked for.")
+        length = past.shape[-1] + num_positions
+        if isinstance(prior, BoundedPrior) and length > prior.num_positions:
+            raise LassError(f"This prior is for sequences of {prior.num_positions} codes, but {length} were asked for.")
         if prior.num_codes != likelihood.num_codes:
             raise LassError(
                 f"The prior knows {prior.num_codes} codes and the likelihood {likelihood.num_codes}: "

@@ -57,11 +57,11 @@ class BatchedPriors:
         return self._by_source(prior.step(parents, codes) for prior in self._shared)
 
     def _by_source(self, log_priors) -> list[LogPrior]:
-        by_source: list[LogPrior | None] = [None] * self._num_sources
+        by_source: dict[int, LogPrior] = {}
         for shared, (rows, row_of) in zip(self._shared, log_priors, strict=True):
             for source, own in zip(shared.sources, row_of, strict=True):
                 by_source[source] = LogPrior(rows, own)
-        return by_source
+        return [by_source[source] for source in range(self._num_sources)]
 
 
 class _PriorBatch:

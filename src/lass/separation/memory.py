@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from lass.artifacts import Artifact
 from lass.errors import LassError
-from lass.priors import Prior
+from lass.priors import Prior, SizedPrior
 
 USABLE = 0.9  # of what is free; others need some too
 CGROUP = Path("/sys/fs/cgroup")  # limits of a container
@@ -72,7 +73,7 @@ def bytes_for(priors: Sequence[Prior], num_candidates: int, num_positions: int) 
     return sum(
         prior.bytes_for(num_candidates * sum(other is prior for other in priors), num_positions)
         for prior in distinct
-        if hasattr(prior, "bytes_for")
+        if isinstance(prior, SizedPrior)
     )
 
 
@@ -86,7 +87,7 @@ def free_bytes(priors: Sequence[Prior], device: torch.device) -> int | None:
     machine, container = psutil.virtual_memory().available, _free_in_container()
     free = machine if container is None else min(machine, container)
     # Weights that are mapped count as free, but have to be read again at every position once they lost their place.
-    mapped = {id(prior): prior for prior in priors if getattr(prior, "mapped", False)}.values()
+    mapped = {id(prior): prior for prior in priors if isinstance(prior, Artifact) and prior.mapped}.values()
     return max(0, free - sum(parameter.nbytes for prior in mapped for parameter in prior.parameters()))
 
 

@@ -149,11 +149,11 @@ class _MixturePosterior:
                 mirrored = self._mirrored[start : (start := start + len(log_posterior)), None]
                 log_posterior = log_posterior.masked_fill_(mirrored & descending, -torch.inf)
             values, chosen = log_posterior.topk(min(k, log_posterior.shape[1]), dim=1)
-            found = (self._first[chosen], self._second[chosen], values)
+            found = [self._first[chosen], self._second[chosen], values]
             missing = k - values.shape[1]
             if missing > 0:  # fewer pairs than asked for
                 fillers = (0, 0, -torch.inf)
-                found = (torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(found, fillers, strict=True))
+                found = [torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(found, fillers, strict=True)]
             best.append(found)
         return Drawn(*(torch.cat(parts)[self._which] for parts in zip(*best, strict=True)))
 
@@ -221,9 +221,9 @@ class _MixturePosterior:
 
     def _through_pairs(self, candidates: Tensor | None = None) -> Iterator[Tensor]:
         """Log posterior of all pairs, (candidates in the group, pairs), for one group after the other."""
-        log_priors = (self._log_prior_1, self._log_prior_2)
+        log_priors = [self._log_prior_1, self._log_prior_2]
         if candidates is not None:
-            log_priors = (log_prior[candidates] for log_prior in log_priors)
+            log_priors = [log_prior[candidates] for log_prior in log_priors]
         num_bytes = min(self._memory_budget, CACHE_BYTES) if self._first.device.type == "cpu" else self._memory_budget
         group_size = max(1, num_bytes // (BYTES_PER_ENTRY * len(self._first)))
         for log_prior_1, log_prior_2 in zip(*(x.split(group_size) for x in log_priors), strict=True):

@@ -16,12 +16,7 @@ from lass.errors import check_flag, check_number
 
 @runtime_checkable
 class Refinement(Protocol):
-    """Turns latents into signals.
-
-    One that works locally may say so, and then audio can be separated as a stream: `reach` samples to each side is
-    what a sample of the result depends on beyond the codec, and signals that are cut at multiples of `step` samples
-    give the same result.
-    """
+    """Turns latents into signals. Audio can be separated as a stream with a `LocalRefinement` only."""
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
         """Estimates, (M, S, channels, *space).
@@ -31,6 +26,22 @@ class Refinement(Protocol):
             mixtures: (M, channels, *space).
             codec: whose decoder is descended through.
         """
+        ...
+
+
+@runtime_checkable
+class LocalRefinement(Refinement, Protocol):
+    """A refinement in which a sample of the result depends on the mixture and the latents near it only."""
+
+    @property
+    def reach(self) -> int:
+        """Samples to each side that a sample of the result depends on, beyond the codec's margin."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Signals that are cut at multiples of this number of samples give the same result within the reach."""
+        ...
 
 
 @register

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lass.artifacts import FORMAT, build, describe, fingerprint, load_artifact, read_json, write_json
-from lass.codecs import Codec, check_range, pad_to_codes
+from lass.artifacts import FORMAT, Savable, build, describe, read_json, write_json
+from lass.codecs import Codec, LatentCodec, check_range, load_codec, pad_to_codes
 from lass.data.mixing import mix
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_number, path_component
-from lass.likelihood import Likelihood, load_likelihood
-from lass.priors import Prior, from_reading_order, to_reading_order
+from lass.likelihood import (
+    CoverageLikelihood,
+    Likelihood,
+    MovableLikelihood,
+    SavableLikelihood,
+    load_likelihood,
+    needs_latents,
+)
+from lass.priors import Prior, from_reading_order, load_prior, to_reading_order
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, Progress, separate_codes
+from lass.separation.compatibility import check_parts
 from lass.separation.entropy import entropy_by_position
 from lass.separation.posterior_mean import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
+from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
 
 CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
 MAX_SOURCES = 64  # that a folder may name
-
-
-@dataclass(frozen=True)
-class SeparationResult:
-    """What came out. For a batch of mixtures every field has one more axis in front."""
-
-    estimates: Tensor  # (sources, channels, *space)
-    codes: Tensor  # (sources, *grid) of the chosen candidate, before refinement
-    scores: Tensor  # (candidates,) log posterior of all candidates, best first
-    residual: Tensor  # (channels, *space), the mixture minus the mixed estimates
-    weights: Tensor  # (candidates,) what each candidate counts for; they sum to 1
-    entropy: Tensor  # (*grid) of the candidates' pairs at each position, in nats
-    num_unseen_codes: Tensor  # scalar: positions whose mixture code was never counted, so that others' pairs stood in
-    log_evidence: Tensor | None = None  # scalar, from samplers that estimate it
 
 
 class Separator:
@@ -89,9 +83,9 @@ class Separator:
         if len(self.priors) == 1:
             self.priors *= 2
         self.likelihood = likelihood
-        self.sampler = sampler or TopK()
-        self.selection = selection or ClosestToMixture()
-        self.refinement = refinement or LatentDescent()
+        self.sampler: Sampler = sampler or TopK()
+        self.selection: Selection = selection or ClosestToMixture()
+        self.refinement: Refinement = refinement or LatentDescent()
         self.likelihood_weight, self.memory_budget = likelihood_weight, memory_budget
         self.posterior_mean = posterior_mean
         check_number("likelihood_weight", likelihood_weight, at_least=0)
@@ -100,48 +94,16 @@ class Separator:
         self.source_names = None
         if source_names is not None:
             self.source_names = [path_component(name, "source_names") for name in source_names]
-        self._check_parts()
+        if self.source_names is not None and len({*self.source_names}) != len(self.priors):
+            raise LassError(
+                f"Expected a different name for each of {len(self.priors)} sources, got {self.source_names}."
+            )
+        check_parts(codec, self.priors, likelihood)
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
         for module in (codec, *self.priors):
             if isinstance(module, nn.Module):
                 module.eval()
-
-    def _check_parts(self) -> None:
-        codec_fingerprint = fingerprint(self.codec) if isinstance(self.codec, nn.Module) else None
-        if self.source_names is not None and len({*self.source_names}) != len(self.priors):
-            raise LassError(
-                f"Expected a different name for each of {len(self.priors)} sources, got {self.source_names}."
-            )
-        for name, part in [("prior", prior) for prior in self.priors] + [("likelihood", self.likelihood)]:
-            if part.num_codes != self.codec.num_codes:
-                raise LassError(
-                    f"The codec has {self.codec.num_codes} codes, but the {name} was made for {part.num_codes}: "
-                    f"make the {name} again with this codec."
-                )
-            grid, num_positions = getattr(self.codec, "grid", None), getattr(part, "num_positions", None)
-            if grid and num_positions and num_positions != math.prod(grid):
-                raise LassError(
-                    f"The codec gives {math.prod(grid)} codes for a signal, but the {name} was made for "
-                    f"{num_positions}: make the {name} again with this codec."
-                )
-            made_for = getattr(part, "codec_fingerprint", None)
-            if made_for and codec_fingerprint and made_for != codec_fingerprint:
-                raise LassError(
-                    f"The {name} was made for the codec {made_for}, but this codec is {codec_fingerprint}: "
-                    f"make the {name} again, or name the codec it was made with."
-                )
-        orders = {tuple(getattr(prior, "order", None) or ()) for prior in self.priors}
-        if len(orders) > 1 or (orders != {()} and not hasattr(self.codec, "grid")):
-            raise LassError(
-                "The priors read the codes of a grid in an order of their own: use two of the same order, with a codec "
-                "for images."
-            )
-        if getattr(self.likelihood, "needs_latents", False) and not hasattr(self.codec, "encode_latents"):
-            raise LassError(
-                f"This likelihood looks at latents, but the codec, a {type(self.codec).__name__}, has no "
-                "encode_latents: add it, or use a likelihood of counts."
-            )
 
     def to(self, device: torch.device | str) -> Separator:
         """Move everything that can be moved and return self."""
@@ -151,7 +113,7 @@ class Separator:
             for module in (self.codec, *self.priors):
                 if isinstance(module, nn.Module):
                     module.to(device)
-            if hasattr(self.likelihood, "to"):
+            if isinstance(self.likelihood, MovableLikelihood):
                 self.likelihood = self.likelihood.to(device)
         return self
 
@@ -172,7 +134,8 @@ class Separator:
         """
         conditions = None if conditions is None else conditions[None]
         result = self.separate_batch(mixture[None], conditions, seed=seed, progress=progress)
-        return SeparationResult(**{name: None if x is None else x[0] for name, x in vars(result).items()})
+        fields: dict[str, Any] = {name: None if x is None else x[0] for name, x in vars(result).items()}
+        return SeparationResult(**fields)
 
     def separate_batch(
         self,
@@ -241,9 +204,11 @@ class Separator:
     @torch.no_grad()
     def encode(self, mixtures: Tensor) -> tuple[Tensor, Tensor | None]:
         """Codes, (M, *grid), and for a likelihood that looks at them latents, (M, dim, *grid); in float32."""
-        needs_latents = getattr(self.likelihood, "needs_latents", False)
         with full_precision(self.device):
-            return self.codec.encode(mixtures), self.codec.encode_latents(mixtures) if needs_latents else None
+            codes = self.codec.encode(mixtures)
+            if not needs_latents(self.likelihood) or not isinstance(self.codec, LatentCodec):
+                return codes, None
+            return codes, self.codec.encode_latents(mixtures)
 
     def candidates(self, mixture_codes: Tensor, mixture_latents: Tensor | None, **options: Any) -> Candidates:
         """Algorithm 1 with the parts and settings of this separator; options of `separate_codes` that it does not set.
@@ -297,9 +262,11 @@ class Separator:
         return (conditions == conditions[:, :1]).all(1).to(self.device)
 
     def _num_unseen_codes(self, mixture_codes: Tensor) -> Tensor:
-        is_counted = getattr(self.likelihood, "is_counted", lambda code: True)
-        counts = [sum(not is_counted(code) for code in codes) for codes in mixture_codes.flatten(1).tolist()]
-        return torch.tensor(counts)
+        likelihood = self.likelihood
+        if not isinstance(likelihood, CoverageLikelihood):
+            return torch.zeros(len(mixture_codes), dtype=torch.long)
+        codes_by_mixture = mixture_codes.flatten(1).tolist()
+        return torch.tensor([sum(not likelihood.is_counted(code) for code in codes) for codes in codes_by_mixture])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -314,19 +281,16 @@ class Separator:
             LassError: if a part cannot be saved: codec and priors need `save_pretrained` (as from
                 `lass.artifacts.Artifact`), the likelihood `save`, the others must be registered dataclasses.
         """
-        for name, part, method in [
-            ("codec", self.codec, "save_pretrained"),
-            *(("prior", prior, "save_pretrained") for prior in self.priors),
-            ("likelihood", self.likelihood, "save"),
-        ]:
-            if not hasattr(part, method):
-                raise LassError(f"This {name}, a {type(part).__name__}, cannot be saved: it has no method {method}.")
         settings, folder = self.settings, Path(folder)
-        self.codec.save_pretrained(folder / "codec")
+        if not isinstance(self.likelihood, SavableLikelihood):
+            raise _cannot_save("likelihood", self.likelihood, "save")
+        for name, part in [("codec", self.codec), *(("prior", prior) for prior in self.priors)]:
+            if not isinstance(part, Savable):
+                raise _cannot_save(name, part, "save_pretrained")
         shared = all(prior is self.priors[0] for prior in self.priors)
         names = ["prior"] * len(self.priors) if shared else [f"prior_{i}" for i in range(len(self.priors))]
-        for name, prior in dict(zip(names, self.priors, strict=True)).items():
-            prior.save_pretrained(folder / name)
+        for name, part in {"codec": self.codec, **dict(zip(names, self.priors, strict=True))}.items():
+            cast(Savable, part).save_pretrained(folder / name)
         self.likelihood.save(folder / LIKELIHOOD_FILE)
         facts = {"format": FORMAT, "priors": names, "source_names": self.source_names}
         write_json(folder / CONFIG_FILE, {**facts, **settings})
@@ -348,9 +312,7 @@ class Separator:
             names = facts["priors"]
             if not isinstance(names, list) or not 0 < len(names) <= MAX_SOURCES:
                 raise LassError(f"{source} names no priors: expected a list of 1 to {MAX_SOURCES} folders.")
-            priors = {
-                name: load_artifact(folder / name, "prior") for name in {path_component(n, source) for n in names}
-            }
+            priors = {name: load_prior(folder / name) for name in {path_component(n, source) for n in names}}
             parts = {
                 name: build(facts[name], source, protocol)
                 for name, protocol in {"sampler": Sampler, "selection": Selection, "refinement": Refinement}.items()
@@ -361,7 +323,7 @@ class Separator:
             if source_names is not None and not isinstance(source_names, list):
                 raise LassError(f"{source} holds the source_names {source_names!r:.80}: expected a list.")
             return cls(
-                codec=load_artifact(folder / "codec", "codec"),
+                codec=load_codec(folder / "codec"),
                 priors=[priors[name] for name in names],
                 likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
                 likelihood_weight=facts["likelihood_weight"],
@@ -371,3 +333,7 @@ class Separator:
             )
         except KeyError as error:
             raise LassError(f"{source} lacks {error}: save the separator again with this version.") from error
+
+
+def _cannot_save(name: str, part: object, method: str) -> LassError:
+    return LassError(f"This {name}, a {type(part).__name__}, cannot be saved: it has no method {method}.")

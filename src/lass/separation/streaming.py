@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lass.codecs import AudioCodec
 from lass.devices.precision import full_precision
 from lass.errors import LassError
 from lass.separation.algorithm import Progress
+from lass.separation.refinement import LocalRefinement
 from lass.separation.separator import Separator
 
 Read = Callable[[int, int], Float[Tensor, "channels samples"]]
@@ -52,17 +54,16 @@ def separate_stream(
         LassError: if the codec is not for audio, the refinement needs the whole signal, the signal is shorter than a
             code, or window and context do not fit.
     """
-    codec = separator.codec
-    if not hasattr(codec, "hop"):
-        raise LassError(f"Only audio is separated as a stream, but the codec is a {type(codec).__name__}.")
-    if not hasattr(separator.refinement, "reach"):
+    codec = audio_codec_of(separator)
+    refinement = separator.refinement
+    if not isinstance(refinement, LocalRefinement):
         raise LassError(
-            f"This separator refines with {type(separator.refinement).__name__}, which needs the whole signal: make it "
+            f"This separator refines with {type(refinement).__name__}, which needs the whole signal: make it "
             "with the refinement lass.separation.WienerFilter or lass.separation.NoRefinement."
         )
     hop = codec.hop
-    margin = codec.margin + -(-separator.refinement.reach // hop)
-    step = math.lcm(separator.refinement.step, hop) // hop
+    margin = codec.margin + -(-refinement.reach // hop)
+    step = math.lcm(refinement.step, hop) // hop
     if num_samples < hop:
         raise LassError(
             f"The signal has {num_samples} samples, fewer than one code stands for: expected {hop} or more."
@@ -70,13 +71,14 @@ def separate_stream(
     if not 0 <= context < window:
         raise LassError(f"The context must be 0…{window - 1} code positions, fewer than the window, not {context}.")
     num_positions = -(-num_samples // hop)
-    codes = latents = None  # (channels, sources, time) and (…, dim, time), decided, from position `first` on
+    codes: Tensor | None = None
+    latents: Tensor | None = None  # (channels, sources, time) and (…, dim, time), decided, from position `first` on
     first = decoded = 0
     for number, start in enumerate(_starts(num_positions, window, context)):
         stop = min(start + window - (context if start else 0), num_positions)
         past = None if codes is None else codes[..., max(0, start - context) - first :]
         fresh = _separate_window(read, separator, start, stop, num_positions, past, seed, number, progress)
-        if codes is None:
+        if codes is None or latents is None:
             codes, latents = fresh
         else:
             codes, latents = torch.cat([codes, fresh[0]], -1), torch.cat([latents, fresh[1]], -1)
@@ -85,11 +87,19 @@ def separate_stream(
             since = max(first, (decoded - margin) // step * step)
             mixture = read(since * hop, (stop - since) * hop)[:, None].to(separator.device)
             with full_precision(separator.device):
-                signals = separator.refinement.refine(latents[..., since - first :], mixture, codec)[:, :, 0]
+                signals = refinement.refine(latents[..., since - first :], mixture, codec)[:, :, 0]
             piece = signals[..., (decoded - since) * hop : (ready - since) * hop]
             yield piece[..., : num_samples - decoded * hop].transpose(0, 1)
         keep = max(first, min(ready - margin, stop - context) // step * step)
         codes, latents, first, decoded = codes[..., keep - first :], latents[..., keep - first :], keep, ready
+
+
+def audio_codec_of(separator: Separator) -> AudioCodec:
+    """The codec of a separator for audio; raises LassError for any other."""
+    codec = separator.codec
+    if not isinstance(codec, AudioCodec):
+        raise LassError(f"Only audio is separated as a stream, but the codec is a {type(codec).__name__}.")
+    return codec
 
 
 def num_windows(num_samples: int, hop: int, window: int, context: int) -> int:
@@ -114,7 +124,7 @@ def _separate_window(
     number: int,
     progress: Progress,
 ) -> tuple[Int[Tensor, "channels sources time"], Float[Tensor, "channels sources dim time"]]:
-    codec = separator.codec
+    codec = audio_codec_of(separator)
     before = min(start, codec.margin)
     after = min(num_positions - stop, codec.margin)
     signal = read((start - before) * codec.hop, (stop + after - start + before) * codec.hop)
@@ -132,7 +142,7 @@ def _separate_window(
     # How candidates sound also depends on the codes before them, where some are carried over.
     lead = 0 if past is None else min(before, past.shape[-1])
     heard = candidates.codes
-    if lead:
+    if past is not None and lead:
         before_it = past[:, None, :, -lead:].expand(-1, heard.shape[1], -1, -1)
         heard = torch.cat([before_it, heard], -1)
     target = mixture[..., (before - lead) * codec.hop : (before + stop - start) * codec.hop]

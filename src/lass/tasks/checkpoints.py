@@ -23,11 +23,6 @@ PREVIOUS_FOLDER = "previous"  # in a run's folder: the training that a fresh one
 STAGE_KEY = "lass_stage"  # in a checkpoint: name of the class of the module
 
 
-def is_dry_run(trainer: Trainer) -> bool:
-    """Whether the trainer is to write nothing into the run's folder: `fast_dev_run`, `enable_checkpointing=false`."""
-    return bool(trainer.fast_dev_run) or not trainer.checkpoint_callbacks
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Reads and writes local checkpoints; a file that cannot be written to its end leaves the one before as it was.
 
@@ -83,6 +78,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str | Path, made: Sequence[str] = (), **options: Any) -> None:
+        self.folder = Path(dirpath)
         super().__init__(dirpath, save_top_k=0, enable_version_counter=False, **options)
         self.made = made
 
@@ -95,7 +91,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep an earlier training that this one does not continue."""
         if trainer.is_global_zero and not trainer.ckpt_path:
-            archive_previous(Path(self.dirpath).parent, [Path(self.dirpath).name, *self.made])
+            archive_previous(self.folder.parent, [self.folder.name, *self.made])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say which stage the checkpoint is of."""
@@ -103,7 +99,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def save(self, trainer: Trainer, name: str = LAST_CHECKPOINT) -> None:
         """Save now; all ranks call this."""
-        trainer.save_checkpoint(Path(self.dirpath) / name, weights_only=False)
+        trainer.save_checkpoint(self.folder / name, weights_only=False)
         self._last_global_step_saved = trainer.global_step
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 from tqdm.auto import tqdm
@@ -16,12 +17,12 @@ from lass.artifacts import fingerprint
 from lass.codecs import load_codec
 from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.loading import ResumableLoader
-from lass.data.module import SourceDataModule, check_batch, check_sample_rate
+from lass.data.module import SourceDataModule, Split, check_batch, check_sample_rate
 from lass.data.sources import identity_collate
 from lass.errors import LassError, check_number
-from lass.tasks.checkpoints import is_dry_run
+from lass.tasks.trainer import is_dry_run
 
-PARTS = ("train", "validation")
+PARTS: tuple[Split, ...] = ("train", "validation")
 
 
 class EncodedSources(LightningDataModule):
@@ -37,18 +38,24 @@ class EncodedSources(LightningDataModule):
         super().__init__()
         check_number("batch_size", batch_size, at_least=1, whole=True)
         self.sources, self.codec_folder, self.batch_size = sources, codec, batch_size
-        self.codec = load_codec(codec)
+        self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
         self.codec_fingerprint = fingerprint(self.codec)
         check_sample_rate(sources, self.codec)
         self._temporary: TemporaryDirectory | None = None  # in place of the run's folder in a dry run
-        self._folder: Path | None = None
+        self._folder = Path()  # of the shards; known when the trainer is
+
+    @property
+    def _run(self) -> Trainer:
+        """The trainer, which Lightning attaches before it calls any hook."""
+        assert self.trainer is not None
+        return self.trainer
 
     def prepare_data(self) -> None:
         """Encode the parts whose file is missing or damaged; on one process only."""
         self.sources.prepare_data()
-        self._folder = Path(self.trainer.default_root_dir) / "codes"
+        self._folder = Path(self._run.default_root_dir) / "codes"
         missing = [part for part in PARTS if not self._is_encoded(part)]
-        if missing and is_dry_run(self.trainer):
+        if missing and is_dry_run(self._run):
             self._temporary = TemporaryDirectory()
             self._folder, missing = Path(self._temporary.name), list(PARTS)
         for part in missing:
@@ -56,7 +63,7 @@ class EncodedSources(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Map the shards into memory."""
-        self._folder = self.trainer.strategy.broadcast(self._folder)
+        self._folder = self._run.strategy.broadcast(self._folder)
         self._shards = {part: CodeShard(self._path(part), self.codec.num_codes) for part in PARTS}
 
     def teardown(self, stage: str) -> None:
@@ -68,21 +75,21 @@ class EncodedSources(LightningDataModule):
         """Shuffled code sequences; their order is a function of seed and epoch."""
         shard = self._shards["train"]
         check_batch(len(shard), self.batch_size, what=self.sources.what)
-        ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
-        sampler = DistributedSampler(shard, **ranks, seed=torch.initial_seed() % 2**31)
+        num_ranks, rank, seed = self._run.world_size, self._run.global_rank, torch.initial_seed() % 2**31
+        sampler: DistributedSampler = DistributedSampler(shard, num_ranks, rank, seed=seed)
         return ResumableLoader(
-            self.trainer, shard, batch_size=self.batch_size, sampler=sampler, collate_fn=identity_collate
+            self._run, shard, batch_size=self.batch_size, sampler=sampler, collate_fn=identity_collate
         )
 
     def val_dataloader(self) -> DataLoader:
         """Held-out code sequences."""
         return DataLoader(self._shards["validation"], batch_size=self.batch_size, collate_fn=identity_collate)
 
-    def _path(self, part: str) -> Path:
+    def _path(self, part: Split) -> Path:
         # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
         return self._folder / f"{self.sources.identity(part)}-{self.codec_fingerprint}.npy"
 
-    def _is_encoded(self, part: str) -> bool:
+    def _is_encoded(self, part: Split) -> bool:
         if not self._path(part).exists():
             return False
         try:
@@ -92,8 +99,8 @@ class EncodedSources(LightningDataModule):
             return False
         return True
 
-    def _encode(self, part: str) -> Iterator[CodeSequences]:
-        device = self.trainer.strategy.root_device
+    def _encode(self, part: Split) -> Iterator[CodeSequences]:
+        device = self._run.strategy.root_device
         codec = self.codec.to(device)
         loader = DataLoader(self.sources.part(part), self.batch_size, collate_fn=identity_collate)
         for batch in tqdm(loader, desc=f"Encoding {part} sources once"):

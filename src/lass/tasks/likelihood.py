@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lass.artifacts import fingerprint
-from lass.codecs import codebook_of, load_codec
+from lass.codecs import VQGAN, LatentCodec, codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.module import check_sample_rate
 from lass.data.sources import SourcePairs, Sources
@@ -22,7 +22,8 @@ from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
 from lass.report.media import log_values
 from lass.report.wandb_callback import WandbCallback
-from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
+from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint
+from lass.tasks.trainer import datamodule_of, is_dry_run
 from lass.tasks.training import check_same_codec
 
 COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
@@ -62,14 +63,15 @@ class LikelihoodCounting(LightningModule):
         self.automatic_optimization = False
         self.min_coverage_gain = min_coverage_gain
         self.codec_folder = codec
-        self.codec = load_codec(codec).requires_grad_(False)
+        self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
+        self.codec.requires_grad_(False)
         self.codec_fingerprint = fingerprint(self.codec)  # as it is stored; the trainer's precision may convert it
         self.latents, self.symmetric = latents, symmetric
-        if latents and (not hasattr(self.codec, "encode_latents") or codebook_of(self.codec) is None):
+        if latents and (not isinstance(self.codec, LatentCodec) or codebook_of(self.codec) is None):
             raise LassError(
                 f"A {type(self.codec).__name__} gives no latents of a signal: set --model.latents=false to count codes."
             )
-        if latents and getattr(self.codec, "projected", False):
+        if latents and isinstance(self.codec, VQGAN) and self.codec.projected:
             raise LassError(
                 "The latents of this codec do not lie near the vectors of their codes: set --model.latents=false to "
                 "count codes."
@@ -83,7 +85,7 @@ class LikelihoodCounting(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together."""
-        check_sample_rate(self.trainer.datamodule, self.codec)
+        check_sample_rate(datamodule_of(self.trainer), self.codec)
 
     def configure_optimizers(self) -> None:
         """None: counting has no gradient."""
@@ -92,24 +94,25 @@ class LikelihoodCounting(LightningModule):
         """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
         folder = Path(self.trainer.default_root_dir)
         files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
-        dashboard = WandbCallback(
+        page = WandbCallback(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
             codec_fingerprint=self.codec_fingerprint,
             used=[("codec", self.codec_folder)],
             made=[("likelihood", folder / name) for name in files],
         )
-        callbacks: list[Callback] = [dashboard]
+        callbacks: list[Callback] = [page]
         if not is_dry_run(self.trainer):
             callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER))
         if self.min_coverage_gain is not None:
-            gain = {"mode": "max", "min_delta": self.min_coverage_gain, "patience": 1}
-            callbacks.append(EarlyStopping("val/coverage", **gain, check_on_train_epoch_end=False, verbose=True))
+            gain = EarlyStopping("val/coverage", self.min_coverage_gain, 1, mode="max", check_on_train_epoch_end=False)
+            gain.verbose = True
+            callbacks.append(gain)
         return callbacks
 
     def on_fit_start(self) -> None:
         """Count on the device that computes."""
         self.counts, self._fresh_counts = self.counts.to(self.device), self._no_counts()
-        if self.latents:
+        if self.moments is not None:
             self.moments, self._fresh_moments = self.moments.to(self.device), self._no_moments()
 
     def training_step(self, batch: SourcePairs | Sources) -> None:
@@ -118,7 +121,7 @@ class LikelihoodCounting(LightningModule):
             return
         first, second, mixture = self._encode(batch)
         self._fresh_counts.add(first, second, mixture)
-        if self.latents:
+        if self._fresh_moments is not None:
             latents = self.codec.encode_latents(mix(batch.signals))
             self._fresh_moments.add(first.flatten(), second.flatten(), latents.movedim(1, -1).flatten(0, -2))
 
@@ -156,7 +159,7 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
-            if self.latents:
+            if self.moments is not None:
                 self.moments.save(Path(self.trainer.default_root_dir) / LATENTS_FILE)
         facts = {
             "density_percent": 100 * self.counts.density,
@@ -172,7 +175,7 @@ class LikelihoodCounting(LightningModule):
         """Keep the counts with the trainer's progress; all ranks come here."""
         self._merge_fresh_counts()
         checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
-        checkpoint["moments"] = self.moments.state_dict() if self.latents else None
+        checkpoint["moments"] = None if self.moments is None else self.moments.state_dict()
         checkpoint["codec_fingerprint"] = self.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -188,8 +191,8 @@ class LikelihoodCounting(LightningModule):
                     f"--ckpt_path, or set --model.{name}={str(then).lower()}."
                 )
         self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
-        if self.latents:
-            self.moments = self._no_moments().load_state_dict(checkpoint["moments"])
+        if self.moments is not None:
+            self.moments.load_state_dict(checkpoint["moments"])
 
     def _encode(self, batch: SourcePairs | Sources) -> tuple[Tensor, Tensor, Tensor]:
         if not isinstance(batch, SourcePairs):
@@ -202,16 +205,17 @@ class LikelihoodCounting(LightningModule):
         return SparseCounts(self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=self.codec_fingerprint)
 
     def _no_moments(self) -> LatentMoments | None:
-        if not self.latents:
+        codebook = codebook_of(self.codec) if self.latents else None
+        if codebook is None:
             return None
-        num_codes, dim = codebook_of(self.codec).shape
+        num_codes, dim = codebook.shape
         return LatentMoments(num_codes, dim, self.symmetric, self.device, self.codec_fingerprint)
 
     def _merge_fresh_counts(self) -> None:
         for counts in of_all_ranks(self._fresh_counts):
             self.counts.merge(counts)
         self._fresh_counts = self._no_counts()
-        if self.latents:
+        if self.moments is not None and self._fresh_moments is not None:
             if dist.is_available() and dist.is_initialized():
                 for sums in self._fresh_moments.state_dict().values():
                     dist.all_reduce(sums)

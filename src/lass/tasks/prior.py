@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +14,11 @@ from lass.artifacts import Artifact
 from lass.codecs import shape_codes
 from lass.data.codes import CodeSequences
 from lass.errors import LassError
-from lass.priors import from_reading_order, sample_codes, to_reading_order
+from lass.priors import TransformerPrior, from_reading_order, sample_codes, to_reading_order
 from lass.report.display import display_of
-from lass.report.wandb_callback import WandbCallback
+from lass.report.wandb_callback import Direction, WandbCallback
 from lass.tasks.encoded_sources import EncodedSources
+from lass.tasks.trainer import datamodule_of
 from lass.tasks.training import TrainingTask, at_least_float32, check_same_codec
 
 
@@ -31,7 +34,8 @@ class PriorTraining(TrainingTask):
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models".
     """
 
-    goals: ClassVar = {"val/nats_per_code_any_class": "min"}
+    goals: Mapping[str, Direction] = MappingProxyType({"val/nats_per_code_any_class": "min"})
+    artifact: Any  # an Artifact that implements Prior, with `num_positions`, `num_classes` and a forward pass
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class PriorTraining(TrainingTask):
         Raises:
             LassError: if the prior has another number of codes or positions than the codec.
         """
-        data = self.trainer.datamodule
+        data = datamodule_of(self.trainer)
         if not isinstance(data, EncodedSources):
             raise LassError(
                 f"A prior is trained on codes: expected the data lass.tasks.EncodedSources, got {type(data).__name__}."
@@ -62,12 +66,13 @@ class PriorTraining(TrainingTask):
                 )
         self.artifact.codec_fingerprint = data.codec_fingerprint
 
-    def dashboard(self) -> WandbCallback:
+    def wandb_callback(self, **facts: Any) -> WandbCallback:
         """See TrainingTask; data without a codec is refused in `setup`."""
-        data = self.trainer.datamodule
+        data = datamodule_of(self.trainer)
         if not isinstance(data, EncodedSources):
-            return super().dashboard()
-        return super().dashboard(codec_fingerprint=data.codec_fingerprint, used=[("codec", data.codec_folder)])
+            return super().wandb_callback(**facts)
+        facts |= {"codec_fingerprint": data.codec_fingerprint, "used": [("codec", data.codec_folder)]}
+        return super().wandb_callback(**facts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember which codec's codes were learned."""
@@ -88,13 +93,13 @@ class PriorTraining(TrainingTask):
     def validation_step(self, batch: CodeSequences) -> None:
         """The same on held-out sources; also without their classes, if the prior can do without."""
         scores = {"val/nats_per_code": self._nats_per_code(batch)}
-        if getattr(self.artifact, "class_dropout", 0):
+        if isinstance(self.artifact, TransformerPrior) and self.artifact.class_dropout:
             scores["val/nats_per_code_any_class"] = self._nats_per_code(batch, with_class=False)
         self.log_dict(scores, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Show what the prior comes up with by itself, decoded: the same random numbers every time."""
-        codec = self.trainer.datamodule.codec
+        codec = datamodule_of(self.trainer).codec
         display = display_of(codec)
         if self.trainer.sanity_checking or not self.trainer.is_global_zero or display is None:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from lass.artifacts import fingerprint, load_artifact
-from lass.codecs import codebook_of, load_codec
+from lass.codecs import ImageCodec, codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.module import check_sample_rate
+from lass.data.module import SourceDataModule, check_sample_rate
 from lass.data.sources import SourcePairs
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.likelihood import load_likelihood
-from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
+from lass.likelihood import SavableLikelihood, load_likelihood
+from lass.metrics import ImageFeatures, MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
 from lass.metrics.frechet import (
     INCEPTION_URL,
     FrechetDistances,
@@ -29,13 +30,14 @@ from lass.metrics.frechet import (
     inception_cache,
 )
 from lass.priors import load_prior
-from lass.report.display import ImageDisplay, display_of
+from lass.report.display import Display, ImageDisplay, display_of
 from lass.report.results import ResultsFolder, Row
 from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
-from lass.report.wandb_callback import WandbCallback
+from lass.report.wandb_callback import Direction, WandbCallback
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
+from lass.tasks.trainer import datamodule_of
 
 #: What is scored, by the beginnings of the scores' names: the estimates; the mixture itself as both estimates; the
 #: codec's reconstruction of the sources.
@@ -119,7 +121,7 @@ class Separation(LightningModule):
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
         self.scoring = scoring_of(loaded_codec)
-        self.display = display_of(loaded_codec) or ImageDisplay()
+        self.display: Display = display_of(loaded_codec) or ImageDisplay()
         names = [f"{kind}{score}" for score in self.scoring.separation_scores for kind in SCORED]
         if source_names:
             names += [of_source(score, name) for score in self.scoring.separation_scores for name in source_names]
@@ -128,9 +130,9 @@ class Separation(LightningModule):
         self.done = CatMetric()  # numbers of the mixtures, from all devices
         self.entropies = CatMetric()  # of all mixtures, from all devices
         self.paths += [("prior", folder) for folder in loaded]
-        if (fid or features) and not hasattr(loaded_codec, "image_shape"):
+        if (fid or features) and not isinstance(loaded_codec, ImageCodec):
             raise LassError("Fréchet distances are for images, but this codec is not: set --model.fid=false.")
-        self.distances = _distances(fid, inception_weights, features)
+        self.distances = make_distances(fid, inception_weights, features)
 
     @property
     def source_names(self) -> list[str]:
@@ -139,9 +141,9 @@ class Separation(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The page of the run."""
-        goals = {f"separation/{name}/mean": "max" for name in self.scores}
+        goals: dict[str, Direction] = {f"separation/{name}/mean": "max" for name in self.scores}
         goals |= {f"separation/{kind}/{name}": "min" for kind in self.distances for name in SETS}
-        return [WandbCallback(goals, fingerprint(self.separator.codec), used=self.paths)]
+        return [WandbCallback(goals, fingerprint(cast(nn.Module, self.separator.codec)), used=self.paths)]
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together, and keep everything in float32 with a true precision.
@@ -149,7 +151,7 @@ class Separation(LightningModule):
         Lightning would convert the weights before they are saved and identified, and the signals before they are
         scored.
         """
-        check_sample_rate(self.trainer.datamodule, self.separator.codec)
+        check_sample_rate(datamodule_of(self.trainer), self.separator.codec)
         if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
             rank_zero_info(
                 f"Separation computes in float32, not in {self.trainer.precision}: 16-mixed and bf16-mixed are for "
@@ -161,7 +163,8 @@ class Separation(LightningModule):
         """Move the models to the device, and see whether there is something to go on with."""
         self._drop_distances_without_enough_images()
         self.results = ResultsFolder(self.trainer.default_root_dir)
-        parts = {"codec": self.separator.codec, "likelihood": self.separator.likelihood.state_dict()}
+        likelihood = cast(SavableLikelihood, self.separator.likelihood)
+        parts: dict[str, Any] = {"codec": self.separator.codec, "likelihood": likelihood.state_dict()}
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
         known: dict[int, str] = {}  # a prior that both sources share is looked at once; it may be large
         for part in parts.values():
@@ -169,7 +172,8 @@ class Separation(LightningModule):
         fingerprints = {name: known[id(part)] for name, part in parts.items()}
         settings = {**self.separator.settings, "conditional": self.conditional, "seed": self.seed}
         settings |= {"source_names": self.separator.source_names} if self.separator.source_names else {}
-        settings["mixtures_of"] = getattr(self.trainer.datamodule, "predict_split", None)
+        data = datamodule_of(self.trainer)
+        settings["mixtures_of"] = data.predict_split if isinstance(data, SourceDataModule) else None
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
             self.separator.save_pretrained(self.results.root / "separator")
@@ -190,7 +194,7 @@ class Separation(LightningModule):
             self._separate(SourcePairs(*(field[missing] for field in batch)))
         stored, rows = zip(*(self.results.read(index) for index in indices), strict=True)
         for row in rows:
-            for name, score in self.scores.items():
+            for name, score in self._scores():
                 score.update(torch.tensor(row[name], device=self.device))  # where ranks can gather it
         self.entropies.update(torch.stack([tensors["entropy"] for tensors in stored]).to(self.device))
         self.done.update(batch.indices.float())
@@ -201,9 +205,9 @@ class Separation(LightningModule):
     def on_predict_epoch_end(self) -> None:
         """Write the table and the picture; log both and the mean scores."""
         summary = {
-            name: {key: value.item() for key, value in score.compute().items()} for name, score in self.scores.items()
+            name: {key: value.item() for key, value in score.compute().items()} for name, score in self._scores()
         }
-        summary |= {kind: distance.compute() for kind, distance in self.distances.items()}
+        summary |= {kind: distance.compute() for kind, distance in self._distances()}
         done, entropies = self.done.compute().long().unique().tolist(), self.entropies.compute()
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
@@ -211,11 +215,18 @@ class Separation(LightningModule):
             report_separation(self.trainer, self.results, done, summary, entropies, self.display, sampler, names)
         self._summary = summary
 
+    def _scores(self) -> list[tuple[str, MeanAndDeviation]]:
+        return [(name, cast(MeanAndDeviation, score)) for name, score in self.scores.items()]
+
+    def _distances(self) -> list[tuple[str, FrechetDistances]]:
+        return [(kind, cast(FrechetDistances, distance)) for kind, distance in self.distances.items()]
+
     def _drop_distances_without_enough_images(self) -> None:
-        trainer, data = self.trainer, self.trainer.datamodule
+        trainer, data = self.trainer, datamodule_of(self.trainer)
         at_most = sum(trainer.num_predict_batches) * data.batch_size * trainer.world_size
-        num_mixtures = min(len(trainer.predict_dataloaders.dataset), at_most)
-        for kind, distance in list(self.distances.items()):
+        loader: Any = trainer.predict_dataloaders
+        num_mixtures = min(len(loader.dataset), at_most)
+        for kind, distance in self._distances():
             if 2 * num_mixtures < distance.least_images:
                 rank_zero_info(
                     f"There will be no {kind}: it needs at least {distance.least_images} images, so "
@@ -244,7 +255,7 @@ class Separation(LightningModule):
             estimates, codes = estimates[rows, order], codes[rows, order]
         rebuilt = self._rebuilt(sources)
         averages = mixtures[:, None].expand_as(sources)
-        by_source = {}
+        by_source: dict[str, Tensor] = {}
         for kind, given in zip(SCORED, (estimates, averages, rebuilt), strict=True):
             scores = self.scoring.score_separation(given, sources)
             by_source |= {f"{kind}{score}": values for score, values in scores.items()}
@@ -275,11 +286,11 @@ class Separation(LightningModule):
         """Add a batch to the Fréchet distances, all of (batch, sources, channels, height, width)."""
         sets = (estimates.to(sources), mix(sources)[:, None].expand_as(sources), self._rebuilt(sources))
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
-        for distance in self.distances.values():
+        for _, distance in self._distances():
             distance.update(sources.flatten(0, 1), images)
 
 
-def _distances(fid: bool, inception_weights: str | None, features: str | None) -> nn.ModuleDict:
+def make_distances(fid: bool, inception_weights: str | None, features: str | None) -> nn.ModuleDict:
     """Those that were asked for and are possible, by their names."""
     distances = nn.ModuleDict()
     if features:
@@ -288,7 +299,7 @@ def _distances(fid: bool, inception_weights: str | None, features: str | None) -
                 f"There are no features at {features}: train some, e.g. with `make train-features DATASET=celeba`, and "
                 "name runs/celeba/features/features with --model.features, or do without: --model.features=null."
             )
-        distances["frechet_small"] = FrechetDistances(load_artifact(features, "features"), SETS)
+        distances["frechet_small"] = FrechetDistances(cast(ImageFeatures, load_artifact(features, "features")), SETS)
     if inception_weights and not fid:
         raise LassError("Inception weights were named, but no FID was asked for: set --model.fid=true.")
     if fid and (weights := find_inception_weights(inception_weights)):

@@ -20,13 +20,13 @@ from torch import Tensor
 from lass.artifacts import CONFIG_FILE, Artifact, fingerprint, load_artifact
 from lass.errors import LassError, check_number
 from lass.report.wandb_callback import Direction, WandbCallback, tag_codec
-from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint, is_dry_run
-from lass.tasks.checkpoints import LAST_CHECKPOINT as LAST_CHECKPOINT
+from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint
+from lass.tasks.trainer import is_dry_run
 
 TRAINING, VALIDATION = range(2)  # streams of random numbers
 
 
-def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str) -> None:
+def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str | None) -> None:
     """Raise LassError if a checkpoint is of a run with another codec."""
     if checkpoint.get("codec_fingerprint") != codec_fingerprint:
         raise LassError(
@@ -81,13 +81,13 @@ class BestAndLast(RunCheckpoint):
         """See `state_dict`."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The best version so far counts only if it lies in this folder."""
         super().on_train_start(trainer, pl_module)
-        if not (pl_module.artifact_folder / CONFIG_FILE).is_file():
+        if not (_task(pl_module).artifact_folder / CONFIG_FILE).is_file():
             self.best = self.best_step = None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare and save.
 
         Raises:
@@ -95,35 +95,41 @@ class BestAndLast(RunCheckpoint):
         """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics[self.monitor].item()
+        score = trainer.callback_metrics[str(self.monitor)].item()
         if not math.isfinite(score):
-            raise pl_module.diverged(f"{self.monitor} is {score}")
+            raise _task(pl_module).diverged(f"{self.monitor} is {score}")
         is_best = self.best is None or (score < self.best if self.mode == "min" else score > self.best)
         if is_best:
             self._export(trainer, pl_module, score)
             self.save(trainer, BEST_CHECKPOINT)
         self.save(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: TrainingTask) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export what no validation has seen, and say which version is kept."""
         if self.best is None:
             self._export(trainer, pl_module, None)
         if self._last_global_step_saved != trainer.global_step:
             self.save(trainer)
         score = "not validated" if self.best is None else f"{self.monitor} = {self.best:.4g}, the best"
-        rank_zero_info(f"{pl_module.artifact_folder} is the version of step {self.best_step} ({score}).")
+        rank_zero_info(f"{_task(pl_module).artifact_folder} is the version of step {self.best_step} ({score}).")
 
-    def on_exception(self, trainer: Trainer, pl_module: TrainingTask, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A training that is stopped from outside has made something, too; it takes no other training's place."""
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        is_own = trainer.ckpt_path or not (pl_module.artifact_folder / CONFIG_FILE).is_file()
+        is_own = trainer.ckpt_path or not (_task(pl_module).artifact_folder / CONFIG_FILE).is_file()
         if stopped and trainer.state.fn == "fit" and self.best is None and trainer.global_step and is_own:
             self._export(trainer, pl_module, None)
 
-    def _export(self, trainer: Trainer, pl_module: TrainingTask, score: float | None) -> None:
+    def _export(self, trainer: Trainer, pl_module: LightningModule, score: float | None) -> None:
         if trainer.is_global_zero:
-            pl_module.export()
+            _task(pl_module).export()
         self.best, self.best_step = score, trainer.global_step
+
+
+def _task(module: LightningModule) -> TrainingTask:
+    """The module as what it must be: `BestAndLast` is used by `TrainingTask` only."""
+    assert isinstance(module, TrainingTask)
+    return module
 
 
 class TrainingTask(LightningModule):
@@ -144,7 +150,7 @@ class TrainingTask(LightningModule):
         self,
         artifact: Artifact,
         monitor: str,
-        mode: str,
+        mode: Direction,
         learning_rate: float,
         warmup_steps: int,
         weight_decay: float = 0.0,
@@ -168,14 +174,13 @@ class TrainingTask(LightningModule):
         """The page of the run, and unless it is a dry run its checkpoints and its best artefact."""
         if is_dry_run(self.trainer):
             rank_zero_info("This is a dry run, without checkpoints: it saves nothing.")
-            return [self.dashboard()]
+            return [self.wandb_callback()]
         folder = Path(self.trainer.default_root_dir) / CHECKPOINT_FOLDER
-        return [BestAndLast(folder, self.artifact.kind, self.monitor, self.mode), self.dashboard()]
+        return [BestAndLast(folder, self.artifact.kind, self.monitor, self.mode), self.wandb_callback()]
 
     def on_fit_start(self) -> None:
         """A resumed run may never export again: what it has exported before says which codec it is about."""
-        if self.seed is None:
-            self.seed = torch.initial_seed()
+        self.seed = self._run_seed
         if self.artifact.kind == "codec" and self.trainer.ckpt_path and (self.artifact_folder / CONFIG_FILE).is_file():
             tag_codec(self.trainer, fingerprint(load_artifact(self.artifact_folder, self.artifact.kind)))
 
@@ -200,15 +205,19 @@ class TrainingTask(LightningModule):
         self.seed = checkpoint["seed"]
         torch.manual_seed(self.seed)  # by which the data module orders the batches
 
+    @property
+    def _run_seed(self) -> int:
+        return torch.initial_seed() if self.seed is None else self.seed
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make the randomness of a batch (dropout, restarts of codes, views) a function of (seed, epoch, batch): a
         resumed training draws what an uninterrupted one draws, whatever validations and data modules have drawn.
         """
-        seed_all(self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
+        seed_all(self._run_seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Likewise, and the same in every validation, so that scores differ by the network alone."""
-        seed_all(self.seed, VALIDATION, self.global_rank, batch_idx)
+        seed_all(self._run_seed, VALIDATION, self.global_rank, batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop a training that diverges.
@@ -247,7 +256,7 @@ class TrainingTask(LightningModule):
         if artifact.kind == "codec":
             tag_codec(self.trainer, fingerprint(artifact))
 
-    def dashboard(self, **facts: Any) -> WandbCallback:
+    def wandb_callback(self, **facts: Any) -> WandbCallback:
         """The page of the run; subclasses add what they know."""
         return WandbCallback(
             {self.monitor: self.mode, **self.goals}, made=[(self.artifact.kind, self.artifact_folder)], **facts
@@ -257,7 +266,7 @@ class TrainingTask(LightningModule):
         """Log where the schedule is."""
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay, stepped every batch."""
         eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
         optimizer = torch.optim.AdamW(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from lass.errors import LassError, check_number
 from lass.metrics import CodeUsage, scoring_of
 from lass.report.display import display_of
 from lass.report.media import log_histogram
+from lass.tasks.trainer import datamodule_of
 from lass.tasks.training import TrainingTask, at_least_float32
 
 KINDS = ("_sources", "_mixtures")  # of signals that are reconstructed, as they stand in names of scores
@@ -40,6 +43,8 @@ class VQVAETraining(TrainingTask):
     replaced by moving averages.
     """
 
+    artifact: Any  # an Artifact that implements LatentCodec, whose forward pass gives a VQVAEOutput
+
     def __init__(
         self,
         codec: Artifact,
@@ -62,11 +67,11 @@ class VQVAETraining(TrainingTask):
         for score, direction in scoring.reconstruction_goals.items():
             self.goals |= {f"val/{score.format(kind)}": direction for kind in KINDS}
         self.mixture_share, self.commitment, self.linearity = mixture_share, commitment, linearity
-        self.usage = CodeUsage(codec.num_codes)
+        self.usage = CodeUsage(self.artifact.num_codes)
 
     def setup(self, stage: str) -> None:
         """Check that data and codec fit together."""
-        check_sample_rate(self.trainer.datamodule, self.artifact)
+        check_sample_rate(datamodule_of(self.trainer), self.artifact)
 
     def training_step(self, batch: Sources) -> Tensor:
         """Error of the reconstruction plus commitment and linearity, on sources and mixtures."""
@@ -99,7 +104,7 @@ class VQVAETraining(TrainingTask):
             rebuilt[kind] = at_least_float32(self.artifact.decode(codes)[..., : signals.shape[-1]])
             scores[kind] = self.scoring.score_reconstruction(rebuilt[kind], at_least_float32(signals))
             self.usage.update(codes)
-        logged = {}
+        logged: dict[str, Tensor] = {}
         for score in self.scoring.reconstruction_goals:
             means = {kind: scores[kind][score].mean() for kind in KINDS}
             logged |= {f"val/{score.format(kind)}": mean for kind, mean in means.items()}

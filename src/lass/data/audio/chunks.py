@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lass.artifacts import read_json
 from lass.data.audio.files import audio_info, read_segment, resampled_length, rms_db
-from lass.data.sources import Sources
+from lass.data.sources import SourceDataset, Sources
 from lass.errors import LassError
 
 
@@ -32,7 +31,7 @@ class Chunk(NamedTuple):
     label: int  # number of the class
 
 
-class AudioChunks(Dataset):
+class AudioChunks(SourceDataset):
     """Chunks of songs, read when they are asked for.
 
     Args:
@@ -69,7 +68,8 @@ class AudioChunks(Dataset):
 
 def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int) -> Float[Tensor, "1 samples"]:
     """Sum of the same stretch of some files, averaged to mono; start and length in samples at `sample_rate`."""
-    return sum(read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files)
+    stems = [read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files]
+    return torch.stack(stems).sum(0)
 
 
 def find_chunks(

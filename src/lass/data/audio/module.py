@@ -151,7 +151,8 @@ class AudioDataModule(SourceDataModule):
         if path != self._mixtures_file or path.is_file():
             position = {(chunks[i].song, chunks[i].start): pair for pair, i in enumerate(first)}
             places = read_places(path)
-            found = [position.get((song, _nearest(start * self.sample_rate))) for song, start in places]
+            samples = [(song, _nearest(start * self.sample_rate)) for song, start in places]
+            found = [None if start is None else position.get((song, start)) for song, start in samples]
             if None in found:
                 song, start = places[found.index(None)]
                 raise LassError(
@@ -211,8 +212,8 @@ class AudioDataModule(SourceDataModule):
                 return find_chunks(song, self.classes, self.sample_rate, self.num_samples, hop, self.silence_db)
 
             with ThreadPoolExecutor() as threads:  # reading and resampling do not hold Python's lock
-                found = threads.map(find, songs.values())
-                found = list(tqdm(found, f"Looking for silence in {part} songs", len(songs)))
+                results = threads.map(find, songs.values())
+                found = list(tqdm(results, f"Looking for silence in {part} songs", len(songs)))
             chunks = sorted((chunk for of_song in found for chunk in of_song), key=lambda chunk: chunk.label)
             write_json(path, {"chunks": chunks})
         return chunks

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from lass.data.files import read_text
-from lass.data.images.folder import ImageFiles, ImageFolderModule, OfficialSplit, default_root, image_names, some
+from lass.data.images.folder import ImageFiles, ImageFolderModule, default_root, image_names, some
+from lass.data.module import Split
 from lass.errors import LassError, path_component
 
-LISTS: dict[OfficialSplit, str] = {"train": "celebahqtrain.txt", "test": "celebahqvalidation.txt"}
+LISTS: dict[Split, str] = {"train": "celebahqtrain.txt", "test": "celebahqvalidation.txt"}
 WHERE = (
     "https://github.com/tkarras/progressive_growing_of_gans (or https://github.com/switchablenorms/CelebAMask-HQ, "
     "CelebA-HQ-img)"
@@ -66,7 +67,7 @@ class CelebAHQ(ImageFolderModule):
             )
         return False
 
-    def find(self, official_split: OfficialSplit) -> ImageFiles:
+    def find(self, official_split: Split) -> ImageFiles:
         """The images that a list names, in its order; all without lists."""
         there = image_names(self.root) if self.root.is_dir() else []
         if not there:
@@ -77,13 +78,13 @@ class CelebAHQ(ImageFolderModule):
         names = self._listed(official_split, there) if self.has_test_images() else there
         return ImageFiles(self.root, names, torch.zeros(len(names), dtype=torch.long), self.size)
 
-    def _list_file(self, split: OfficialSplit) -> Path:
+    def _list_file(self, split: Split) -> Path:
         if (given := self.given_lists[split]) is not None:
             return Path(given)
         inside, beside = self.root / LISTS[split], self.root.parent / LISTS[split]
         return beside if beside.is_file() and not inside.is_file() else inside
 
-    def _listed(self, split: OfficialSplit, there: Sequence[str]) -> list[str]:
+    def _listed(self, split: Split, there: Sequence[str]) -> list[str]:
         path = self._list_file(split)
         advice = f"get it from {WHERE_LISTS}, or name another with --data.train_list and --data.validation_list"
         lines = read_text(path, "list of file names", advice).splitlines()
@@ -97,7 +98,7 @@ class CelebAHQ(ImageFolderModule):
                 f"{path} names {len(listed)} images, of which {len(absent)} are not in {self.root} ({some(absent)}): "
                 f"get them from {WHERE}, or take them out of the list."
             )
-        return found
+        return [match for match in found if match is not None]
 
 
 def match_names(listed: Sequence[str], there: Sequence[str]) -> list[str | None]:
@@ -115,7 +116,9 @@ def match_names(listed: Sequence[str], there: Sequence[str]) -> list[str | None]
         >>> match_names(["imgHQ00007.npy", "imgHQ00008.npy"], ["imgHQ00007.png", "8.jpg"])
         ['imgHQ00007.png', '8.jpg']
     """
-    by_name, by_stem, by_number = set(there), {}, {}
+    by_name = set(there)
+    by_stem: dict[str, str] = {}
+    by_number: dict[int | None, str | None] = {}
     for name in there:
         by_stem.setdefault(Path(name).stem, name)
     for stem, name in by_stem.items():

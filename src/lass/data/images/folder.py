@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,14 +17,13 @@ from torchvision.transforms.v2 import functional as transforms
 from lass.data.files import mapped_array
 from lass.data.images.files import opened_image
 from lass.data.images.module import ImageDataModule, hold_out
+from lass.data.module import Split
 from lass.data.sources import SourceDataset, Sources
 from lass.errors import LassError, check_number
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")  # in small letters
 KINDS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow's, those with 8 bits at most
 NUM_NAMED = 3  # files in an error
-
-OfficialSplit = Literal["train", "test"]
 
 
 class ImageFiles(SourceDataset):
@@ -99,11 +97,11 @@ class ImageFolderModule(ImageDataModule):
         """Whether the dataset says which images are for the test."""
         raise NotImplementedError(f"{type(self).__name__} must define has_test_images()")
 
-    def find(self, official_split: OfficialSplit) -> ImageFiles:
+    def find(self, official_split: Split) -> ImageFiles:
         """The images of an official split; where there is none, all images."""
         raise NotImplementedError(f"{type(self).__name__} must define find()")
 
-    def read(self, official_split: OfficialSplit) -> ImageFiles:
+    def read(self, official_split: Split) -> ImageFiles:
         """See ImageDataModule; without test images of its own, some of all are."""
         if not self.has_test_images():
             files = self.find(official_split)

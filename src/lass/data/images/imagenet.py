@@ -11,10 +11,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lass.data.files import read_text
-from lass.data.images.folder import ImageFiles, ImageFolderModule, OfficialSplit, default_root, image_names, some
+from lass.data.images.folder import ImageFiles, ImageFolderModule, default_root, image_names, some
+from lass.data.module import Split
 from lass.errors import LassError
 
-FOLDERS: dict[OfficialSplit, str] = {"train": "train", "test": "val"}
+FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 NUM_CLASSES = 1000
 WORDNET_ID = re.compile(r"n[0-9]{8}\b")  # what ImageNet calls a class
 WHERE = "https://www.image-net.org/download.php"
@@ -58,7 +59,7 @@ class ImageNet(ImageFolderModule):
         """Whether there are folders for the splits."""
         return any((self.root / name).is_dir() for name in FOLDERS.values())
 
-    def find(self, official_split: OfficialSplit) -> ImageFiles:
+    def find(self, official_split: Split) -> ImageFiles:
         """Every image of a split, by class and name."""
         folder = self.root / FOLDERS[official_split] if self.has_test_images() else self.root
         folders = _folders(folder)
