@@ -1,4 +1,4 @@
-"""How the stages of an experiment went, as one picture: `python -m lass.report.curves runs/mnist`."""
+"""Plot the training curves of all stages of an experiment: `python -m lass.report.curves runs/mnist`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lass.errors import LassError
 from lass.report.figures import save_figure
 from lass.report.offline_runs import read_offline_runs
 
-#: Panels: stage, title, curves with the names they were logged under. Those without curves are left out.
+#: Panels as (stage, title, {label: name of the logged score}). Panels without data are omitted.
 PANELS = (
     ("vqvae", "codec: PSNR in dB", {"sources": "val/psnr_sources_db", "mixtures": "val/psnr_mixtures_db"}),
     ("vqvae", "codec: SI-SDR in dB", {"sources": "val/si_sdr_sources_db", "mixtures": "val/si_sdr_mixtures_db"}),
@@ -24,17 +24,17 @@ PANELS = (
     ),
 )
 
-Curves = dict[str, list[tuple[float, float]]]  # points by what a curve is called
+Curves = dict[str, list[tuple[float, float]]]  # label of a curve -> its (epoch, value) points
 
 
 def training_curves(root: str | Path) -> Figure:
-    """One panel for each pair of curves, over epochs; where each source has a prior, for each of these.
+    """Plot the logged scores of every stage against epochs, one panel per entry of `PANELS` and per source's prior.
 
     Args:
-        root: folder with the stages' runs, `runs/<dataset>`; they were logged offline.
+        root: Folder with the runs of the stages, `runs/<dataset>`, logged offline.
 
     Raises:
-        LassError: if no stage has left a log.
+        LassError: if no stage has an offline log.
     """
     panels = _panels(Path(root))
     if not panels:
@@ -53,7 +53,7 @@ def training_curves(root: str | Path) -> Figure:
 
 
 def _panels(root: Path) -> dict[str, Curves]:
-    """What was logged, by the titles of the panels."""
+    """Return the curves of each panel by its title."""
     folders = {stage: [root / stage, *sorted(root.glob(f"{stage}-*"))] for stage, _, _ in PANELS}
     logs = {folder: _rows(folder) for same in folders.values() for folder in same if (folder / "wandb").is_dir()}
     panels = {}
@@ -76,19 +76,22 @@ def _is_number(value: object) -> bool:
 
 
 def _rows(folder: Path) -> list[dict]:
-    """What the last training logged. One that was resumed left several runs, an earlier training others."""
+    """Return the logged rows of the last training.
+
+    A resumed training consists of several runs, and the folder may also hold runs of earlier trainings.
+    """
     rows = []
     for run in read_offline_runs(folder):
         logged = [row for row in run.rows if "epoch" in row]
-        if logged:  # it began with this epoch: 0 of a new training, or the one after its checkpoint
+        if logged:  # the first epoch of the run: 0 for a new training, the one after the checkpoint for a resumed one
             rows = [row for row in rows if row["epoch"] < logged[0]["epoch"]] + logged
     return rows
 
 
 def _epochs(rows: list[dict]) -> list[float]:
-    """Where rows lie, in epochs: steps are spread evenly over them."""
+    """Convert the steps of rows to fractional epochs, assuming the same number of steps in every epoch."""
     steps = max((row.get("trainer/global_step", 0) for row in rows), default=0) + 1
-    if steps == 1:  # counting makes no steps
+    if steps == 1:  # the likelihood stage takes no optimizer steps
         return [row["epoch"] + 1 for row in rows]
     per_step = (max(row["epoch"] for row in rows) + 1) / steps
     return [(row["trainer/global_step"] + 1) * per_step for row in rows]
