@@ -113,7 +113,7 @@ class WandbLogger(LightningWandbLogger):
         mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
         super().__init__(
             name=name or f"{group}-{job_type}",
-            save_dir=str(Path(save_dir).resolve()),  # wandb resolves relative paths against its first run's directory
+            save_dir=str(Path(save_dir).resolve()),  # wandb would resolve it in the first run's working directory
             project=project,
             group=group,
             job_type=job_type,
