@@ -1,4 +1,4 @@
-"""Training curves from offline logs: the last training only, resumed or killed as it may be."""
+"""Training curves from offline logs: only the last training is plotted, also if it was resumed or killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lass.report.wandb_logger import WandbLogger
 
 
 def log(folder, epochs, losses, steps_per_epoch=10, stage="prior", name="val/nats_per_code"):
-    """One run of a stage, with a score after each epoch."""
+    """Log one offline run of a stage, with a score after each epoch."""
     logger = WandbLogger("digits", stage, save_dir=str(folder / stage))
     for epoch, loss in zip(epochs, losses, strict=True):
         step = (epoch + 1) * steps_per_epoch - 1
@@ -28,13 +28,13 @@ def drawn(folder):
 
 def test_a_resumed_training_is_one_curve_and_an_earlier_one_is_left_out(tmp_path):
     log(tmp_path, [0, 1, 2], [9.0, 8.0, 7.0])  # an earlier training
-    log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.9])  # stopped after its third epoch, but the checkpoint is of the second
+    log(tmp_path, [0, 1, 2], [3.0, 2.0, 1.9])  # stopped after the third epoch; the checkpoint is of the second
     log(tmp_path, [2, 3], [1.5, 1.25])
     assert drawn(tmp_path) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (4.0, 1.25)]
 
 
 def test_runs_that_began_in_one_second_keep_their_order(tmp_path):
-    """The names of their folders differ by chance then."""
+    """Runs with equal start seconds are sorted by nanoseconds, as their folders differ in a random suffix only."""
     for index in range(3):
         log(tmp_path, [0], [float(index)])
     runs = tmp_path / "prior" / "wandb"
