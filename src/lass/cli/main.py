@@ -32,8 +32,10 @@ UNWANTED = ("💡", "Detected KeyboardInterrupt")
 def main(args: list[str] | None = None) -> None:
     """Run the command line; bad input prints one sentence and exits with status 1, Ctrl-C exits with status 130.
 
+    Exceptions that are not due to bad input or the file system are raised unchanged.
+
     Args:
-        args: Words after `lass`; default those of the process. Any other exception is raised with its traceback.
+        args: Words after `lass`; default those of the process.
     """
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in UNWANTED)

@@ -210,7 +210,7 @@ class TrainingTask(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random numbers of a batch (dropout, restarts of codes, views) by (seed, rank, epoch, batch).
 
-        A resumed training then draws the same numbers as an uninterrupted one, independently of the numbers drawn in
+        A resumed training therefore draws the random numbers of an uninterrupted one, independently of those drawn in
         validation and by data modules.
         """
         seed_all(self.seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
