@@ -1,4 +1,4 @@
-"""Runs the stages of an experiment at reduced size, for the tests of several files."""
+"""Run the stages of an experiment at reduced size; used by several test modules."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SMALL = {
     "separate": [
         "--data.num_mixtures=6",
         "--data.batch_size=4",
-        "--model.sampler.init_args.num_candidates=64",  # so that each mixture has its own passes
+        "--model.sampler.init_args.num_candidates=64",  # so that each mixture has separate passes through the priors
         "--model.refinement.init_args.steps=5",
     ],
 }
 
 
 def lass(repository, stage, *options, sizes=SMALL):
-    """`lass` in this process, with the digits' own config and the overrides of `sizes`."""
+    """Run a stage in this process, with its config in experiments/digits and the overrides in `sizes`."""
     command = "predict" if stage == "separate" else "fit"
     config = str(repository / "experiments" / "digits" / f"{stage}.yaml")
     stored = [f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"] if stage == "separate" else []
@@ -45,7 +45,7 @@ def lass(repository, stage, *options, sizes=SMALL):
 
 
 def in_processes(repository, stage, *options):
-    """A stage as a command of its own."""
+    """Start a stage in a new process, and return the process."""
     config = str(repository / f"experiments/digits/{stage}.yaml")
     command = [sys.executable, "-m", "lass.cli", "predict" if stage == "separate" else "fit", "-c", config]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

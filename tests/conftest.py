@@ -1,5 +1,6 @@
-"""One thread per test process unless OMP_NUM_THREADS says otherwise (pytest-xdist runs several), and no network for
-Weights & Biases.
+"""Fixtures of all tests, and the environment of a test process.
+
+A process uses one thread unless OMP_NUM_THREADS is set, as pytest-xdist runs several. Weights & Biases has no network.
 """
 
 import os
@@ -22,7 +23,7 @@ from simulated_device import DEVICES, REFUSED_IN_BACKWARD, SIMULATED  # noqa: E4
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES])
 def device(request, monkeypatch):
-    """Runs a test on every device there is, and on the simulated one."""
+    """Name of a device; runs a test on every available device and on the simulated one."""
     monkeypatch.setattr("lass.devices.numerics.WITHOUT_FLOAT64", {"mps", SIMULATED})
     yield request.param
     refused = REFUSED_IN_BACKWARD.copy()
@@ -32,19 +33,19 @@ def device(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def doctest_names(doctest_namespace):
-    """What examples in docstrings may use without importing it."""
+    """Names that examples in docstrings can use without an import."""
     doctest_namespace["torch"] = torch
 
 
 @pytest.fixture
 def repository() -> Path:
-    """The folder with experiments/ and the Makefile."""
+    """Root folder of the repository, with experiments/ and the Makefile."""
     return REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def chain_folder(tmp_path_factory):
-    """A folder in which all four stages have run."""
+    """Folder in which all four stages have run at reduced size."""
     from chain import SMALL, lass
 
     folder = tmp_path_factory.mktemp("chain")
@@ -57,19 +58,19 @@ def chain_folder(tmp_path_factory):
 
 @pytest.fixture
 def chain(chain_folder, monkeypatch):
-    """The same, as working folder."""
+    """Working directory in which all four stages have run; see `chain_folder`."""
     monkeypatch.chdir(chain_folder)
     return chain_folder
 
 
 @pytest.fixture(scope="session")
 def random_inception(tmp_path_factory):
-    """A file with weights of Inception's shapes."""
+    """File of random weights with the shapes of Inception's."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     class Empty(NoTrainInceptionV3):
         def load_state_dict(self, state):
-            """Keep the random ones."""
+            """Keep the random weights."""
 
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     torch.save({}, path)

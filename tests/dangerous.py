@@ -1,10 +1,10 @@
-"""What a stranger's pickle could hold."""
+"""Class for tests that untrusted pickles are not loaded."""
 
 from pathlib import Path
 
 
 class Dangerous:
-    """Would write a file when it is unpickled."""
+    """Object whose unpickling writes a file."""
 
     def __init__(self, path):
         self.path = path

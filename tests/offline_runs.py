@@ -1,4 +1,4 @@
-"""Reads what an offline Weights & Biases run wrote: LevelDB's log format around protocol buffers."""
+"""Read offline Weights & Biases runs, which are protocol buffers in LevelDB's log format."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FULL, FIRST, LAST = 1, 2, 4
 
 @dataclass
 class OfflineRun:
-    """One run as it would be uploaded."""
+    """Content of one offline run."""
 
     folder: Path
-    started: int = 0  # in nanoseconds since 1970
+    started: int = 0  # start time in nanoseconds since 1970
     group: str = ""
     job_type: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)  # what was logged together
-    directions: dict[str, str] = field(default_factory=dict)  # "min" or "max", of scores whose best value is kept
-    artifacts: dict[str, dict[str, Path]] = field(default_factory=dict)  # by type: names of files, and where they are
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one dictionary of scores per logging call
+    directions: dict[str, str] = field(default_factory=dict)  # score -> "min" or "max", if it is summarised by its best
+    artifacts: dict[str, dict[str, Path]] = field(default_factory=dict)  # type -> name of a file -> its path
 
     @property
     def history(self) -> dict[str, list[Any]]:
-        """Everything that was logged under each name, in order."""
+        """Logged values of each score, in order."""
         columns = defaultdict(list)
         for row in self.rows:
             for name, value in row.items():
@@ -46,12 +46,12 @@ def _records(data: bytes) -> Iterator[bytes]:
     position, collected = FILE_HEADER, b""
     while position + RECORD_HEADER <= len(data):
         left = BLOCK - position % BLOCK
-        if left < RECORD_HEADER:  # the end of a block is padding
+        if left < RECORD_HEADER:  # a record header does not fit into the rest of the block, which is padding
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
         position += RECORD_HEADER
-        if position + length > len(data):  # the run was killed while it wrote this
+        if position + length > len(data):  # truncated record: the run was killed during the write
             return
         collected = (
             data[position : position + length]
@@ -64,7 +64,7 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def read_offline_runs(root: str | Path) -> list[OfflineRun]:
-    """The offline runs below `root/wandb`, oldest first; a run that was resumed left several.
+    """Read all offline runs in `root/wandb`, oldest first; every resumption of a training is a run of its own.
 
     Raises:
         LassError: if there is none.
@@ -72,7 +72,7 @@ def read_offline_runs(root: str | Path) -> list[OfflineRun]:
     files = list((Path(root) / "wandb").glob("offline-run-*/run-*.wandb"))
     if not files:
         raise LassError(f"There is no offline run of Weights & Biases in {Path(root) / 'wandb'}.")
-    return sorted(map(_read, files), key=lambda run: run.started)  # names of folders tell seconds only
+    return sorted(map(_read, files), key=lambda run: run.started)  # folder names have a resolution of 1 s
 
 
 def _read(file: Path) -> OfflineRun:

@@ -1,12 +1,12 @@
-"""A simulated accelerator, so that a machine without one still finds what would fail there.
+"""Simulated accelerator, which detects device errors on a machine with a CPU only.
 
-It computes on the CPU, with real values, and refuses what some accelerator refuses:
+It computes on the CPU and raises errors for operations that accelerators do not support:
 
-- tensors of two devices in one operation (all of them), but for single CPU numbers and CPU indices of its own tensors;
-- float64 (Apple's);
-- operations without a deterministic implementation, once `torch.use_deterministic_algorithms` asks for one (CUDA).
+- tensors of two devices in one operation (all accelerators), except CPU scalars and CPU indices of its own tensors;
+- float64 (Apple);
+- operations without a deterministic implementation, after `torch.use_deterministic_algorithms(True)` (CUDA).
 
-Not simulated: whether a device has a kernel for an operation at all, its rounding, streams, memory, and autocast.
+Not simulated: missing kernels of a device, its rounding, streams, memory, and autocast.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 SIMULATED = "simulated"
-#: Every tensor test runs on each of these, through the fixture `device`.
+#: Devices of the fixture `device`, on which every tensor test runs.
 DEVICES = ["cpu", SIMULATED]
 DEVICES += [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
 
-#: Errors that a backward pass would have raised; if it did, they would end the process. The fixture looks at them.
+#: Errors of backward passes, collected for the fixture `device`, because raising them there would end the process.
 REFUSED_IN_BACKWARD: list[Exception] = []
 
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
-#: That this package uses or might use, of the list in the documentation of torch.use_deterministic_algorithms.
+#: Non-deterministic operations that this package uses or might use, from the documentation of
+#: torch.use_deterministic_algorithms.
 NOT_DETERMINISTIC = {
     "adaptive_avg_pool2d_backward",
     "avg_pool3d_backward",
@@ -51,7 +52,7 @@ NOT_DETERMINISTIC = {
 
 
 class SimulatedTensor(torch.Tensor):
-    """A tensor on the simulated device: a shell around one on the CPU."""
+    """Tensor on the simulated device: a wrapper of a CPU tensor."""
 
     @staticmethod
     def __new__(cls, on_cpu: torch.Tensor) -> SimulatedTensor:
@@ -106,7 +107,7 @@ def _refuse(error: Exception) -> None:
 def _shell(on_cpu: torch.Tensor) -> SimulatedTensor:
     if on_cpu.dtype == torch.float64:
         _refuse(TypeError(f"Cannot convert a tensor to float64: the {SIMULATED} device has none"))
-    with torch.inference_mode(False):  # a view of an ordinary tensor is one also in inference mode
+    with torch.inference_mode(False):  # views of normal tensors stay normal in inference mode
         return SimulatedTensor(on_cpu)
 
 
@@ -115,12 +116,12 @@ _MODULE = SimpleNamespace(
     _is_in_bad_fork=lambda: False,
     is_available=lambda: True,
     is_initialized=lambda: False,
-    manual_seed_all=lambda seed: None,  # its random numbers are the CPU's
+    manual_seed_all=lambda seed: None,  # random numbers are drawn on the CPU
 )
 _setup_privateuseone_for_python_backend(SIMULATED, _MODULE)
 torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
 _FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
 _FALLBACK.fallback(_compute, "PrivateUse1")
-# torch would resize an empty shell
+# torch would resize an empty wrapper
 for _made in (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.hann_window.default):
     _ATEN.impl(_made, functools.partial(_compute, _made), "PrivateUse1")

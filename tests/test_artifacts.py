@@ -1,4 +1,4 @@
-"""Files that were changed, damaged, or made to deceive; and files that are linked instead of copied."""
+"""Artefact files that are changed, damaged or malicious; and hard links instead of copies."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def edit(path, change) -> None:
 
 
 def test_the_fingerprint_of_a_model_includes_its_configuration():
-    """Settings that change what a model computes but none of its weights' shapes."""
+    """The fingerprint depends on settings that change the model's output, but not the shapes of its weights."""
     weights = small_prior().state_dict()
     same = small_prior()
     same.load_state_dict(weights)
@@ -73,7 +73,7 @@ def test_the_fingerprint_of_a_model_includes_its_configuration():
 def test_a_new_argument_with_its_default_keeps_old_fingerprints():
     prior = small_prior()
     before = fingerprint(prior)
-    del prior.config["checkpointing"]  # as an older version would have had it
+    del prior.config["checkpointing"]  # as in an older version
     assert fingerprint(prior) == before
 
 
@@ -82,7 +82,7 @@ def test_a_new_argument_with_its_default_keeps_old_fingerprints():
 
 @pytest.mark.parametrize("kind", ["weights", "counts", "moments", "likelihood", "latent likelihood"])
 def test_a_flipped_bit_is_noticed(tmp_path, kind):
-    """Every hundredth byte of the tensors, one at a time."""
+    """A flipped bit is detected in every hundredth byte of the tensors, tested one at a time."""
     path = tmp_path / "file.safetensors"
     parts = {
         "counts": (small_counts(), SparseCounts.load),
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-# ---- folders that claim what they are not
+# ---- folders with false descriptions
 
 
 def test_a_codec_is_no_prior_whatever_its_folder_says(tmp_path, separator):
@@ -238,7 +238,7 @@ def test_a_separator_that_makes_no_sense_is_one_sentence(tmp_path, separator, ch
     ids=["codes", "code", "starts", "empty", "lengths"],
 )
 def test_a_likelihood_that_contradicts_itself_is_refused(tmp_path, tensors, facts):
-    """Each with a checksum that is right, as a stranger would write it."""
+    """Inconsistent tables are rejected also if their checksum is correct, as an attacker would write it."""
     table = {**small_counts().likelihood().state_dict(), **tensors}
     facts = {"kind": "likelihood", "num_codes": 6, "codec_fingerprint": None, **facts}
     save_tensors(tmp_path / "file.safetensors", table, facts)
@@ -268,7 +268,7 @@ def test_what_was_loaded_and_has_not_changed_is_linked(tmp_path, separator):
     second = again.save_pretrained(tmp_path / "second")
     files = ["codec/model.safetensors", "prior/model.safetensors", "likelihood.safetensors"]
     assert [inode(first / file) for file in files] == [inode(second / file) for file in files]
-    again.save_pretrained(first)  # into the folder it came from
+    again.save_pretrained(first)  # into the folder that it was loaded from
     assert Separator.from_pretrained(first).settings == separator.settings
     assert not list(tmp_path.rglob("*.tmp"))
 

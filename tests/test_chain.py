@@ -1,4 +1,4 @@
-"""The whole chain at reduced size, through the command line as a user would run it."""
+"""All four stages at reduced size, run through the command line."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from lass.separation import memory
 
 
 def batched(items, size):
-    """Lists of `size` items; itertools has it since Python 3.12."""
+    """Split an iterable into lists of `size` items, like `itertools.batched` of Python 3.12."""
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch
 
 
 def agreement(codes, others):
-    """Fraction of equal codes: batches of other sizes may round a near tie differently, and with it what follows."""
+    """Fraction of equal codes. Other batch sizes may round near ties differently, which also changes later codes."""
     return (codes == others).float().mean()
 
 
 def assert_same_scores(row, other):
-    """Of the same computation, to a hundredth of a dB or nat: a BLAS may sum in an order that memory decides."""
+    """Compare scores of equal computations to 0.01 dB or nats, as a BLAS's order of summation may depend on memory."""
     assert row.keys() == other.keys()
     numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
     assert numbers
@@ -58,7 +58,7 @@ def test_every_stage_leaves_what_the_next_one_needs(chain):
 
 
 def test_latents_are_counted_and_separated_with(chain, repository):
-    """Their sums are those of a slow loop over the same pairs, also after a stop."""
+    """The sums of latents agree with a slow loop over the same pairs, also after a resumed run."""
     where = "--trainer.default_root_dir=runs/latents/{}"
     lass(repository, "likelihood", "--model.latents=true", "--trainer.max_epochs=1", where.format("likelihood"))
     options = ["--model.latents=true", "--trainer.max_epochs=3", "--ckpt_path=last"]
@@ -73,7 +73,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
     sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
     for epoch in range(3):
         pairing.set_epoch(epoch)
-        # In the batches of the run: in others, a near tie between two codes could go the other way.
+        # In the batches of the run, because other batches may round a near tie between codes differently.
         for pairs in batched(pairing, 300):
             first, second = (sources.__getitems__(list(side)).signals for side in zip(*pairs, strict=True))
             signals = torch.stack([first, second], 1)
@@ -82,7 +82,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
             products += torch.einsum("nti,ntj->ij", latents, latents)
             pair = codes.min(1).values * 16 + codes.max(1).values
             sums.index_add_(0, pair.flatten(), latents.flatten(0, 1))
-    # Sums of up to 28,800 latents of order 1, in double precision of float32 values.
+    # Sums of up to 28,800 latents of order 1: float32 values, summed in float64.
     torch.testing.assert_close(moments["sums"], sums, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(moments["products"], products, atol=1e-2, rtol=1e-4)
 
@@ -90,7 +90,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
     lass(repository, "separate", likelihood, where.format("separate"))
     separator = Separator.from_pretrained("runs/latents/separate/separator")
     assert isinstance(separator.likelihood, LatentLikelihood)
-    # A separator's folder holds parts that can be named like those of the stages, as `make eval-...` does.
+    # Parts of a separator's folder can be used like the outputs of the stages, as in `make eval-...`.
     folder = "runs/latents/separate/separator"
     parts = [f"--model.codec={folder}/codec", f"--model.priors={folder}/prior"]
     finished = f"--model.likelihood={folder}/likelihood.safetensors"
@@ -109,8 +109,9 @@ def test_latents_are_counted_and_separated_with(chain, repository):
 
 
 def test_weakly_supervised_separation_uses_the_classes(chain, repository):
-    """A class-conditional prior, one class per source: estimates come out in the order of the classes, and where both
-    classes are the same (mixture 48) in the better order.
+    """With a class-conditional prior, estimates are in the order of the classes of the sources.
+
+    If both classes are equal (mixture 48), they are in the order that scores better.
     """
     conditional, where = "--model.prior.init_args.num_classes=10", "--trainer.default_root_dir=runs/weak/{}"
     lass(repository, "prior", conditional, where.format("prior"))
@@ -135,7 +136,7 @@ def test_weakly_supervised_separation_uses_the_classes(chain, repository):
 
 
 def test_counts_are_those_of_a_slow_recount(chain, repository):
-    """One epoch counted by the module equals the same triples counted one by one."""
+    """The counts of one epoch equal those of a loop over the same triples."""
     from collections import Counter
 
     from pytorch_lightning import Trainer, seed_everything
@@ -156,7 +157,7 @@ def test_counts_are_those_of_a_slow_recount(chain, repository):
     trainer.fit(task, Digits(batch_size=300, num_validation=200, pairs=True))
     codec, expected = load_codec("runs/digits/vqvae/codec"), Counter()
     for signals in seen:
-        # In one batch, as the module does: in others, a near tie between two codes could go the other way.
+        # In one batch, as in the module, because other batches may round a near tie between codes differently.
         together = torch.cat([signals[:, 0], signals[:, 1], signals.mean(1)])
         first, second, mixture = (codes.flatten() for codes in codec.encode(together).chunk(3))
         for a, b, m in zip(first.tolist(), second.tolist(), mixture.tolist(), strict=True):
@@ -182,7 +183,7 @@ def test_scores_are_those_of_the_stored_estimates(chain):
     summary = json.loads((results.root / "summary.json").read_text())
     scores = torch.tensor([float(row["psnr_db"]) for row in rows])
     expected = {"mean": scores.mean().item(), "std": scores.std().item(), "num": 6}
-    assert summary["psnr_db"] == pytest.approx(expected, abs=1e-3)  # dB; float32 has seven digits, their order varies
+    assert summary["psnr_db"] == pytest.approx(expected, abs=1e-3)  # in dB; the order of float32 sums varies
     assert results.figure.read_bytes().startswith(b"\x89PNG")
 
 
@@ -192,7 +193,7 @@ def test_the_saved_separator_repeats_a_mixture_of_the_run(chain):
     result = separator.separate(mix(batch.signals)[0])
     stored = ResultsFolder("runs/digits/separate").read(0)[0]["estimates"]
     both_orders = torch.stack([stored, stored.flip(0)])
-    # Of values in [0, 1]: a batch of one rounds otherwise than one of four, and refinement adds up five such steps.
+    # Values are in [0, 1]. Batches of one and of four round differently, which accumulates over five refinement steps.
     assert (both_orders - result.estimates).abs().flatten(1).max(1).values.min() < 1e-3
 
 
@@ -206,7 +207,7 @@ def test_a_killed_run_goes_on_where_it_stopped(chain, repository):
     files[4].unlink()
     lass(repository, "separate")
     tensors, row = results.read(4)
-    assert agreement(tensors["codes"], codes) > 0.9  # alone now, in a batch of four before
+    assert agreement(tensors["codes"], codes) > 0.9  # separated alone now, in a batch of four before
     for file in files[:4] + files[5:]:
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before[file]
     with open(results.root / "results.csv", newline="") as file:
@@ -215,7 +216,7 @@ def test_a_killed_run_goes_on_where_it_stopped(chain, repository):
         r["psnr_db"] for i, r in enumerate(table) if i != 4
     ]
     assert row["psnr_db"] == pytest.approx(float(table[4]["psnr_db"]), abs=1e-2)
-    files[4].write_bytes(before[files[4]][1])  # what the run has logged is about this one
+    files[4].write_bytes(before[files[4]][1])  # the results that the run has logged
 
 
 def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
@@ -271,7 +272,7 @@ def test_a_missing_artefact_names_the_command_that_makes_it(chain, repository, s
 
 
 def test_training_resumes_from_its_checkpoint(chain, repository):
-    """A resumed run makes only the epochs that are missing, on top of what was there."""
+    """A resumed run trains the missing epochs only, from the weights of the checkpoint."""
     for stage in ("prior", "likelihood"):
         shutil.copytree(f"runs/digits/{stage}", f"runs/resumed/{stage}")
     before = torch.load("runs/resumed/prior/checkpoints/last.ckpt", weights_only=True)
@@ -281,7 +282,7 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
     after = torch.load("runs/resumed/prior/checkpoints/last.ckpt", weights_only=True)
     assert (after["epoch"], after["global_step"]) == (7, 8 * 19)
     logged = read_offline_runs(chain / "runs/resumed/log")[0].history
-    assert min(logged["trainer/global_step"]) >= 4 * 19  # a fresh start would have logged earlier steps
+    assert min(logged["trainer/global_step"]) >= 4 * 19  # a new training would have logged earlier steps
 
     where = "--trainer.default_root_dir=runs/{}/likelihood"
     lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5", where.format("resumed"))
@@ -296,7 +297,7 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
 
 
 def test_two_processes_count_exactly_what_one_counts(chain, repository):
-    """Distributed over gloo; 601 pairs, so that the processes' shares differ in length."""
+    """Distributed counting over gloo, with 601 pairs, so that the processes have different numbers of pairs."""
     odd = ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"]
     where = "--trainer.default_root_dir=runs/{}/likelihood"
     lass(repository, "likelihood", *odd, where.format("one"))
@@ -309,17 +310,17 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
         assert counts.num_triples == 3 * 600 * 16 + 3 * 16
         *coordinates, values = counts.triples()
         tables.append(torch.zeros(16, 16, 16).index_put_(tuple(coordinates), values.float()))
-    # Batches of other images may round a near tie between two codes differently: in one of a thousand triples at most.
+    # Other batches may round a near tie between codes differently, in at most 0.1 % of the triples.
     assert (tables[0] - tables[1]).abs().sum() <= 2e-3 * tables[0].sum()
     paths = [chain / f"runs/{name}/likelihood/latents.safetensors" for name in ("one", "two")]
     one, two = (LatentMoments.load(path).state_dict() for path in paths)
     assert one["counts"].sum() == two["counts"].sum()
-    for name in ("sums", "products"):  # of all pairs of codes together: a code that changed moves from one to another
+    for name in ("sums", "products"):  # over all pairs, as a changed code moves terms between pairs
         torch.testing.assert_close(two[name].sum(0), one[name].sum(0), rtol=1e-4, atol=1e-2)  # latents are float32
 
 
 def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
-    """Killed for good, some time after its first checkpoint."""
+    """A process killed after its first checkpoint is resumed, and writes the same file as an uninterrupted one."""
     where = "--trainer.default_root_dir=runs/killed/likelihood"
     endless = in_processes(repository, "likelihood", where, "--trainer.max_epochs=100000", "--trainer.logger=false")
     checkpoint = chain / "runs/killed/likelihood/checkpoints/last.ckpt"
@@ -385,8 +386,8 @@ def test_a_damaged_result_is_made_again(chain, repository):
     whole = path.read_bytes()
     path.write_bytes(whole[:50])
     lass(repository, "separate")
-    assert agreement(ResultsFolder("runs/digits/separate").read(2)[0]["codes"], codes) > 0.9  # alone now
-    path.write_bytes(whole)  # what the run has logged is about this one
+    assert agreement(ResultsFolder("runs/digits/separate").read(2)[0]["codes"], codes) > 0.9  # separated alone now
+    path.write_bytes(whole)  # the results that the run has logged
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every experiment's YAML files, and commands that are wrong."""
+"""YAML configs of all experiments, and invalid commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def configs():
 
 
 class ParseOnly(LassCLI):
-    """Reads the command line as `lass` does and stops there; checkpoints need not exist."""
+    """Command line that is only parsed, without running a stage; checkpoints need not exist."""
 
     def parse_arguments(self, parser, args):
         LightningCLI.parse_arguments(self, parser, args)
@@ -64,7 +64,7 @@ BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
     ],
 )
 def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, sampler, weight, refined, selection):
-    """Laid over our own, of which every setting that is not named would stay."""
+    """paper.yaml overrides all settings of separate.yaml that differ from the paper's."""
     folder = repository / "experiments" / dataset
     layers = ["-c", str(folder / "separate.yaml"), "-c", str(folder / "paper.yaml")]
     config = ParseOnly(["predict", *layers]).config.predict
@@ -82,14 +82,14 @@ def test_the_papers_recipe_leaves_nothing_of_ours(repository, dataset, sampler, 
 
 
 def made_by(config):
-    """What a class_path with its init_args describes."""
+    """Instantiate the class of a `class_path` with its `init_args`."""
     module, name = config.class_path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(**vars(config.init_args))
 
 
 @pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
-    """Each config with untrained artefacts where the stages before would have left theirs, for one batch."""
+    """Run one batch with each config, on untrained artefacts in the folders of the earlier stages."""
     from test_audio_data import write_tiny_slakh
     from test_celeba import write_tiny_celeba
     from test_data import write_tiny_mnist
@@ -109,7 +109,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
     separate = ParseOnly(["predict", "-c", str(path.with_name("separate.yaml"))]).config.predict.model.init_args
     published = not path.with_name("vqvae.yaml").exists()
-    if published:  # models that are imported; others of a smaller size stand in for them
+    if published:  # imported models are replaced by smaller ones
         codec = ImageVQVAE((3, 16, 16), num_codes=32, width=8)
         prior = TransformerPrior(32, 16, dim=8, num_layers=1, num_classes=3 * separate.conditional)
     else:
@@ -142,7 +142,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
     if path.stem == "separate":
         assert (tmp_path / f"runs/{dataset}/separate/results.csv").read_text().count("\n") > 1
-    assert fingerprint(load_codec(separate.codec)) == fingerprint(codec)  # nothing replaced
+    assert fingerprint(load_codec(separate.codec)) == fingerprint(codec)  # not replaced
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files that are damaged, huge, or not what their names say: read, or refused in one sentence."""
+"""Files that are damaged, huge, or of another type than their suffix: read, or rejected with one sentence."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lass.data.images.folder import read_square
 SHAPE = (1, 6, 8)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE[1:], dtype=np.uint8)
 ANIMATED = {"save_all": True, "append_images": [Image.new("L", (8, 6))]}
-TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"  # by 180°
-FORMATS = {  # by suffix; several kinds of some, because each has its own decoder
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"  # EXIF orientation: rotated by 180°
+FORMATS = {  # by suffix; several variants of some formats, because each has its own decoder
     ".bmp": [{}],
     ".gif": [{}, ANIMATED],
     ".jpg": [{}, {"progressive": True, "exif": TURNED}],
@@ -30,7 +30,7 @@ FORMATS = {  # by suffix; several kinds of some, because each has its own decode
     ".tif": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"compression": "tiff_adobe_deflate"}],
     ".webp": [{"lossless": True}, {"lossless": False}],
 }
-DAMAGES = 24  # of each kind of file
+DAMAGES = 24  # damaged copies of each kind of file
 
 
 def encoded(suffix, options):
@@ -41,7 +41,7 @@ def encoded(suffix, options):
 
 
 def damaged(content, seed):
-    """Cut off, or with one to four bytes changed; every third time within the first 64 bytes, where headers are."""
+    """Truncate content or change up to four bytes of it, for every third seed within the first 64 bytes (headers)."""
     generator = np.random.default_rng(seed)
     if seed % 4 == 0:
         return content[: generator.integers(len(content))]
@@ -73,7 +73,7 @@ def test_damaged_images_are_read_or_refused_in_one_sentence(tmp_path, suffix, op
 
 @pytest.mark.parametrize("suffix", [".bmp", ".pgm", ".png", ".npy"])
 def test_nothing_that_a_header_claims_is_allocated(tmp_path, suffix):
-    """A file of a few hundred bytes that claims an area of 10¹⁰ pixels."""
+    """No memory is allocated for a file of a few hundred bytes whose header claims 10¹⁰ pixels."""
     path, side = tmp_path / f"image{suffix}", 100_000
     if suffix == ".npy":
         header = {"descr": "|u1", "fortran_order": False, "shape": (3, side, side)}
@@ -104,11 +104,11 @@ def test_the_size_is_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("lass.data.images.files.MAX_PIXELS", 59_999)
     with pytest.raises(LassError, match="claims to have 200×300 pixels"):
         read_image(tmp_path / "large.png")
-    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS  # where Pillow's own warning begins
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS  # limit above which Pillow warns
 
 
 def test_what_claims_too_much_is_refused_without_a_warning_beside_the_sentence(tmp_path):
-    """Pillow warns of these 10⁸ pixels, and refuses only twice as many."""
+    """At 10⁸ pixels Pillow only warns; it raises an error above twice its limit."""
     (tmp_path / "image.pgm").write_bytes(b"P5\n10000 10000\n255\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -117,7 +117,7 @@ def test_what_claims_too_much_is_refused_without_a_warning_beside_the_sentence(t
 
 
 def test_programs_are_not_run(tmp_path, monkeypatch):
-    """PostScript under the name of a PNG; Pillow would start Ghostscript."""
+    """PostScript in a file with the suffix .png is rejected; Pillow would run Ghostscript."""
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: pytest.fail("run"))
     (tmp_path / "image.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n")
     for read in (lambda: read_image(tmp_path / "image.png"), lambda: read_square(tmp_path / "image.png", 4)):
@@ -127,7 +127,7 @@ def test_programs_are_not_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("chunk", ["text", "profile"])
 def test_a_png_with_more_than_a_megabyte_of_metadata_is_one_sentence(tmp_path, chunk):
-    """They are compressed to a thousandth; Pillow refuses to unpack them."""
+    """Metadata compressed by a factor of 1000, which Pillow refuses to decompress, gives one sentence."""
     large, options = b"a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), {}
     if chunk == "text":
         options["pnginfo"] = PngImagePlugin.PngInfo()
@@ -139,7 +139,7 @@ def test_a_png_with_more_than_a_megabyte_of_metadata_is_one_sentence(tmp_path, c
         read_image(tmp_path / "image.png", SHAPE)
 
 
-# What a browser shows for each value of the EXIF tag "orientation", by CSS Images 4, image-orientation: from-image.
+# Displayed image for each value of the EXIF tag "orientation", as in CSS Images 4, image-orientation: from-image.
 TURNS = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -186,7 +186,7 @@ def test_of_an_animation_the_first_image_is_taken_with_one_warning(tmp_path, suf
 
 
 def test_palettes_with_transparency_are_read_without_a_warning(tmp_path):
-    """Opaque in fact, though the file says how transparent each colour is."""
+    """Palette images with transparency data are read without a warning if all pixels are opaque."""
     Image.fromarray(PIXELS).convert("P").save(tmp_path / "image.png", transparency=bytes([255] * 256))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -212,7 +212,7 @@ def test_text_is_utf8_with_or_without_a_mark(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_arrays_say_why(tmp_path):
-    """Archives and pickled objects are no arrays; of a damaged header, the reason is one line."""
+    """Archives and pickled objects are rejected as arrays; the reason for a damaged header is one line."""
     np.save(tmp_path / "whole.npy", np.arange(600, dtype=np.int32).reshape(200, 3))
     np.savez(tmp_path / "archive.npz", a=np.zeros(3))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -220,7 +220,7 @@ def test_damaged_arrays_say_why(tmp_path):
     (tmp_path / "nested.npy").write_bytes(whole[:8] + struct.pack("<H", 9000) + b"(" * 9000)
     (tmp_path / "empty.npy").touch()
     for name in ("archive.npz", "objects.npy", "nested.npy", "empty.npy"):
-        with pytest.raises(OSError) as error:  # noqa: PT011 (every reason is another)
+        with pytest.raises(OSError) as error:  # noqa: PT011 (the messages differ)
             mapped_array(tmp_path / name)
         assert len(str(error.value).splitlines()) == 1
     reasons = []
@@ -230,5 +230,5 @@ def test_damaged_arrays_say_why(tmp_path):
             mapped_array(tmp_path / "whole.npy")
         except OSError as error:
             reasons.append(str(error))
-    assert len(reasons) > 50  # the file was cut off anyway
+    assert len(reasons) > 50  # all files are truncated, so nearly all are rejected
     assert all(len(reason.splitlines()) == 1 for reason in reasons)

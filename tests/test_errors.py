@@ -1,4 +1,4 @@
-"""Checks of settings and of names that come from files."""
+"""Checks of settings, and of names from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds the code: environments that agree, targets that exist, and a README that is true."""
+"""Packaging: consistent environments, existing make targets, and a README whose commands and examples work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_environment_and_setup_agree(repository, metadata):
     extras = metadata["options.extras_require"]
     options = metadata["options"]["install_requires"] + extras["dev"]
     assert [line for line in pip if not line.startswith("--editable")] == options.split()
-    assert set(" ".join(extras.values()).split()) <= set(options.split())  # whatever is optional is tested
+    assert set(" ".join(extras.values()).split()) <= set(options.split())  # all extras are tested
     (python,) = [entry for entry in environment["dependencies"] if str(entry).startswith("python>=")]
     assert python.removeprefix("python") == metadata["options"]["python_requires"]
 
@@ -48,7 +48,7 @@ def test_the_installed_command_works():
 
 
 def make(repository, *arguments, **environment):
-    """A dry run that pretends the environment is installed."""
+    """Return the commands of a dry run of make, as if the environment were installed."""
     command = ["make", "--dry-run", "--old-file=.venv/installed", *arguments]
     return subprocess.run(
         command, cwd=repository, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": "", **environment}
@@ -94,7 +94,7 @@ def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, 
         lines = make(tmp_path, "eval-mnist", "ARGS=--data.num_mixtures=3").stdout.splitlines()
         (command,) = [line for line in lines if "bin/lass predict" in line]
         assert ("--model.priors=pretrained/mnist/prior " in command) == expected
-        assert command.endswith(" --data.num_mixtures=3")  # after ours, so that it wins
+        assert command.endswith(" --data.num_mixtures=3")  # last, so that it takes precedence
     quoted = "--model.sampler='{class_path: lass.samplers.TopK}'"
     lines = make(tmp_path, "eval-mnist", f"ARGS={quoted}").stdout.splitlines()
     assert [line for line in lines if line.endswith(quoted) and "bin/lass predict" in line]
@@ -138,7 +138,7 @@ def test_help_lists_every_target(repository):
 
 
 def test_imports_point_one_way(repository):
-    """samplers, likelihood, priors and codecs know no Lightning and nothing above them; data knows none of them."""
+    """samplers, likelihood, priors and codecs do not import Lightning or higher layers; data imports none of them."""
     rooms = ["codecs", "priors", "likelihood", "samplers", "separation", "tasks"]
     models = {"codecs", "priors", "likelihood", "samplers"}
     allowed = {
@@ -190,12 +190,12 @@ def test_readme_commands_exist(repository, monkeypatch):
                 separate.parser().parse_args(shlex.split(line)[2:])
             elif "bin/lass import " in line:
                 import_models.parser().parse_args(shlex.split(line)[2:])
-            elif "bin/lass " in line:  # a misspelt option or class fails to parse
+            elif "bin/lass " in line:  # parsing fails for a misspelt option or class
                 ParseOnly(shlex.split(line)[1:])
 
 
 def test_readme_python_runs(repository, tmp_path, monkeypatch):
-    """Every Python example, in order, as one program beside a small separator and dataset."""
+    """Run all Python examples of the README in order, as one program, with a small separator and dataset."""
     import torch
 
     from lass import Separator, SparseCounts

@@ -1,4 +1,4 @@
-"""What is shipped: small, safe to read, the recipe of the experiment, and able to separate."""
+"""Shipped models: small, safe to load, equal in settings to the experiments, and able to separate."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_it_is_small_and_holds_nothing_but_safetensors_and_text(folder):
 
 
 def test_the_shipped_features_are_the_experiments_and_tell_mixtures_apart(folder, repository):
-    """A set of pictures is nearer to another of its kind than to their mixtures."""
+    """The Fréchet distance between two sets of images is smaller than the distance to their mixtures."""
     config = yaml.safe_load((repository / "experiments/celeba/separate.yaml").read_text())["model"]["init_args"]
     features = load_artifact(repository / config["features"], "features")
     made = yaml.safe_load((repository / "experiments/celeba/features.yaml").read_text())["model"]["init_args"]
     assert features.config == made["features"]["init_args"]
     torch.manual_seed(0)
-    # Smooth random pictures in place of faces, which cannot be shipped.
+    # Smooth random images replace faces, which cannot be shipped.
     pictures = torch.nn.functional.interpolate(torch.rand(400, 3, 4, 4), size=32, mode="bilinear")
     some, others = pictures.chunk(2)
     distances = FrechetDistances(features, ["others", "mixtures"])
@@ -71,7 +71,7 @@ def test_all_parts_belong_to_one_codec(folder):
 
 
 def drawn(*points, closed=False):
-    """A digit made of strokes, (1, 28, 28)."""
+    """Draw a digit from strokes, (1, 28, 28)."""
     canvas = Image.new("L", (280, 280))
     pen = ImageDraw.Draw(canvas)
     pen.ellipse(points, outline=255, width=26) if closed else pen.line(points, fill=255, width=26, joint="curve")
@@ -80,7 +80,7 @@ def drawn(*points, closed=False):
 
 
 def test_digits_that_are_not_of_mnist_come_apart(folder):
-    """With 128 candidates both are above 33 dB; the mixture itself is at 15 dB."""
+    """Drawn digits are separated: with 128 candidates both are above 33 dB, and the mixture itself is at 15 dB."""
     zero, seven = drawn(85, 55, 195, 225, closed=True), drawn(75, 70, 200, 70, 120, 230)
     separator = Separator.from_pretrained(folder)
     separator.sampler = SequentialMonteCarlo(128)
@@ -93,5 +93,5 @@ def test_the_picture_of_the_readme_comes_apart(folder, repository):
     separator = Separator.from_pretrained(folder)
     separator.sampler = SequentialMonteCarlo(128)
     estimates = separator.separate(read_image(repository / "docs" / "mixture.png")).estimates
-    assert estimates.flatten(1).std(dim=1).min() > 0.15  # neither is empty,
-    assert torch.corrcoef(estimates.flatten(1))[0, 1] < 0.6  # and they are not twice the same
+    assert estimates.flatten(1).std(dim=1).min() > 0.15  # neither is empty
+    assert torch.corrcoef(estimates.flatten(1))[0, 1] < 0.6  # the estimates differ

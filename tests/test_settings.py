@@ -1,4 +1,4 @@
-"""Settings and signals that make no sense are refused, in Python as from files."""
+"""Invalid settings and signals are rejected, in Python and from files."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_signals_far_outside_the_range_are_refused_and_those_just_outside_give_a
 
 
 class Diverging(NoRefinement):
-    """As a descent with too large steps."""
+    """Refinement that diverges, like a descent with too large steps."""
 
     def refine(self, latents, mixtures, codec):
         return super().refine(latents, mixtures, codec) * math.nan

@@ -1,7 +1,7 @@
-"""Worlds small enough to enumerate: the exact answers that samplers and Algorithm 1 are held against.
+"""Toy models that are small enough to enumerate, as exact references for the samplers and Algorithm 1.
 
-Everything here is written as literally as the formulas, one sequence at a time, and shares no code with `lass` but the
-container of the likelihood.
+The formulas are implemented literally, one sequence at a time, and share only the container of the likelihood with
+`lass`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Sequences = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class TablePrior:
-    """First-order Markov chain given as tables; one set of tables per class."""
+    """Prior that is a first-order Markov chain, given by one set of tables per class."""
 
     def __init__(self, initial: Tensor, transition: Tensor) -> None:
         self.initial, self.transition = initial, transition  # (classes, K), (classes, K, K)
@@ -55,7 +55,7 @@ def random_prior(generator: torch.Generator, num_codes: int, zeros: bool, num_cl
         weights = torch.rand(*shape, generator=generator) ** 2 + 0.01
         if zeros:
             weights = weights * (torch.rand(*shape, generator=generator) > 0.3)
-            weights[..., 0] += 0.05  # never a row of zeros
+            weights[..., 0] += 0.05  # so that no row is zero
         return weights / weights.sum(-1, keepdim=True)
 
     return TablePrior(table(num_classes, num_codes), table(num_classes, num_codes, num_codes))
@@ -63,7 +63,7 @@ def random_prior(generator: torch.Generator, num_codes: int, zeros: bool, num_cl
 
 @dataclass
 class World:
-    """Two priors and a dense likelihood P[first, second, mixture]."""
+    """Toy model: two priors and a dense likelihood P[first, second, mixture]."""
 
     priors: list[TablePrior]
     dense: Tensor  # (K, K, K)
@@ -78,8 +78,8 @@ class World:
         return SparseLikelihood(self.num_codes, first, second, mixture, self.dense[first, second, mixture].log())
 
     def separate(self, mixtures: list[list[int]], sampler: Sampler, device: str = "cpu", **options) -> Candidates:
-        """What Algorithm 1 finds on a device, on the CPU."""
-        moved = {id(prior): prior.to(device) for prior in self.priors}  # what is shared stays shared
+        """Run Algorithm 1 on a device, and return its candidates on the CPU."""
+        moved = {id(prior): prior.to(device) for prior in self.priors}  # a shared prior stays shared
         priors = [moved[id(prior)] for prior in self.priors]
         options = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in options.items()}
         found = separate_codes(
@@ -88,7 +88,7 @@ class World:
         return on_cpu(found)
 
     def log_step(self, past: Sequences, first: int, second: int, mixture: int, weight: float, labels=(0, 0)) -> float:
-        """log p(first | past) + log p(second | past) + λ log P[first, second, mixture], by the book."""
+        """Compute log p(first | past) + log p(second | past) + λ log P[first, second, mixture]."""
         log_likelihood = self.dense[first, second, mixture].item()
         if log_likelihood == 0:
             return -math.inf
@@ -99,7 +99,7 @@ class World:
         return total
 
     def log_posterior(self, codes: Sequences, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> float:
-        """Unnormalised log posterior of whole sequences."""
+        """Compute the unnormalised log posterior of a pair of whole sequences."""
         total = sum(p.log_probability(z, c) for p, z, c in zip(self.priors, codes, labels, strict=True))
         for a, b, m in zip(*codes, mixture, strict=True):
             probability = self.dense[a, b, m].item()
@@ -107,7 +107,7 @@ class World:
         return total
 
     def all_posteriors(self, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> dict[Sequences, float]:
-        """Log posterior of every pair of sequences that is possible at all."""
+        """Compute the log posterior of every pair of sequences with non-zero probability."""
         sequences = list(itertools.product(range(self.num_codes), repeat=len(mixture)))
         scores = {
             pair: self.log_posterior(pair, mixture, weight, labels) for pair in itertools.product(sequences, repeat=2)
@@ -117,7 +117,10 @@ class World:
     def stepwise_distribution(
         self, mixture: list[int], keep: int | None = None, temperature: float = 1.0, weight: float = 1.0
     ) -> dict[Sequences, float]:
-        """What drawing position by position draws from: each step normalised by itself, over its `keep` best pairs."""
+        """Compute the distribution of sampling position by position.
+
+        The posterior of each step is normalised over its `keep` best pairs.
+        """
         beginnings: dict[Sequences, float] = {((), ()): 1.0}
         for m in mixture:
             longer: dict[Sequences, float] = {}
@@ -139,7 +142,7 @@ class World:
 
 
 def on_cpu(candidates: Candidates) -> Candidates:
-    """The same candidates; everything that Algorithm 1 found has to lie on one device."""
+    """Move candidates to the CPU, after a check that all their tensors are on one device."""
     found = {name: x for name, x in vars(candidates).items() if x is not None}
     assert len({x.device for x in found.values()}) == 1
     return Candidates(**{name: x.cpu() for name, x in found.items()})
@@ -148,18 +151,18 @@ def on_cpu(candidates: Candidates) -> Candidates:
 def random_world(
     seed: int, num_codes: int = 3, zeros: bool = False, shared: bool = False, num_classes: int = 1
 ) -> World:
-    """Random priors and a random likelihood, with impossible steps if `zeros`."""
+    """Draw a toy model with random tables; `zeros` adds steps of probability zero."""
     generator = torch.Generator().manual_seed(seed)
     first = random_prior(generator, num_codes, zeros, num_classes)
     second = first if shared else random_prior(generator, num_codes, zeros, num_classes)
     dense = torch.rand(num_codes, num_codes, num_codes, generator=generator) + 0.02
     if zeros:
         dense = dense * (torch.rand(dense.shape, generator=generator) > 0.4)
-        dense[0, 0] += 0.02  # some pair is always left
+        dense[0, 0] += 0.02  # at least one pair stays possible
     dense = dense / dense.sum(-1, keepdim=True).clamp(min=1e-9)
     return World([first, second], dense)
 
 
 def as_sequences(codes: Tensor) -> Sequences:
-    """(S, T) to nested tuples."""
+    """Convert codes (S, T) to nested tuples."""
     return tuple(tuple(row) for row in codes.tolist())

@@ -1,4 +1,4 @@
-"""Trainings of every stage that take seconds, on images of noise."""
+"""Small trainings of every stage on images of noise, which take seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_CODES = 6
 
 
 class Noise(ImageDataModule):
-    """48 images to train on and 12 held out."""
+    """Data module of noise: 48 training and 12 validation images."""
 
     def __init__(self, batch_size: int = 10, pairs: bool = False, num_workers: int = 0) -> None:
         super().__init__(batch_size, pairs, num_validation=12, num_workers=num_workers)
@@ -32,7 +32,7 @@ class Noise(ImageDataModule):
 
 
 class StopBefore(Callback):
-    """Ends a training before its batch with that number of optimizer steps behind it."""
+    """Ends a training at the start of the batch that follows a given number of optimizer steps."""
 
     def __init__(self, step, how):
         self.step, self.how = step, how
@@ -43,18 +43,18 @@ class StopBefore(Callback):
 
 
 def codec_folder(folder: Path) -> str:
-    """A codec for the stages after the first."""
+    """Save an untrained codec for the later stages, and return its folder."""
     path = folder / "codec-before"
     if not path.exists():
         torch.manual_seed(3)
         codec = ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4)
-        codec.quantizer.codebook.mul_(0.3)  # so that all codes occur
+        codec.quantizer.codebook.mul_(0.3)  # smaller vectors, so that all codes occur
         codec.save_pretrained(path)
     return str(path)
 
 
 def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
-    """Module and data."""
+    """Return the LightningModule and the data module of a stage."""
     if stage == "codec":
         return VQVAETraining(ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4), **options), Noise(
             num_workers=num_workers
@@ -68,7 +68,7 @@ def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
 
 
 def fit(stage, root, *callbacks, ckpt_path=None, seed=0, num_workers=0, options=None, codec=None, **trainer_options):
-    """Train in `root`; returns the module and the trainer."""
+    """Train a stage in the folder `root`; return the module and the trainer."""
     codec = codec or codec_folder(Path(root).parent)
     seed_everything(seed, verbose=False)
     module, data = stage_of(stage, codec, num_workers, **(options or {}))

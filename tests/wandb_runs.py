@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases in tests."""
+"""Helper for Weights & Biases runs in tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import wandb
 def finish_run() -> None:
     """End the current run and wait until its log is on disk.
 
-    `wandb.finish` returns as soon as the service has been told; `wandb.teardown` waits until the service has ended.
+    `wandb.finish` returns before the service has written the log; `wandb.teardown` waits until the service has ended.
     """
     wandb.finish()
     wandb.teardown()

@@ -1,4 +1,4 @@
-"""LASS: separate mixtures with generative models that were trained on single sources only.
+"""LASS: source separation with autoregressive priors that are trained on single sources only.
 
 Source: Postolache et al., "Latent Autoregressive Source Separation", AAAI 2023 (arXiv:2301.08562).
 """

@@ -1,7 +1,7 @@
-"""Artefacts on disk: what a stage leaves for the next one, as safetensors plus JSON that can rebuild itself.
+"""Artefacts on disk: modules and tensors that one stage saves for the next, as safetensors and JSON.
 
-Nothing is unpickled. A file names classes, but only classes that were registered by code which is already imported can
-be built from it, so reading a stranger's folder runs none of the stranger's code.
+Nothing is unpickled. Files contain names of classes, but only classes registered by code that is already imported are
+instantiated. Loading an untrusted folder therefore executes no code from it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lass.errors import LassError, disk_error
 
 FORMAT = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-VERIFIED_BYTES = 2**30  # larger files, which stay mapped into memory, are not read as a whole when they are loaded
+VERIFIED_BYTES = 2**30  # larger files are memory-mapped and not verified by default, as this would read all of them
 
-#: What a constructor may raise for the values that a file gives it.
+#: Exceptions of a constructor that are attributed to invalid values from a file.
 BAD_VALUES = (
     ArithmeticError,
     AssertionError,
@@ -54,9 +54,9 @@ C = TypeVar("C", bound=type)
 
 
 def register(cls: C) -> C:
-    """Class decorator: lets saved folders name this class. Import your own module before loading what uses it."""
+    """Class decorator that allows a class in saved folders. Import the class's module before loading such a folder."""
     if _REGISTRY.setdefault(cls.__name__, cls) is not cls:
-        # A module that was reloaded defines its classes again; any other clash is a mistake.
+        # Reloading a module redefines its classes; any other duplicate name is an error.
         previous = _REGISTRY[cls.__name__]
         if (previous.__module__, previous.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"two components are called {cls.__name__}: {previous.__module__} and {cls.__module__}")
@@ -65,10 +65,10 @@ def register(cls: C) -> C:
 
 
 def describe(component: Any) -> dict[str, Any]:
-    """A registered dataclass as JSON-ready `{"class": name, **fields}`; `build` is the way back.
+    """Convert an instance of a registered dataclass to `{"class": name, **fields}` for JSON; inverted by `build`.
 
     Raises:
-        LassError: if it is no registered dataclass.
+        LassError: if its class is not a registered dataclass.
     """
     if not dataclasses.is_dataclass(component) or _REGISTRY.get(type(component).__name__) is not type(component):
         raise LassError(
@@ -80,10 +80,10 @@ def describe(component: Any) -> dict[str, Any]:
 
 
 def registered(name: object, source: Path) -> type:
-    """The class of that name.
+    """Return the registered class called `name`; `source` is the file that contains the name, for errors.
 
     Raises:
-        LassError: if there is none; it says how to make the class known.
+        LassError: if no class of this name is registered.
     """
     if not isinstance(name, str) or name not in _REGISTRY:
         raise LassError(
@@ -94,15 +94,15 @@ def registered(name: object, source: Path) -> type:
 
 
 def build(description: object, source: Path, protocol: type) -> Any:
-    """The inverse of `describe`: a registered dataclass from its JSON form.
+    """Build a registered dataclass from its JSON form; the inverse of `describe`.
 
     Args:
-        description: `{"class": name, **fields}`.
-        source: the file that the description was read from, for errors.
-        protocol: that the component must implement, checked before anything is built.
+        description: Dictionary `{"class": name, **fields}`.
+        source: Path of the file with the description, for errors.
+        protocol: Protocol that the class must implement; checked before the class is instantiated.
 
     Raises:
-        LassError: if the class is unknown, no such component, or refuses its fields.
+        LassError: if the class is unknown, does not implement the protocol, or rejects its fields.
     """
     if not isinstance(description, Mapping):
         raise LassError(f"{source} does not describe a {protocol.__name__}: expected a JSON object with its class.")
@@ -116,10 +116,10 @@ def build(description: object, source: Path, protocol: type) -> Any:
 
 
 def construct(component: type, arguments: object, source: Path) -> Any:
-    """`component(**arguments)`, with arguments from a file.
+    """Return `component(**arguments)` for arguments from the file `source`.
 
     Raises:
-        LassError: if the class refuses them; `source` is named.
+        LassError: if the class rejects the arguments; the message names `source`.
     """
     try:
         return component(**arguments)  # type: ignore[arg-type]
@@ -134,19 +134,19 @@ def construct(component: type, arguments: object, source: Path) -> Any:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, flush the file to disk and rename it at the end.
+    """Context manager for atomic writes: yield a temporary path, then flush that file to disk and rename it to `path`.
 
-    A run that is killed, or a disk that is full, leaves the old file whole, and no half-written one.
+    If the process is killed or the disk is full, `path` keeps its previous content.
 
     Raises:
-        LassError: if the file system does not take the file.
+        LassError: if the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask allows; safetensors would leave a file only its owner can read
+        mode = temporary.stat().st_mode  # from the umask; safetensors makes files that only the owner can read
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
@@ -164,7 +164,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def missing(path: Path, what: str) -> LassError:
-    """The error for an artefact that is not there, with the command that makes it when `path` is a run's."""
+    """Return the error for a missing artefact, with the command that creates it if `path` is in a run's folder."""
     command = _command(path)
     hint = f"make it with `{command}`" if command else "make it with the stage before this one"
     return LassError(f"There is no {what} at {path}: {hint}, or name another one.")
@@ -181,11 +181,11 @@ def _command(path: Path) -> str | None:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write one safetensors file, whole or not at all, with a checksum of its tensors; `metadata` becomes JSON."""
+    """Write a safetensors file atomically, with a checksum of the tensors and with `metadata` as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     facts = {"format": FORMAT, "checksum": fingerprint(tensors), **metadata}
     stored: set[int] = set()
-    for name, tensor in tensors.items():  # safetensors refuses shared memory, which tied weights have
+    for name, tensor in tensors.items():  # safetensors rejects tensors with shared memory (tied weights)
         memory = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if memory in stored else tensor
         stored.add(memory)
@@ -194,16 +194,19 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
 
 
 def load_tensors(path: str | Path, what: str, verify: bool | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file of `save_tensors`: tensors, mapped into memory, and metadata.
+    """Load a file of `save_tensors`.
 
     Args:
-        path: of the file.
-        what: it should hold, for errors.
-        verify: compare the tensors with the checksum that was stored with them, and refuse numbers that are not
-            finite. This reads the whole file; default: only up to 1 GiB (`VERIFIED_BYTES`).
+        path: Path of the file.
+        what: Noun for the expected content, for errors.
+        verify: Whether to compare the tensors with their stored checksum and to reject non-finite values, which reads
+            the whole file; default only for files up to 1 GiB (`VERIFIED_BYTES`).
+
+    Returns:
+        The memory-mapped tensors by name, and the metadata.
 
     Raises:
-        LassError: if the file is missing, truncated, not ours, or damaged.
+        LassError: if the file is missing, truncated, damaged, or not in the format of `save_tensors`.
     """
     path = Path(path)
     if not path.is_file():
@@ -224,14 +227,14 @@ def load_tensors(path: str | Path, what: str, verify: bool | None = None) -> tup
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise LassError if one of the tensors holds NaN or infinity; `source` is named."""
+    """Raise LassError if one of the tensors contains NaN or infinity; the message names `source`."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise LassError(f"{source} holds NaN or infinite numbers in {name}: expected finite ones only.")
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object, with errors that say what it was meant to be."""
+    """Read a JSON object; `what` is a noun for the expected content, for errors."""
     if not path.is_file():
         raise missing(path, what)
     try:
@@ -244,16 +247,17 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def fingerprint(part: nn.Module | Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that identify tensors, or a module.
+    """Hash tensors or a module to sixteen hexadecimal digits.
 
-    They change with every weight and buffer, and for an Artifact also with its class and every constructor argument
-    that differs from its default. (Without the defaults, so that a new argument does not change known fingerprints.)
+    The fingerprint depends on all weights and buffers; for an Artifact also on its class and on the constructor
+    arguments that differ from their defaults. (Defaults are excluded, so that adding an argument to a class does not
+    change existing fingerprints.)
     """
     if isinstance(part, Artifact):
         return _digest(part.state_dict(), type(part), part.config)
@@ -279,7 +283,7 @@ def _digest(
 
 @dataclasses.dataclass(frozen=True)
 class FileIdentity:
-    """A file as it was when it was read: still the same file with the same content while this is equal."""
+    """Identity of a file and of its content at one time, by which a later change of the file is detected."""
 
     device: int
     inode: int
@@ -288,14 +292,14 @@ class FileIdentity:
 
     @classmethod
     def of(cls, path: Path) -> FileIdentity:
-        """The identity of a file now."""
+        """Return the current identity of a file."""
         facts = path.stat()
         return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a part was loaded from, so that an unchanged one is linked instead of written again."""
+    """File that a module or likelihood was loaded from, so that saving it unchanged makes a hard link, not a copy."""
 
     path: Path
     identity: FileIdentity
@@ -303,16 +307,16 @@ class Origin:
 
     @classmethod
     def of(cls, path: str | Path, fingerprint: str) -> Origin:
-        """The origin of a part that was just read from `path`, with its fingerprint."""
+        """Return the origin of a module or likelihood that was just loaded from `path`, with its fingerprint."""
         path = Path(path).resolve()
         return cls(path, FileIdentity.of(path), fingerprint)
 
     def link(self, path: Path, fingerprint: str) -> bool:
-        """Make `path` a hard link to the file, and return whether that was possible.
+        """Make `path` a hard link to the file, and return whether this succeeded.
 
-        It is not if the content that is to be saved has another fingerprint, the file was replaced since it was read,
-        or `path` is on another disk. Files are only ever replaced as a whole (`atomic_write`), so neither name of a
-        linked file can change what the other one holds.
+        It fails if the content to be saved has another fingerprint, if the file was replaced since it was loaded, or
+        if `path` is on another file system. A link is safe because files are only replaced as a whole (`atomic_write`),
+        which does not affect their other names.
         """
         try:
             if fingerprint != self.fingerprint or FileIdentity.of(self.path) != self.identity:
@@ -322,7 +326,7 @@ class Origin:
             temporary.unlink(missing_ok=True)
             os.link(self.path, temporary)
             os.replace(temporary, path)
-            temporary.unlink(missing_ok=True)  # still there if both names were the same file already
+            temporary.unlink(missing_ok=True)  # os.replace keeps it if both names are already one file
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
                 raise
@@ -347,26 +351,26 @@ class Savable(Protocol):
 
 
 class Artifact(nn.Module):
-    """A module that can be saved to a folder (safetensors + JSON) and rebuilt from that folder alone.
+    """Base class of modules that are saved to a folder (safetensors and JSON) and rebuilt from that folder alone.
 
-    Subclasses are registered, keep their constructor's arguments in `self.config`, and set `kind`: "codec", "prior"
-    or "features". Their constructors also run on torch's "meta" device, where `load_artifact` compares the sizes that
-    a folder claims with the weights in it, before any memory is taken.
+    A subclass must be registered (`register`), store its constructor's arguments in `self.config`, and set `kind` to
+    "codec", "prior" or "features". Its constructor must also run on torch's "meta" device, on which `load_artifact`
+    compares the sizes in the config with the stored weights before it allocates memory.
     """
 
     kind: str
-    #: Weights stay in the file they are read from, mapped into memory, and keep its data type. For large modules, whose
-    #: constructors do nothing but fill what the file replaces; so a subclass has to say it again.
+    #: Whether loaded weights stay memory-mapped, in the data type of the file. For large modules whose constructor
+    #: only initialises tensors that the file replaces; not inherited, so every such subclass must set it.
     mapped: ClassVar[bool] = False
     config: dict[str, Any]
-    #: Fingerprint of the codec whose codes this module was made for; None where it is a codec or was never trained.
+    #: Fingerprint of the codec whose codes this module was trained on; None for a codec and for an untrained module.
     codec_fingerprint: str | None = None
     _origin: Origin | None = None
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json` and `model.safetensors` into `folder` and return it.
+        """Write `config.json` and `model.safetensors` to `folder`, and return `folder`.
 
-        Weights that were loaded and have not changed are hard-linked where they lie on the same disk.
+        Unchanged weights that were loaded from the same file system are hard-linked instead of copied.
         """
         folder, own = Path(folder), fingerprint(self)
         facts = {
@@ -382,21 +386,21 @@ class Artifact(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Artifact:
-        """Rebuild a module from its folder; see `load_artifact`."""
+        """Load a module of this kind from its folder; see `load_artifact`."""
         return load_artifact(folder, cls.kind)
 
 
 def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> Artifact:
-    """Rebuild the module that `save_pretrained` wrote, in eval mode on the CPU.
+    """Load a module saved by `save_pretrained`, in eval mode on the CPU.
 
     Args:
-        folder: of the module.
-        kind: that it must be of: "codec", "prior" or "features".
-        verify: compare weights and configuration with the fingerprint that was stored with them, and refuse weights
-            that are not finite. This reads the whole file; default: only up to 1 GiB (`VERIFIED_BYTES`).
+        folder: Folder of the module.
+        kind: Required kind of module: "codec", "prior" or "features".
+        verify: Whether to compare weights and config with the stored fingerprint and to reject non-finite weights,
+            which reads the whole file; default only for files up to 1 GiB (`VERIFIED_BYTES`).
 
     Raises:
-        LassError: if the folder is missing, damaged, or holds another kind of module.
+        LassError: if the folder is missing, damaged, or contains another kind of module.
     """
     folder = Path(folder)
     source, path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
@@ -418,7 +422,7 @@ def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> 
                 f"with; make the {kind} again."
             )
         check_finite(tensors, path)
-    with torch.device("meta"):  # sizes in a file are claims: nothing is allocated for them
+    with torch.device("meta"):  # sizes in the config are not trusted yet, so no memory is allocated
         module = construct(component, config, source)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items()}:

@@ -1,4 +1,4 @@
-"""The exception for bad input, the checks that raise it, and failures of the file system as such errors."""
+"""LassError, the exception for bad input; checks that raise it; and its conversion from file-system errors."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import cast
 
 from safetensors import SafetensorError
 
-#: What to do about an error number; others are no matter of the disk, and may be mistakes of the program.
+#: Advice for each error number of the file system. Any other number is not reported as a LassError.
 _ADVICE = dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), "make room there, or choose another folder")
 _ADVICE |= dict.fromkeys(("EROFS", "EACCES", "EPERM"), "choose another folder, or change its permissions")
 _ADVICE |= dict.fromkeys(("EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"), "choose another folder")
 _ADVICE |= dict.fromkeys(("EIO", "ENXIO", "ESTALE", "ENODEV"), "check the disk, or choose another folder")
 ADVICE: dict[int, str] = {getattr(errno, name): advice for name, advice in _ADVICE.items() if hasattr(errno, name)}
 
-#: What PyTorch's writer of zip files says when it could not write; the system's own reason is lost in it.
+#: Messages of PyTorch's zip writer after a failed write; they do not contain the error of the operating system.
 TORCH_WRITER = re.compile(r"PytorchStreamWriter failed writing|inline_container\.cc|basic_ios::clear|iostream error")
 
-LARGEST = 1e300  # no setting is larger; an integer in a file may be too long to be converted or printed
+LARGEST = 1e300  # limit of all settings, because an integer from a file may be too long to be converted or printed
 
 
 class LassError(ValueError):
-    """Bad input, told in one sentence: what was expected, what came, what to do.
+    """Raised for bad input, with a message of one sentence: what was expected, what was given, what to do.
 
-    The command `lass` prints the sentence without a traceback and exits with status 1; in Python it is a `ValueError`.
+    The `lass` command prints the message without a traceback and exits with status 1. In Python it is a `ValueError`.
     """
 
 
@@ -45,11 +45,11 @@ def check_number(
     """Raise LassError unless a setting is a finite number within its limits.
 
     Args:
-        name: of the setting, as the user writes it.
-        value: that was given.
-        at_least, above: lower limit, included or excluded.
-        at_most, below: upper limit, included or excluded.
-        whole: whether it must be an integer. True and False are never numbers.
+        name: Name of the setting, as written by the user.
+        value: Value of the setting. Booleans are not numbers.
+        at_least, above: Inclusive or exclusive lower limit.
+        at_most, below: Inclusive or exclusive upper limit.
+        whole: Whether the value must be an integer.
 
     Example:
         >>> check_number("num_candidates", 0, at_least=1, whole=True)
@@ -76,7 +76,7 @@ def check_number(
 
 
 def check_sizes(most: int, **sizes: object) -> None:
-    """Raise LassError unless all of these settings are integers from 1 to `most`."""
+    """Raise LassError unless all settings in `sizes` are integers from 1 to `most`."""
     for name, size in sizes.items():
         check_number(name, size, at_least=1, at_most=most, whole=True)
 
@@ -88,11 +88,11 @@ def check_flag(name: str, value: object) -> None:
 
 
 def path_component(name: object, source: str | Path) -> str:
-    """`name` if it can be one component of a path on any system.
+    """Return `name` if it is valid as one component of a path on all operating systems.
 
     Args:
-        name: read from a file that may come from a stranger.
-        source: the file, for the error.
+        name: Name from a file that is not trusted.
+        source: Path of that file, for errors.
 
     Raises:
         LassError: if the name is empty, not text, longer than 100 characters, begins with a dot, or contains a path
@@ -112,11 +112,11 @@ def path_component(name: object, source: str | Path) -> str:
 
 
 def disk_error(error: BaseException | None, path: str | Path) -> LassError | None:
-    """The sentence for an exception of the file system, or None if it is another one.
+    """Convert a file-system error to a LassError; return None for any other exception.
 
     Args:
-        error: of Python, of safetensors or of `torch.save`, or one that such an error led to.
-        path: what was being written, for errors that do not say it.
+        error: Exception of Python, of safetensors or of `torch.save`, or one that was raised from it.
+        path: Path that was being written, for errors without a path.
     """
     torch_failed = False
     while error is not None:
@@ -135,7 +135,7 @@ def disk_error(error: BaseException | None, path: str | Path) -> LassError | Non
                 f"written ({reason}): {ADVICE[number]}."
             )
         torch_failed |= isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)) is not None
-        # Any other exception while one of the disk was handled is a mistake of its own.
+        # Follow `__context__` for torch's writer only: elsewhere an exception during handling is a separate mistake.
         error = error.__cause__ or (error.__context__ if torch_failed else None)
     if torch_failed:
         return LassError(f"{path} could not be written whole: make room there, or choose another folder.")

@@ -1,4 +1,4 @@
-"""Mistakes at the command line, failures of the disk, Ctrl-C: one sentence each; and one run at a time in a folder."""
+"""Bad command lines, disk errors and Ctrl-C give one sentence each; a folder is locked for one run at a time."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ STAGES = {
 
 
 def command(stage, *options):
-    """A stage's command line, with its own config."""
+    """Return the command line of a stage with its config in experiments/digits."""
     name = "predict" if stage == "separate" else "fit"
     return [name, "-c", str(REPOSITORY / STAGES[stage]), "--trainer.enable_progress_bar=false", *options]
 
 
 def sentence_of(arguments):
-    """What the command says as it ends with status 1."""
+    """Return the sentence that the command prints before it exits with status 1."""
     with pytest.raises(SystemExit) as error:
         main(list(arguments))
     said = str(error.value)
@@ -55,7 +55,7 @@ def sentence_of(arguments):
 @pytest.mark.parametrize(
     ("stage", "option", "words"),
     [
-        # typing errors in names
+        # misspelt names
         ("separate", "--model.likelyhood_weight=1", "did you mean --model.likelihood_weight?"),
         ("separate", "--model.sampler.init_args.num_candidate=3", "did you mean --model.sampler.num_candidates?"),
         ("separate", "--model.sampler.num_candidats=3", "did you mean --model.sampler.num_candidates?"),
@@ -89,7 +89,7 @@ def sentence_of(arguments):
         ("vqvae", "--model=os.system", "must be a class path (LightningModule) or null, not os.system"),
         ("vqvae", "--model=nothing.at.All", "the class nothing.at.All, which does not exist"),
         ("vqvae", "--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.EarlyStoppin}]", "EarlyStopping?"),
-        # values of other types
+        # values of the wrong type
         ("separate", "--data.num_mixtures=1.5", "--data.num_mixtures must be an integer or null, not 1.5."),
         ("separate", "--data.predict_split=tset", "--data.predict_split must be test or validation, not tset."),
         ("separate", "--model.likelihood_weight=high", "--model.likelihood_weight must be a number, not high."),
@@ -111,7 +111,7 @@ def sentence_of(arguments):
         ("likelihood", "--model.latents=2", "--model.latents must be true or false, not 2."),
         ("likelihood", "--data.num_workers=two", "--data.num_workers must be an integer, not two."),
         ("features", "--model.warmup_steps=1.5", "--model.warmup_steps must be an integer, not 1.5."),
-        # values that are missing or make no sense
+        # missing or invalid values
         ("vqvae", "--model=lass.tasks.PriorTraining", "needs --model.prior"),
         ("prior", "--trainer.max_epochs", "--trainer.max_epochs: expected one argument"),
         ("prior", "stray", "'stray' is no option"),
@@ -188,7 +188,7 @@ def test_a_config_that_cannot_be_used_is_one_sentence(tmp_path, content, words):
 
 
 def write_checkpoint(path, kind):
-    """A file that is no checkpoint to go on from."""
+    """Write a file that is not a valid checkpoint."""
     if kind == "dangerous":
         torch.save({"state_dict": {}, "x": Dangerous(str(path.with_name("ran")))}, path)
     elif kind == "tensors":
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, kind, words):
 
 
 def test_a_checkpoint_names_no_classes(tmp_path, monkeypatch):
-    """Lightning would build the model that the hyperparameters in a checkpoint name."""
+    """Class paths in a checkpoint's hyperparameters, which Lightning would instantiate, are ignored."""
     seen = []
     monkeypatch.setattr(
         stages.LassCLI, "instantiate_classes", lambda self: seen.append(self.config.fit.model.class_path)
@@ -319,7 +319,7 @@ def test_a_file_in_place_of_the_runs_folder_is_one_sentence(chain, stage):
 
 @contextmanager
 def held_by_another_process(path):
-    """A lock on a file that a process holds until it is killed."""
+    """Context in which another process holds a lock on a file, until it is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     code = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); "
     other = subprocess.Popen([sys.executable, "-S", "-c", code + "time.sleep(600)", path], stdout=subprocess.PIPE)
@@ -339,7 +339,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(tmp_path,
         assert "Another run is going on in run" in sentence_of(command("vqvae", "--trainer.default_root_dir=run"))
         assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
     with locked(folder), pytest.raises(LassError, match="Another run"), locked(folder):
-        pass  # the first process was killed; now this one has the folder, once
+        pass  # the first process was killed, so the folder can be locked
     with locked(folder):
         pass
 
@@ -365,14 +365,14 @@ def test_a_dry_run_leaves_nothing_in_the_runs_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sigint():
-    """Lightning stops listening to it."""
+    """Restore the handler of SIGINT, which Lightning replaces."""
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def interrupted(*args, **kwargs):
-    """Ctrl-C while something runs."""
+    """Replacement for a function, as if Ctrl-C were pressed in it."""
     raise KeyboardInterrupt
 
 
@@ -409,7 +409,7 @@ def test_a_predict_that_was_stopped_says_that_it_goes_on(chain, repository, monk
 
 
 def test_true_precisions_separate_as_float32_does(chain, repository):
-    """All computing stays in float32, so they are the same numbers."""
+    """Results agree with those of float32, because all computation stays in float32."""
     few = [
         "--data.num_mixtures=2",
         "--model.sampler.num_candidates=8",
@@ -425,15 +425,15 @@ def test_true_precisions_separate_as_float32_does(chain, repository):
         assert results.read(0)[0]["estimates"].dtype == torch.float32
         separator = Separator.from_pretrained(f"{folder}/separator")
         assert {x.dtype for x in separator.codec.parameters()} == {torch.float32}
-        # float32 in the same order of operations; a thousandth of a dB leaves room for another number of threads
+        # Identical float32 operations; the tolerance of 0.001 dB allows for another number of threads.
         assert rows[precision] == pytest.approx(rows["32-true"], abs=1e-3)
 
 
-# What a separator's folder may do
+# Untrusted separator folders
 
 
 def hostile(value):
-    """Every place of a JSON document in which a class or function could be named, with another name in it."""
+    """Iterate over copies of a JSON document, each with a hostile name in one place that names a class or function."""
     if isinstance(value, dict):
         for key, inner in value.items():
             for changed in hostile(inner):
@@ -461,7 +461,7 @@ HOSTILE = (
 
 
 def test_a_separators_folder_imports_and_runs_nothing(chain, tmp_path, monkeypatch):
-    """Names of functions, of modules that are not imported yet, and of classes of another kind."""
+    """Names of functions, of modules that are not imported yet, and of classes of another kind are rejected."""
     (tmp_path / "hostile_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Class: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for function in ("system", "popen"):

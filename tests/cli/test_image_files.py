@@ -1,4 +1,4 @@
-"""Image files in and out, and `lass separate` over them."""
+"""Reading and writing image files, and `lass separate` on them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def save(path, pixels, mode=None):
 def test_written_images_are_read_back(tmp_path, channels):
     image = torch.randint(256, (channels, 5, 7)) / 255
     write_image(tmp_path / "image.png", image)
-    assert torch.equal(read_image(tmp_path / "image.png"), image)  # a division of integers is rounded alike everywhere
-    with Image.open(tmp_path / "image.png") as opened:  # what others read is the same
+    assert torch.equal(read_image(tmp_path / "image.png"), image)  # integer / 255 is exactly reproducible
+    with Image.open(tmp_path / "image.png") as opened:  # Pillow reads the same values
         assert np.array_equal(np.asarray(opened), (image * 255).round().byte().movedim(0, -1).squeeze(-1).numpy())
 
 
@@ -58,7 +58,7 @@ def test_files_that_are_no_such_image_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (3, 4))).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:50])
-    Image.fromarray(np.full((3, 4), 40, dtype=np.uint16)).save(tmp_path / "deep.png")  # would pass for 8 bits
+    Image.fromarray(np.full((3, 4), 40, dtype=np.uint16)).save(tmp_path / "deep.png")  # values below 256
     Image.fromarray(np.full((3, 4, 3), 9, dtype=np.uint8), "RGB").convert("LAB").save(tmp_path / "lab.tiff")
     for path, message in {
         tmp_path / "nowhere.png": "There is no file",
@@ -85,7 +85,7 @@ def separator_folder(tmp_path_factory):
     counts.add(*torch.randint(4, (3, 500)))
     prior = TransformerPrior(4, 4, dim=8, num_layers=1, num_heads=1, num_classes=3, class_dropout=0.5).eval()
     for layer in (prior.start_embedding, prior.to_logits):
-        layer.weight.data.mul_(50)  # so that the class matters in a prior that was never trained
+        layer.weight.data.mul_(50)  # so that the class matters in an untrained prior
     separator = Separator(codec, prior, counts.likelihood(), Ancestral(1), refinement=LatentDescent(5))
     return separator.save_pretrained(tmp_path_factory.mktemp("separator"))
 
@@ -112,7 +112,7 @@ def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_
     )
     assert "Estimates of 3 mixture(s)" in capsys.readouterr().out
     assert Image.open(out / "separations.png").size[0] > 300
-    # A file comes out as it does alone, and as it does in Python.
+    # The estimates of a file are equal in a folder, alone, and in Python.
     separate(two, "--separator", separator_folder, "--out", tmp_path / "alone")
     assert (tmp_path / "alone" / "b-1.png").read_bytes() == (out / "b-1.png").read_bytes()
     estimates = Separator.from_pretrained(separator_folder).separate(read_image(one)).estimates
@@ -179,7 +179,7 @@ def test_a_picture_that_fails_costs_no_estimates(separator_folder, tmp_path, mon
 
 
 def test_what_is_hidden_or_a_folder_does_not_stop_a_folder(tmp_path):
-    """macOS leaves `._a.png` beside `a.png` on foreign disks."""
+    """Hidden files and folders are skipped; macOS writes `._a.png` beside `a.png` on foreign file systems."""
     (image,) = mixtures(tmp_path, ["a"])
     (tmp_path / "._a.png").write_bytes(b"\0\5\26\7")
     (tmp_path / "more.png").mkdir()
@@ -212,7 +212,7 @@ def test_the_number_of_mixtures_is_that_of_distinct_files(separator_folder, tmp_
 def test_names_that_differ_by_case_are_refused_where_they_are_one_file(
     separator_folder, tmp_path, monkeypatch, ignores_case
 ):
-    """Such a file system is pretended: whether it is one is found out by a file's name in the other case."""
+    """A case-insensitive file system is simulated; it is detected by a file's name in the other case."""
     monkeypatch.setattr("lass.cli.separate._ignores_case", lambda folder: ignores_case)
     files = [*mixtures(tmp_path / "in", ["a"]), *mixtures(tmp_path / "other", ["A"])]
     arguments = [*files, "--separator", separator_folder, "--out", tmp_path / "out"]
@@ -227,7 +227,7 @@ def test_names_that_differ_by_case_are_refused_where_they_are_one_file(
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_a_stop_leaves_whole_files_only(separator_folder, tmp_path, monkeypatch, error):
-    """The third estimate stops half-way."""
+    """The third estimate fails half-way; the files before it are complete, and it leaves none."""
     save_image, saved = Image.Image.save, []
 
     def save_half(image, path, *arguments, **options):

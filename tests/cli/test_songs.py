@@ -1,4 +1,4 @@
-"""`lass separate` for songs, as its user would run it."""
+"""`lass separate` on songs, through the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_CODES = 5
 
 @pytest.fixture(scope="module")
 def separator(tmp_path_factory):
-    """Its folder."""
+    """Folder of a separator with an audio codec."""
     torch.manual_seed(0)
     codec = AudioVQVAE(8000, NUM_CODES, strides=(4, 2), width=8, latent_dim=4).eval()
     codec.quantizer.codebook.copy_(codec.encode_latents(0.3 * torch.randn(1, 1, 800))[0, :, ::20].T[:NUM_CODES])
@@ -59,7 +59,7 @@ def test_estimates_have_the_songs_rate_length_and_channels(separator, tmp_path, 
 
 
 def test_the_file_is_what_the_separator_gives(separator, tmp_path):
-    """Of half the song, because a codec's mixture is the mean of the sources, and a song is their sum."""
+    """The input of the separator is half of the song, because mixtures are means of sources and songs are sums."""
     path = song(tmp_path / "a.wav", 300)  # one window
     run(separator, tmp_path / "out", path)
     samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
@@ -109,7 +109,7 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(separator, tmp_path, cap
 
 
 def test_what_the_system_leaves_beside_a_song_is_one_sentence(separator, tmp_path):
-    """macOS keeps the properties of x.wav in ._x.wav on foreign disks."""
+    """A hidden file that is not audio gives one sentence; macOS writes ._x.wav beside x.wav on foreign file systems."""
     (tmp_path / "._a.wav").write_bytes(bytes.fromhex("00051607000200004d6163204f5320582020202020202020") + bytes(100))
     with pytest.raises(SystemExit, match=r"\._a\.wav is no audio file that can be read"):
         run(separator, tmp_path / "out", tmp_path / "._a.wav")
@@ -117,7 +117,7 @@ def test_what_the_system_leaves_beside_a_song_is_one_sentence(separator, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:The picture")
 def test_dollars_in_names_are_no_mathematics(separator, tmp_path):
-    """Estimates are complete, whatever the names of songs look like."""
+    """Estimates are complete if the name of a song contains `$`, which starts mathematics in matplotlib."""
     files = [song(tmp_path / name, 300) for name in ("Ba$$in.wav", "$a^b^c$.wav", r"\frac{.wav")]
     run(separator, tmp_path / "out", *files)
     for path in files:
@@ -137,7 +137,7 @@ def test_no_picture_costs_results(separator, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [soundfile.LibsndfileError(2), AssertionError()])
 @pytest.mark.parametrize("writes", [0, 3, 5])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(separator, tmp_path, monkeypatch, error, writes):
-    """While separating (2 files, 2 windows) and while the estimates are brought to the rate of the song."""
+    """The disk is full during separation (2 files, 2 windows) or during resampling of the estimates."""
     written, write = [], soundfile.SoundFile.write
 
     def until_full(file, data):
@@ -177,7 +177,7 @@ def test_an_interrupted_run_leaves_nothing(separator, tmp_path, monkeypatch):
 
 
 def test_long_songs_are_read_piece_by_piece(separator, tmp_path, monkeypatch):
-    """Never more than a window with what is around it, or a block that is written."""
+    """No read is longer than a window with its context, or than a block to be written."""
     lengths = []
     read = songs.read_segment
 

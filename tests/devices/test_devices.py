@@ -1,4 +1,4 @@
-"""What differs from device to device, the simulated one itself, and counting on several ranks."""
+"""Device-dependent numerics, the simulated device, and counting on several ranks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_running_sums_are_those_of_the_cpu(deterministic, device, request):
     values = torch.rand(3, 100)
     sums = running_sum(values.to(device))
     assert sums.device.type == device
-    torch.testing.assert_close(sums.cpu(), values.cumsum(-1), atol=1e-4, rtol=0)  # a hundred float32 terms below 1
+    torch.testing.assert_close(sums.cpu(), values.cumsum(-1), atol=1e-4, rtol=0)  # sums of 100 float32 terms below 1
 
 
 def test_scores_are_summed_in_double_precision_everywhere(device):
@@ -101,7 +101,7 @@ def test_frechet_distances_on_every_device(device):
         distances = FrechetDistances(ImageFeatures(num_features=8, width=8), ["a"]).to(each)
         distances.update(images[0].to(each), {"a": images[1].to(each) ** 2})
         found[each] = distances.compute()["a"]
-    assert found[device] == pytest.approx(found["cpu"], rel=1e-3)  # float32 features, and a difference of traces
+    assert found[device] == pytest.approx(found["cpu"], rel=1e-3)  # float32 features, and cancellation of traces
 
 
 def image_vqvae(device):
@@ -140,7 +140,7 @@ def features(device):
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.parametrize("loss", [image_vqvae, audio_vqvae, vqgan, jukebox, prior, features])
 def test_gradients_are_deterministic_on_every_device(loss, device):
-    """A step of every training, and of refinement through every decoder."""
+    """Tested on the loss of every training, and on refinement through every decoder."""
     value = loss(device)
     value.backward()
     assert value.device.type == device
@@ -149,7 +149,7 @@ def test_gradients_are_deterministic_on_every_device(loss, device):
 
 def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # Lightning sets it: give it back
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # Lightning sets it; restored after the test
     few = ["--trainer.deterministic=true", "--trainer.logger=false"]
     epochs = {"vqvae": "1", "prior": "1", "likelihood": "1"}
     try:
@@ -167,7 +167,7 @@ def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monke
 
 
 def counted(rank: int) -> SparseCounts:
-    """The first two ranks have counted different triples, some of them in common, and the third one none."""
+    """Return the counts of a rank: those of ranks 0 and 1 overlap in part, and rank 2 has none."""
     counts = SparseCounts(7, codec_fingerprint="a")
     if rank < 2:
         counts.add(*torch.randint(7, (3, 500 - 200 * rank), generator=torch.Generator().manual_seed(rank)))
@@ -175,7 +175,7 @@ def counted(rank: int) -> SparseCounts:
 
 
 def put_together(rank: int, folder: str) -> None:
-    """What one of three processes does."""
+    """Merge the counts of all ranks in one of three processes, and save them."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
     total = counted(rank).empty()
     for counts in of_all_ranks(counted(rank)):
@@ -194,7 +194,7 @@ def test_three_processes_hold_the_sum_of_what_they_counted(tmp_path):
 
 
 def test_ranks_send_tensors_of_the_device_that_counts(device, monkeypatch):
-    """NCCL knows no others; the second rank sends one triple."""
+    """Ranks broadcast tensors on the counting device, as NCCL supports no other; rank 1 sends one triple."""
     sent = [torch.tensor(1), torch.tensor([8]), torch.tensor([5])]
 
     def broadcast(tensor, src):
@@ -215,7 +215,7 @@ def test_ranks_send_tensors_of_the_device_that_counts(device, monkeypatch):
 
 
 def test_a_batch_of_padding_only_counts_nothing(chain):
-    """Whatever the codec makes of nothing: it is not asked."""
+    """An empty batch is skipped without calling the codec."""
     counting = LikelihoodCounting("runs/digits/vqvae/codec", latents=True)
 
     def unwanted(signal):

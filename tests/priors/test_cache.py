@@ -1,4 +1,4 @@
-"""The cache of a transformer whose sequences split, die and share beginnings, against the full pass."""
+"""Key/value cache under reordering of sequences, compared with the full pass of the transformer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ K, T = 5, 40
 
 @pytest.fixture(autouse=True)
 def _small_sizes(monkeypatch):
-    """So small that forty positions meet every case: the room is doubled, beginnings are shared, rows grow."""
+    """Shrink the cache's sizes, so that 40 positions cover growth of the room, sharing of prefixes and new rows."""
     monkeypatch.setattr(cache, "FIRST_ROOM", 4)
     monkeypatch.setattr(cache, "SHARE_FROM", 3)
 
@@ -28,17 +28,17 @@ def prior():
 
 
 def any_parents(num: int, generator: torch.Generator) -> torch.Tensor:
-    """Anything goes: other orders, more and fewer rows."""
+    """Draw arbitrary parents: any order, more or fewer rows."""
     return torch.randint(num, (int(torch.randint(1, 9, (), generator=generator)),), generator=generator)
 
 
 def few_parents(num: int, generator: torch.Generator) -> torch.Tensor:
-    """As in beam search: eight rows that continue two or three of those before."""
+    """Draw parents as in beam search: eight rows with two or three distinct parents."""
     return torch.randint(num, (3,), generator=generator)[torch.randint(3, (8,), generator=generator)].sort().values
 
 
 def no_parents(num: int, generator: torch.Generator) -> torch.Tensor:
-    """As in ancestral sampling: everybody stays."""
+    """Return identity parents, as in ancestral sampling."""
     return torch.arange(num)
 
 
@@ -52,14 +52,14 @@ def test_every_step_equals_the_full_pass(prior, choose, seed, device):
         log_prior = prior.step(state, codes[:, -1] if position else None)
         anything = codes.new_zeros(len(codes), 1)
         expected = prior(torch.cat([codes, anything], 1))[:, -1].log_softmax(-1)
-        # Two layers of sums of at most 64 float32 terms, in another order.
+        # Tolerance for two layers with sums of at most 64 float32 terms in another order.
         torch.testing.assert_close(log_prior.cpu(), expected.cpu(), atol=1e-4, rtol=1e-4)
         parents = choose(len(codes), generator).to(device)
         state = prior.select(state, parents)
         chosen = torch.randint(K, (len(parents), 1), generator=generator).to(device)
         codes = torch.cat([codes[parents], chosen], 1)
     if choose is few_parents:
-        assert state.cache.num_shared > T // 2  # eight rows with three parents each time soon have one ancestor
+        assert state.cache.num_shared > T // 2  # eight rows with three parents coalesce soon
 
 
 def filled_cache(num_rows: int, num_positions: int) -> KeyValueCache:
@@ -75,17 +75,17 @@ def test_only_what_must_move_is_moved(monkeypatch):
     monkeypatch.setattr(cache, "SHARE_FROM", 1000)
     one = filled_cache(10, 30)
     one.select(torch.arange(10))
-    assert one.num_moved == 0  # everybody stays
+    assert one.num_moved == 0  # identity parents
     one.select(torch.tensor([0, 0, 2, 3, 4, 5, 6, 7, 8, 9]))
-    assert one.num_moved == 30  # one row, all its past
+    assert one.num_moved == 30  # one row with its whole past
     rows = torch.zeros(10, 1, 4)
     for _ in range(5):
         one.attend(0, rows, rows, rows)
         one.advance()
     one.select(torch.tensor([1, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
-    assert one.num_moved == 30 + 5  # rows 0 and 1 have had the same past but for the last five positions
+    assert one.num_moved == 30 + 5  # rows 0 and 1 differ in the last five positions only
     one.select(torch.arange(6))
-    assert one.num_moved == 35  # dropping rows moves nothing
+    assert one.num_moved == 35  # dropping rows copies nothing
 
 
 def test_what_all_have_in_common_is_stored_once():
@@ -96,4 +96,4 @@ def test_what_all_have_in_common_is_stored_once():
     for _ in range(20):
         one.attend(0, rows, rows, rows)
         one.advance()
-    assert one._own.shape[2] * one._own.shape[4] < 50 * 40  # 20 positions of 50 rows, with some room; not 50 positions
+    assert one._own.shape[2] * one._own.shape[4] < 50 * 40  # about 20 of the 50 positions, for 50 rows

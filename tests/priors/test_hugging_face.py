@@ -1,4 +1,4 @@
-"""Language models of transformers as priors, against their own `generate` and their own pass without a cache."""
+"""Language models of transformers as priors, compared with their `generate` and their pass without a cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from lass.tasks import PriorTraining
 
 K, T, FIRST, START, CLASSES, VOCABULARY = 7, 6, 2, 1, 9, 13  # codes are the tokens 2…8, classes the tokens 9…11
 
-#: Log-probabilities reach 30, where float32 rounds to 2e-6; over some layers, with and without a cache, on other CPUs
-#: and with other BLAS libraries that grows to 1e-5. A wrong position, parent or class changes them by more than 1e-2.
+#: Tolerance of log probabilities. They reach 30, where float32 rounds to 2e-6; over several layers, with and without a
+#: cache, and across CPUs and BLAS libraries, the error grows to 1e-5. A wrong position, parent or class changes them by
+#: more than 1e-2.
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
 GPT2 = {"model_type": "gpt2", "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2}
@@ -36,13 +37,13 @@ LLAMA = {
     "num_key_value_heads": 2,
     "tie_word_embeddings": False,
 }
-MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": 3}  # its cache forgets
+MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": 3}  # its cache drops old positions
 SPECIAL = {"vocab_size": VOCABULARY, "bos_token_id": START, "eos_token_id": None, "pad_token_id": 0}
 CODES = {"num_codes": K, "num_positions": T, "first_token": FIRST}
 
 
 def tiny(fields, **others):
-    """Random weights, far from the initial near-uniform predictions; the tokens that are no codes are likely too."""
+    """Build a tiny model whose predictions are far from uniform, and give probability to tokens that are not codes."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**fields, **SPECIAL, **others)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -72,7 +73,7 @@ def cached_log_prior(prior, codes, condition=None):
 
 @torch.no_grad()
 def log_prior_of(model, codes, start=START):
-    """The model asked from the beginning for every position, without a cache: (B, T, K)."""
+    """Compute the log probabilities (B, T, K) without a cache, by a full pass for every position."""
     tokens = torch.cat([torch.full((len(codes), 1), start), codes + FIRST], 1)
     steps = [
         model(tokens[:, : s + 1], use_cache=False).logits[:, -1].float()[:, FIRST : FIRST + K].log_softmax(-1)
@@ -119,7 +120,7 @@ def test_cached_steps_equal_the_full_pass(prior, conditional):
 @pytest.mark.parametrize("num_before", [0, 1, 4])
 @pytest.mark.parametrize("parents", [[3, 3, 0, 1], [2], [0, 0, 1, 1, 2, 2, 3, 3], [0, 1], [0, 1, 2, 3]], ids=str)
 def test_the_cache_follows_its_parents(prior, parents, num_before):
-    """After no step, one, and more than a sliding window holds."""
+    """Reordering is tested after no step, one step, and more steps than the sliding window."""
     codes = random_codes(4, T)
     state = prior.start(4)
     for s in range(num_before):
@@ -168,7 +169,7 @@ def test_half_precision_gives_normalised_float32(fields, tmp_path):
     given = cached_log_prior(prior, codes)
     assert given.dtype == torch.float32
     torch.testing.assert_close(given.exp().sum(-1), torch.ones(3, T), atol=1e-5, rtol=0)  # bfloat16: 1e-3
-    torch.testing.assert_close(given, log_prior_of(prior.model, codes), atol=0.2, rtol=0)  # logits of 8 bits, up to 30
+    torch.testing.assert_close(given, log_prior_of(prior.model, codes), atol=0.2, rtol=0)  # 8-bit logits, up to 30
     again = load_prior(prior.save_pretrained(tmp_path))
     assert again.model.dtype == torch.bfloat16
     assert fingerprint(again) == fingerprint(prior)
@@ -179,13 +180,13 @@ def test_it_is_in_eval_mode_and_keeps_no_gradient():
     prior = HuggingFacePrior(tiny(GPT2, resid_pdrop=0.5).train(), **CODES)
     codes = random_codes(2, T)
     given = cached_log_prior(prior, codes)
-    torch.testing.assert_close(given, cached_log_prior(prior, codes), **CLOSE)  # no dropout
+    torch.testing.assert_close(given, cached_log_prior(prior, codes), **CLOSE)  # dropout is off
     assert not given.requires_grad
     assert isinstance(prior, Prior)
 
 
 class WithoutCache:
-    """The same probabilities, computed anew from the start token at every step."""
+    """Prior without a cache, which recomputes every step from the start token."""
 
     def __init__(self, model, num_codes=K):
         self.model, self.num_codes = model, num_codes
@@ -261,14 +262,14 @@ def test_what_is_not_tied_stays_apart(tmp_path):
 
 
 def test_a_saved_config_can_name_no_code(tmp_path, monkeypatch):
-    """A stranger's file that asks for attention kernels or a model class from the Hub."""
+    """Names of attention kernels and model classes on the Hub are removed from an untrusted config."""
     prior = HuggingFacePrior(tiny(LLAMA), **CODES)
     file = prior.save_pretrained(tmp_path) / "config.json"
     facts = json.loads(file.read_text())
     named = {"attn_implementation": "stranger/kernel", "_attn_implementation_internal": "stranger/kernel"}
     facts["config"]["model"].update(named, auto_map={"AutoModelForCausalLM": "stranger/code--model.Model"})
     file.write_text(json.dumps(facts))
-    again = load_artifact(tmp_path, "prior", verify=False)  # a stranger's fingerprint would be right
+    again = load_artifact(tmp_path, "prior", verify=False)  # an attacker would store a correct fingerprint
     assert type(again.model) is type(prior.model)
     assert "/" not in again.model.config._attn_implementation
     assert not hasattr(again.model.config, "auto_map")
@@ -283,7 +284,7 @@ def test_models_in_the_format_of_transformers_are_read(tmp_path):
     torch.testing.assert_close(cached_log_prior(prior, codes), expected, **CLOSE)
     half = HuggingFacePrior.from_folder(tmp_path, dtype="bfloat16", **CODES)
     assert half.model.dtype == torch.bfloat16
-    assert str(tmp_path) not in json.dumps(half.config)  # a machine's path is nobody's business
+    assert str(tmp_path) not in json.dumps(half.config)  # local paths are not saved
 
 
 def test_a_folder_can_name_no_code_either(tmp_path):
@@ -298,19 +299,19 @@ def test_a_folder_can_name_no_code_either(tmp_path):
 
 
 def test_the_cache_takes_what_was_foreseen(prior):
-    """All layers' keys and values, and one layer once more while it is replaced."""
+    """`bytes_for` counts the keys and values of all layers, and one layer twice for its replacement."""
     state, codes = prior.start(5), random_codes(5, T)
     for s in range(T):
         prior.step(state, codes[:, s - 1] if s else None)
     layers = [layer.keys.nbytes + layer.values.nbytes for layer in state.past.layers]
     foreseen = prior.bytes_for(5, T)
     assert sum(layers) + max(layers) <= foreseen
-    if not getattr(prior.model.config, "sliding_window", None):  # which forgets
+    if not getattr(prior.model.config, "sliding_window", None):  # drops old positions
         assert foreseen == sum(layers) + max(layers)
 
 
 def test_a_model_without_attention_says_nothing_of_its_memory_and_is_refused_or_right():
-    """Newer versions of transformers give some of them a cache in which sequences can be selected."""
+    """Newer versions of transformers give some of these models a cache that can be reordered."""
     fields = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
     prior = HuggingFacePrior(tiny(fields), **CODES)
     assert prior.bytes_for(5, T) == 0
@@ -385,7 +386,7 @@ def test_what_has_no_cache_or_cannot_be_rebuilt_is_refused(tmp_path):
 
 
 def test_it_can_learn_a_rule():
-    """Sequences that count upwards from a random start: the first code is free, all others follow."""
+    """The data counts upwards from a random start, so the first code is random and all others are determined."""
     torch.manual_seed(0)
     codes = (torch.arange(K)[:, None] + torch.arange(T)) % K
     sizes = {**GPT2, "n_embd": 32, "n_layer": 1, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

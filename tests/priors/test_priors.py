@@ -1,4 +1,4 @@
-"""The transformer's cache against its full pass, and what a prior promises."""
+"""TransformerPrior: cached steps compared with the full pass, and the contract of `Prior`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from lass.priors.transformer import rotate, rotation
 K, T = 7, 6
 
 
-#: Log-probabilities reach 30, where float32 rounds to 2e-6; over some layers, with and without a cache, on other CPUs
-#: and with other BLAS libraries that grows to 1e-5. A wrong position, parent or class changes them by more than 1e-2.
+#: Tolerance of log probabilities. They reach 30, where float32 rounds to 2e-6; over several layers, with and without a
+#: cache, and across CPUs and BLAS libraries, the error grows to 1e-5. A wrong position, parent or class changes them by
+#: more than 1e-2.
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
 
@@ -28,7 +29,7 @@ def prior(request):
     sizes = {"num_codes": K, "num_positions": T, "dim": 16, "num_layers": 2, "num_heads": 4}
     model = TransformerPrior(**sizes, positions=request.param).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # far from the initial near-uniform predictions
+        torch.nn.init.normal_(parameter, std=0.3)  # predictions far from uniform
     return model
 
 
@@ -103,7 +104,7 @@ def test_a_sequence_has_an_end(prior):
 
 
 def test_rotary_attention_depends_on_distances_only():
-    """The product of a query and a key, turned by their positions, is that of the same two further on."""
+    """The product of a rotated query and key is unchanged if both positions are shifted by the same number."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
 
@@ -113,13 +114,13 @@ def test_rotary_attention_depends_on_distances_only():
         ]
         return (turned[0] * turned[1]).sum().item()
 
-    assert product(3, 1) == pytest.approx(product(1002, 1000), abs=1e-3)  # angles of 1,000 round to 6e-5
+    assert product(3, 1) == pytest.approx(product(1002, 1000), abs=1e-3)  # float32 rounds angles of 1,000 to 6e-5
     assert product(3, 1) != pytest.approx(product(4, 1), abs=1e-2)
     assert product(5, 5) == pytest.approx((query * key).sum().item(), abs=1e-5)
 
 
 def test_positions_stay_apart_in_low_precision():
-    """Angles are not rounded, as bfloat16 would round 1,000 and 1,001 to one."""
+    """Angles are computed in float32, because bfloat16 rounds 1,000 and 1,001 to one value."""
     cos, sin = rotation(torch.tensor([1000, 1001]), 8, like=torch.zeros(1, dtype=torch.bfloat16))
     assert cos.dtype == torch.bfloat16
     angles = torch.atan2(sin.float(), cos.float())
@@ -153,7 +154,7 @@ def test_conditions_are_checked(prior, conditional):
 
 
 def test_one_prior_with_and_without_the_class():
-    """Class c is followed by c alone; without it, every code is equally likely."""
+    """Sequences of class c contain only code c; without a class, all first codes are equally likely."""
     torch.manual_seed(0)
     prior = TransformerPrior(3, 2, dim=16, num_layers=1, num_heads=1, dropout=0.0, num_classes=3, class_dropout=0.5)
     optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
@@ -168,7 +169,7 @@ def test_one_prior_with_and_without_the_class():
         known, unknown = (cached_log_prior(prior, codes[:3], labels) for labels in (torch.arange(3), None))
     assert known[range(3), 0, range(3)].exp().min() > 0.9
     assert (unknown[:, 0].exp() - 1 / 3).abs().max() < 0.1
-    assert unknown[range(3), 1, range(3)].exp().min() > 0.9  # the first code tells the class
+    assert unknown[range(3), 1, range(3)].exp().min() > 0.9  # the first code determines the class
 
 
 @torch.no_grad()
@@ -182,7 +183,7 @@ def test_saved_prior_predicts_the_same(conditional, tmp_path):
 
 
 def test_it_can_learn_a_rule():
-    """Sequences that count upwards from a random start: the first code is free, all others follow."""
+    """The data counts upwards from a random start, so the first code is random and all others are determined."""
     torch.manual_seed(0)
     codes = (torch.arange(K)[:, None] + torch.arange(T)) % K
     prior = TransformerPrior(num_codes=K, num_positions=T, dim=32, num_layers=1, dropout=0.0)
@@ -197,7 +198,7 @@ def test_it_can_learn_a_rule():
 
 
 def test_samples_follow_the_prior():
-    """Shares of all sequences of three codes, within four standard deviations of 20,000 samples; by class too."""
+    """Frequencies of all sequences of three codes, within four standard deviations of 20,000 samples; also by class."""
     prior = random_world(3, num_codes=3).priors[0]
     samples = sample_codes(prior, 20_000, 3, generator=torch.Generator().manual_seed(0))
     assert samples.shape == (20_000, 3)
@@ -208,8 +209,8 @@ def test_samples_follow_the_prior():
 
 
 def test_samples_have_the_class_that_was_asked_for(conditional):
-    """The first codes of 3,000 samples of each class, against the prior's own probabilities: four deviations."""
-    conditional.start_embedding.weight.data.mul_(10)  # so that the classes can be told apart
+    """Frequencies of first codes in 3,000 samples per class, within four standard deviations of the probabilities."""
+    conditional.start_embedding.weight.data.mul_(10)  # so that the classes are distinguishable
     classes = torch.arange(3).repeat(3000)
     codes = sample_codes(conditional, 9000, 1, classes, torch.Generator().manual_seed(0))[:, 0]
     with torch.no_grad():

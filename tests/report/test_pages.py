@@ -1,4 +1,4 @@
-"""What a run shows: its page in Weights & Biases, read back from the offline log, and in other loggers."""
+"""Logged content of every stage: in Weights & Biases, read back from the offline log, and in other loggers."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ PAGES = {
 
 @pytest.mark.parametrize("stage", SMALL)
 def test_the_page_of_every_stage_is_complete(chain, stage):
-    """Read back from the offline run: what a user sees, in named groups, findable, and with its direction."""
+    """The offline run has all scores in named groups, with tags and with directions."""
     run = read_offline_runs(chain / "runs" / "digits" / stage)[0]
     assert (run.group, run.job_type) == ("digits", stage)
     codec = fingerprint(load_codec("runs/digits/vqvae/codec"))
-    assert run.tags == ["digits", stage, f"codec-{codec}"]  # which finds all four
+    assert run.tags == ["digits", stage, f"codec-{codec}"]  # the tag shared by all four stages
     assert run.config["model"]["class_path"].startswith("lass.tasks.")
     page = PAGES[stage]
     assert page["directions"].items() <= run.directions.items()
-    assert set(run.directions) - {"val/nats_per_code_any_class"} <= set(run.history)  # a score of another prior
+    assert set(run.directions) - {"val/nats_per_code_any_class"} <= set(run.history)  # logged only with class dropout
     for key in page["numbers"]:
         assert isinstance(run.history[key][-1], float | int), key
     for key in page["histograms"]:

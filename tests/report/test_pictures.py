@@ -1,4 +1,4 @@
-"""Pictures with names from outside: shown as they are written, and never at the cost of results."""
+"""Figures with arbitrary names: the names are shown literally, and a failing figure does not lose results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from lass.report.figures import LONGEST_LABEL, image_grid, literal, picture
 
 NAMES = ["Ba$$in", "$a^b^c$", "$\\frac{", "a_b%c&d", "😀", "עברית", "x" * 200, "two\nlines", "tab\tnul\0"]
-NAMES.append(os.fsdecode(b"\xff\xfe"))  # of a file, in no encoding
+NAMES.append(os.fsdecode(b"\xff\xfe"))  # undecodable file name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +44,7 @@ def test_a_picture_that_fails_is_one_warning(tmp_path, failing):
         if failing == "make":
             raise RuntimeError("two\nlines")
         figure = Figure()
-        figure.text(0, 0, "$a^b^c$")  # noticed when it is drawn
+        figure.text(0, 0, "$a^b^c$")  # the invalid formula raises when the figure is drawn
         return figure
 
     (tmp_path / "picture.png").write_text("of an earlier run")
@@ -52,7 +52,7 @@ def test_a_picture_that_fails_is_one_warning(tmp_path, failing):
         assert not picture(make, tmp_path / "picture.png")
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
-    assert not list(tmp_path.iterdir())  # neither the earlier one nor half of this one
+    assert not list(tmp_path.iterdir())  # neither the earlier figure nor a partial new one
 
 
 def test_a_picture_can_be_stopped(tmp_path):

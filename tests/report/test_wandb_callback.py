@@ -1,4 +1,4 @@
-"""Tags, directions and lineage, on a run that only remembers what it is asked for; offline pages are in test_pages."""
+"""Tags, directions and lineage, on a fake online run that records its calls; offline runs are in test_pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lass.report.wandb_logger import WandbLogger
 
 
 class RememberingRun:
-    """In place of an online run."""
+    """Fake online run that records its calls."""
 
     group, disabled = "digits", False
 
@@ -38,7 +38,7 @@ class RememberingRun:
 
 
 class OneOfMany(Trainer):
-    """A process of a distributed run."""
+    """Trainer of one process of a distributed run."""
 
     is_global_zero, global_step = True, 7
 
@@ -46,13 +46,13 @@ class OneOfMany(Trainer):
 def trainer_of(run, tmp_path):
     logger = WandbLogger("digits", "prior", save_dir=str(tmp_path))
     logger._experiment = run
-    others = CSVLogger(tmp_path)  # must be left alone
+    others = CSVLogger(tmp_path)  # must not be used
     return OneOfMany(logger=[others, logger], enable_progress_bar=False, enable_checkpointing=False, accelerator="cpu")
 
 
 @pytest.fixture
 def parts(tmp_path):
-    """A codec's folder and a file of counts."""
+    """Paths of a codec's folder and of a file of counts."""
     codec = ImageVQVAE((1, 8, 8), num_codes=4, width=8, latent_dim=3)
     codec.save_pretrained(tmp_path / "codec")
     counts = SparseCounts(4, codec_fingerprint=fingerprint(codec))
@@ -62,7 +62,7 @@ def parts(tmp_path):
 
 
 def test_what_one_stage_made_is_what_the_next_one_used(parts, tmp_path):
-    """Told apart by content: the same files are one artifact, others of the same name a new version of it."""
+    """Artifacts are identified by content: equal files are one artifact, changed ones a new version of it."""
     making, using, changed = RememberingRun(), RememberingRun(), RememberingRun()
     WandbCallback({}, made=parts).on_fit_end(trainer_of(making, tmp_path), LightningModule())
     WandbCallback({}, used=parts).setup(trainer_of(using, tmp_path), LightningModule(), "fit")
@@ -102,7 +102,7 @@ def test_directions_and_the_tag_of_the_codec(tmp_path):
     step = "trainer/global_step"
     assert run.directions == {"val/loss": ("min", step), "val/psnr_db": ("max", step)}
     assert run.tags == ("digits", "prior", "codec-0123456789abcdef")
-    tag_codec(trainer, "fedcba9876543210")  # a better codec takes its place
+    tag_codec(trainer, "fedcba9876543210")  # a better codec replaces it
     assert run.tags == ("digits", "prior", "codec-fedcba9876543210")
 
 
@@ -138,7 +138,7 @@ def test_other_processes_leave_the_page_alone(parts, tmp_path):
 
 
 def test_long_histograms_put_neighbours_together(tmp_path):
-    """Weights & Biases takes 512 bins at most; nothing is lost, and edges stay edges."""
+    """Histograms are reduced to the 512 bins of Weights & Biases, with an unchanged total and a subset of the edges."""
     for num_bins, expected in ((512, 512), (513, 257), (2000, 500)):
         run = RememberingRun()
         log_histogram(trainer_of(run, tmp_path), "use", torch.arange(num_bins), torch.arange(num_bins + 1))

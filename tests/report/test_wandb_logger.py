@@ -1,4 +1,4 @@
-"""Weights & Biases without a question: which mode a run gets."""
+"""Mode of a Weights & Biases run (online, offline, disabled), which is chosen without prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lass.report.wandb_logger import WandbLogger, is_logged_in, is_reachable
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """A machine on which nobody has logged in."""
+    """Environment without credentials for Weights & Biases."""
     for name in (
         "WANDB_API_KEY",
         "WANDB_MODE",
@@ -72,7 +72,7 @@ def test_disabled_writes_nothing(monkeypatch, tmp_path):
 
 @pytest.fixture
 def silent_server():
-    """Address of a server that takes connections and never answers, and of one that is not there."""
+    """Addresses of a server that accepts connections without answering, and of one that does not exist."""
     with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
         addresses = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in (there, gone)]
         gone.close()
@@ -87,7 +87,7 @@ def test_a_server_is_reachable_if_it_takes_a_connection(silent_server, monkeypat
     assert not is_reachable("http://[not-an-address")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", there)
-    assert is_reachable("http://no-such-host.invalid", patience=30)  # the proxy looks for it
+    assert is_reachable("http://no-such-host.invalid", patience=30)  # resolved by the proxy
 
 
 def test_a_name_that_takes_long_to_look_up_is_not_waited_for(monkeypatch):
@@ -101,14 +101,14 @@ def test_a_name_that_takes_long_to_look_up_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", forever)
     assert not is_reachable("https://api.wandb.ai", patience=0.1)
     assert asked
-    assert not may_end.is_set()  # it still looks, and was not waited for
+    assert not may_end.is_set()  # the lookup is still running, and was not awaited
     may_end.set()
 
 
 def experiment_of(tmp_path, caplog):
-    """What a run that logs one number says, and the mode that it came to."""
+    """Log one number, and return the messages and the mode of the run."""
     logger = WandbLogger("digits", "prior", save_dir=str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()  # a logger that is never used leaves nothing
+    assert not (tmp_path / "run").exists()  # an unused logger writes nothing
     logger.log_metrics({"x": 1.0})
     mode = logger.experiment.settings.mode
     finish_run()

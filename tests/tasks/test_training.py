@@ -1,4 +1,4 @@
-"""The training stages: what a stop, a dry run, a divergence, a full disk or another precision leaves behind."""
+"""Training stages: files and weights after a stop, a dry run, a divergence, a full disk, or in another precision."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from lass.priors import TransformerPrior
 from lass.tasks import EncodedSources, PriorTraining, VQVAETraining
 from lass.tasks.checkpoints import AtomicCheckpointIO
 
-# 48 images in batches of 10 are five batches in an epoch; 30 steps are six epochs.
+# 48 images in batches of 10 are five batches per epoch; 30 steps are six epochs.
 EVERY_TWO_EPOCHS = {"max_epochs": 6, "check_val_every_n_epoch": 2}
 EVERY_FOUR_STEPS = {"max_steps": 30, "val_check_interval": 4, "check_val_every_n_epoch": None}
 NO_VALIDATION = {"max_epochs": 6, "limit_val_batches": 0}
 
 
 class Stopped(Exception):
-    """In place of whatever ends a process."""
+    """Raised by tests to end a training."""
 
 
 def stop():
@@ -49,12 +49,12 @@ def interrupt():
 
 
 def files_of(folder):
-    """Every file and its content."""
+    """Return the content of every file in a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_weights(module, other):
-    """Bit for bit: the same operations in the same order, on one thread of one machine."""
+    """Compare weights bitwise; this holds for identical operations in identical order on one thread of one machine."""
     weights, others = module.state_dict(), other.state_dict()
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -63,7 +63,7 @@ def assert_same_weights(module, other):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Modules of trainings that nothing stopped, made once each."""
+    """Function that returns the module of an uninterrupted training, cached by its options."""
     made = {}
 
     def of(stage, **options):
@@ -84,7 +84,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
     uninterrupted, stage, options, step, tmp_path
 ):
-    """From the checkpoint of the last validation, in a process with another seed and codes that are there already."""
+    """Resumed from the checkpoint of the last validation, with another process seed and existing encoded sources."""
     with pytest.raises(Stopped):
         fit(stage, tmp_path / "run", StopBefore(step, stop), **options)
     last = tmp_path / "run/checkpoints/last.ckpt"
@@ -101,7 +101,7 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
     "options", [EVERY_TWO_EPOCHS, EVERY_FOUR_STEPS, NO_VALIDATION], ids=["epochs", "steps", "never"]
 )
 def test_a_training_that_ended_early_is_continued(uninterrupted, options, step, tmp_path):
-    """Stopped as a time limit does, between two validations; its last checkpoint is of its last batch."""
+    """A training ended between two validations, as by a time limit, resumes from a checkpoint of its last batch."""
 
     class TimeIsUp(Callback):
         def on_train_batch_end(self, trainer, *arguments):
@@ -115,7 +115,7 @@ def test_a_training_that_ended_early_is_continued(uninterrupted, options, step, 
 
 
 def test_limited_epochs_are_continued(uninterrupted, tmp_path):
-    """Also after an epoch's last batch where no validation is due."""
+    """A training resumes also after the last batch of an epoch without validation."""
     options = {**EVERY_TWO_EPOCHS, "limit_train_batches": 3}
     fit("codec", tmp_path / "run", **{**options, "max_epochs": 3})
     resumed, _ = fit("codec", tmp_path / "run", ckpt_path=tmp_path / "run/checkpoints/last.ckpt", **options)
@@ -131,7 +131,7 @@ def test_processes_that_load_data_know_the_resumed_epoch(uninterrupted, tmp_path
 
 
 def test_a_killed_process_is_continued(uninterrupted, tmp_path):
-    """With SIGKILL, in the middle of an epoch."""
+    """A process killed by SIGKILL in the middle of an epoch can be resumed."""
     codec_folder(tmp_path)
     kill = "import os, sys, torch, trainings; torch.set_num_threads(1); " + (
         f"trainings.fit('prior', {str(tmp_path / 'run')!r}, trainings.StopBefore(18, lambda: os.kill(os.getpid(), 9)), "
@@ -148,7 +148,7 @@ def test_a_killed_process_is_continued(uninterrupted, tmp_path):
 
 @pytest.mark.parametrize("stage", TRAININGS)
 def test_validations_do_not_change_a_training(uninterrupted, stage):
-    """Neither their number nor the samples and views that they draw."""
+    """Weights depend neither on the number of validations nor on the random numbers drawn in them."""
     for options in (EVERY_TWO_EPOCHS, {**EVERY_TWO_EPOCHS, "num_sanity_val_steps": 0}):
         assert_same_weights(uninterrupted(stage, **options), uninterrupted(stage, **NO_VALIDATION))
 
@@ -160,7 +160,7 @@ def test_codes_that_were_there_before_change_nothing(uninterrupted, tmp_path):
 
 
 def test_other_seeds_give_other_weights(uninterrupted, tmp_path):
-    """Of batches and dropout, with equal initial weights."""
+    """The seed changes the order of batches and dropout; initial weights are equal."""
 
     class SameWeights(Callback):
         def on_fit_start(self, trainer, pl_module):
@@ -170,11 +170,11 @@ def test_other_seeds_give_other_weights(uninterrupted, tmp_path):
     assert not all(torch.equal(x, other.state_dict()[name]) for name, x in one.state_dict().items())
 
 
-# What a training leaves
+# Exported artefacts and checkpoints
 
 
 class Scores(Callback):
-    """Replaces the scores of the validations."""
+    """Replaces the validation scores by given ones."""
 
     def __init__(self, *scores):
         self.scores = list(scores)
@@ -204,7 +204,7 @@ def test_the_best_version_is_exported_and_the_last_one_resumed(tmp_path, caplog)
     assert fingerprint(load_artifact(tmp_path / "run/prior", "prior")) == weights[1]  # better than 1.5
     last.rename(tmp_path / "moved.ckpt")
     fit("prior", tmp_path / "new", Scores(1.7), Remember(), ckpt_path=tmp_path / "moved.ckpt", max_epochs=5)
-    assert fingerprint(load_artifact(tmp_path / "new/prior", "prior")) == weights[-1]  # nothing better is there
+    assert fingerprint(load_artifact(tmp_path / "new/prior", "prior")) == weights[-1]  # the folder holds no better one
 
 
 @pytest.mark.parametrize("stage", TRAININGS)
@@ -238,7 +238,7 @@ def test_a_training_that_is_interrupted_leaves_its_best_version(tmp_path):
         fit("codec", tmp_path / "none", StopBefore(0, interrupt), **EVERY_TWO_EPOCHS)
     assert not (tmp_path / "none/codec").exists()
     before = files_of(tmp_path / "late/codec")
-    with pytest.raises(SystemExit):  # a fresh training, stopped at once
+    with pytest.raises(SystemExit):  # a new training, stopped at once
         fit("codec", tmp_path / "late", StopBefore(3, interrupt), seed=1, **EVERY_TWO_EPOCHS)
     assert files_of(tmp_path / "late/codec") == before
 
@@ -312,7 +312,7 @@ def test_weights_that_are_not_finite_are_not_exported(tmp_path):
 
 @contextmanager
 def full_disk(room):
-    """The kernel refuses files of this process to grow beyond so many bytes."""
+    """Simulate a full disk: limit the size of files written by this process to `room` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(room, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_trainer_on_a_full_disk_stops_with_one_sentence(stage, tmp_path, monkeypatch):
-    """Whoever makes the trainer: every checkpoint goes the same way, last, best and that of the counts."""
+    """All checkpoints (last, best, counts) are written atomically, also with a Trainer made without the CLI."""
     fit(stage, tmp_path / "run", max_epochs=1)
     checkpoints = files_of(tmp_path / "run/checkpoints")
     assert checkpoints.keys() == ({"last.ckpt"} if stage == "counts" else {"best.ckpt", "last.ckpt"})
@@ -365,7 +365,7 @@ def test_a_checkpoint_of_another_stage_is_named(stage, tmp_path):
 
 
 class Unsafe:
-    """Would touch a file when it is unpickled."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -393,7 +393,7 @@ def test_a_checkpoint_of_another_size_names_the_setting(tmp_path):
     fit("prior", tmp_path / "run", max_epochs=1)
     last = tmp_path / "run/checkpoints/last.ckpt"
     module, _ = stage_of("prior", codec_folder(tmp_path))
-    for name, value in {"dim": 16, "num_heads": 4}.items():  # of the second, all shapes are the same
+    for name, value in {"dim": 16, "num_heads": 4}.items():  # num_heads does not change any shape
         changed = TransformerPrior(**{**module.artifact.config, name: value})
         with pytest.raises(LassError, match=rf"a prior with {name} = \d, but this run's has {value}: start without"):
             PriorTraining(changed).on_load_checkpoint(torch.load(last, weights_only=True))
@@ -413,15 +413,15 @@ def test_every_stage_runs_in_every_precision(stage, precision, tmp_path):
     _, expected = fit(stage, tmp_path / "float32", max_epochs=4, options=options)
     tensors = load_file(tmp_path / f"run/{module.artifact.kind}/{WEIGHTS_FILE}")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    # bfloat16 has 8 bits: 20 steps of 0.001 move weights of 0.1 by up to 0.02, in multiples of 0.0005. Scores change
-    # far less than what training changes them by; noise has no more to learn than its mean.
+    # bfloat16 has 8 bits: 20 steps of 0.001 move weights of 0.1 by up to 0.02, in multiples of 0.0005. Rounding changes
+    # scores far less than training does; on noise, a model can only learn the mean.
     score, expected = (t.callback_metrics[module.monitor].item() for t in (trainer, expected))
     assert score == pytest.approx(expected, rel=0.1, abs=0.1)
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true", "bf16-mixed"])
 def test_an_audio_codec_trains_in_every_precision(precision, tmp_path):
-    """Its loss has windows and Fourier transforms, which half precision does not have; nor may it round the window."""
+    """The spectral loss needs float32: half precision has no Fourier transform, and would round the window."""
     batch = Sources(torch.rand(4, 1, 4096) - 0.5, torch.zeros(4, dtype=torch.long))
     losses = []
 
@@ -437,13 +437,13 @@ def test_an_audio_codec_trains_in_every_precision(precision, tmp_path):
         trainer = Trainer(default_root_dir=tmp_path / used, precision=used, callbacks=[Remember()], **options)
         loaders = {name: DataLoader([batch], batch_size=None) for name in ("train_dataloaders", "val_dataloaders")}
         trainer.fit(task, **loaders)
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # 256th parts in each of a dozen layers
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # rounding to 1/256 in about twelve layers
     tensors = load_file(tmp_path / f"{precision}/codec/{WEIGHTS_FILE}")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 def test_statistics_of_the_codebook_stay_in_float32():
-    """A moving average whose steps are a hundredth of it stands still in bfloat16, whose steps are a 256th or more."""
+    """A moving average with relative updates of 1/100 would stall in bfloat16, whose relative step is 1/256 or more."""
     torch.manual_seed(0)
     latents = torch.randn(50, 64, 3, 5).bfloat16()
     exact, converted = VectorQuantizer(8, 3), VectorQuantizer(8, 3)
@@ -457,7 +457,7 @@ def test_statistics_of_the_codebook_stay_in_float32():
         result = converted(batch)
         assert torch.equal(result.codes, expected.codes)
         assert result.quantized.dtype == torch.bfloat16
-    for name, tensor in exact.state_dict().items():  # the same float32 operations on the same numbers
+    for name, tensor in exact.state_dict().items():  # identical float32 operations on identical numbers
         torch.testing.assert_close(converted.state_dict()[name], tensor, rtol=1e-5, atol=1e-5)
     assert VectorQuantizer(8, 3).to("meta").codebook.device.type == "meta"
 
@@ -547,7 +547,7 @@ def test_codes_at_the_limits_are_read(tmp_path):
 
 
 def test_the_exported_description_is_complete(tmp_path):
-    """The next stage rebuilds the artefact from its folder alone, after a conversion too."""
+    """An exported artefact can be loaded from its folder alone, also after a conversion of precision."""
     module, _ = fit("codec", tmp_path / "run", precision="bf16-true", max_epochs=1)
     facts = json.loads((tmp_path / f"run/codec/{CONFIG_FILE}").read_text())
     assert facts["config"] == module.artifact.config

@@ -1,1 +1,1 @@
-"""The command `lass`: fit, predict, validate, test (Lightning), separate (files), import (published models)."""
+"""The `lass` command: fit, predict, validate, test (Lightning), separate (files), import (published models)."""

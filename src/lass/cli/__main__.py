@@ -1,4 +1,4 @@
-"""`python -m lass.cli` is the command `lass`."""
+"""Run the `lass` command as `python -m lass.cli`."""
 
 from lass.cli.main import main
 

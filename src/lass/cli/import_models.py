@@ -1,4 +1,4 @@
-"""`lass import`: make published models into codecs and priors of this project."""
+"""`lass import`: convert published models to codecs and priors of this project."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(args: Sequence[str]) -> None:
-    """Entry point; see `lass import --help`.
+    """Run `lass import`; see `lass import --help`.
 
     Raises:
-        LassError: if the files cannot be read, or something would be overwritten.
+        LassError: if the files cannot be read, or the output folder is not empty or cannot be written.
     """
     options = parser().parse_args(args[1:])
     out = Path(options.out)
@@ -38,15 +38,15 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"{out} is there already: choose another folder with --out.")
     parts, said = (import_jukebox if options.model == "jukebox" else import_taming)(options, out)
     num_bytes = sum(tensor.nbytes for part in parts.values() for tensor in part.state_dict().values())
-    print(f"Writing {num_bytes / 2**20:,.0f} MiB to {out} …", flush=True)  # takes a minute, where it is gigabytes
-    made = [folder for folder in out.parents if not folder.exists()]  # from the inside out
+    print(f"Writing {num_bytes / 2**20:,.0f} MiB to {out} …", flush=True)  # gigabytes take a minute
+    made = [folder for folder in out.parents if not folder.exists()]  # innermost first
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".importing-") as folder:
             whole = Path(folder) / "whole"
             for name, part in parts.items():
                 part.save_pretrained(whole / name)
-            os.replace(whole, out)  # all of it or nothing
+            os.replace(whole, out)  # atomic
     except (OSError, SafetensorError) as error:
         raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
     finally:
@@ -58,7 +58,11 @@ def main(args: Sequence[str]) -> None:
 
 
 def import_jukebox(options: argparse.Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
-    """What to save under which name in `out`, and what to say of it."""
+    """Read a Jukebox checkpoint.
+
+    Returns:
+        The codec to save, by its name in `out`, and a message for the user.
+    """
     if options.sample_rate < 1 or NATIVE_RATE % options.sample_rate:
         raise LassError(f"--sample-rate must divide {NATIVE_RATE}, not {options.sample_rate}.")
     codec = read_jukebox(options.checkpoint, options.level, NATIVE_RATE // options.sample_rate)
@@ -69,7 +73,11 @@ def import_jukebox(options: argparse.Namespace, out: Path) -> tuple[dict[str, Ar
 
 
 def import_taming(options: argparse.Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
-    """The same; a prior only if the checkpoint has one."""
+    """Read a taming-transformers checkpoint.
+
+    Returns:
+        The codec, and the prior if the checkpoint has one, by their names in `out`; and a message for the user.
+    """
     codec, prior = read_taming(options.config, options.checkpoint, getattr(torch, options.dtype))
     rows, columns = codec.grid
     channels, height, width = codec.image_shape
@@ -83,7 +91,7 @@ def import_taming(options: argparse.Namespace, out: Path) -> tuple[dict[str, Art
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Build the parser of `lass import`."""
     parser = SentenceParser("lass import", description=__doc__)
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
     jukebox = models.add_parser("jukebox", help="the VQ-VAE of OpenAI's Jukebox")

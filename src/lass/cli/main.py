@@ -1,4 +1,4 @@
-"""Entry point of the command `lass`: picks the subcommand and reports how it ended."""
+"""Entry point of the `lass` command: run a subcommand and report errors and interruptions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lass.cli.parser_errors import nearest
 from lass.cli.reporting import is_interruption, sentence_for
 from lass.errors import LassError
 
-#: Module with the `main` of each command. Modules are imported on use: `separate` and `import` need no Lightning.
+#: Module with the `main` function of each command, imported on use, as `separate` and `import` do not need Lightning.
 COMMANDS = {
     **dict.fromkeys(("fit", "predict", "validate", "test"), "lass.cli.stages"),
     "separate": "lass.cli.separate",
     "import": "lass.cli.import_models",
 }
 
-#: How to go on after Ctrl-C.
+#: Message after Ctrl-C: how to resume each command.
 GO_ON = {
     "fit": "the same command with --ckpt_path=last goes on from the last checkpoint",
     "predict": "the same command goes on at the first mixture that is missing",
@@ -25,12 +25,18 @@ GO_ON = {
     "import": "nothing was imported",
 }
 
-#: Lines of Lightning that are not shown: it advertises other products, and `main` reports Ctrl-C itself.
+#: Log messages of Lightning that are suppressed: advertisements, and Ctrl-C, which `main` reports.
 UNWANTED = ("💡", "Detected KeyboardInterrupt")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: a mistake of the user's is one sentence and status 1, not a traceback; Ctrl-C is status 130."""
+    """Run the command line; bad input prints one sentence and exits with status 1, Ctrl-C exits with status 130.
+
+    Exceptions that are not due to bad input or the file system are raised unchanged.
+
+    Args:
+        args: Words after `lass`; default those of the process.
+    """
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not any(words in record.getMessage() for words in UNWANTED)
     )

@@ -1,6 +1,6 @@
-"""One sentence for what a parser of the command line refuses: the option, its value, the types it takes, a near name.
+"""Convert error messages of command line parsers to one sentence: option, value, expected types, nearest valid name.
 
-jsonargparse reports a nested option as a tree of indented lines, with one branch for each type that it tried.
+jsonargparse reports an invalid nested option as a tree of indented lines, with one branch for each type that it tried.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from jsonargparse import ArgumentParser
 
 from lass.errors import LassError
 
-#: Types by their names in Python, as a reader of YAML calls them.
+#: Plain English for the names of Python types.
 PLAIN = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 PLAIN |= dict.fromkeys(("list", "tuple", "set", "Iterable", "Sequence"), "a list")
 PLAIN |= dict.fromkeys(("dict", "Mapping"), "a dictionary")
-NUM_LISTED = 20  # names in a sentence
-LONGEST_VALUE = 120  # characters of a value in a sentence
+NUM_LISTED = 20  # maximal number of names listed in a sentence
+LONGEST_VALUE = 120  # maximal number of characters of a value in a sentence
 
 Parsers = Mapping[str, ArgumentParser]
 
 
 class SentenceParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are LassErrors in place of a usage text and status 2."""
+    """ArgumentParser of argparse that raises LassError instead of printing the usage and exiting with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise."""
+        """Raise LassError with the message."""
         raise LassError(f"{message}; see `{self.prog} --help`.")
 
 
 class Refusal(NamedTuple):
-    """One leaf of jsonargparse's tree."""
+    """Leaf of jsonargparse's tree of errors."""
 
-    keys: tuple[str, ...]  # from the outermost option inwards
-    owner: str | None  # class path of the innermost class around it
+    keys: tuple[str, ...]  # keys of the option, outermost first
+    owner: str | None  # class path of the innermost class that contains the option
     reason: str
-    expected: str  # types in Python's spelling, separated by commas; empty if the reason is not about a type
+    expected: str  # names of types in Python, separated by commas; empty if the reason is not about a type
     value: str
 
     @property
     def option(self) -> str:
-        """As it is written on the command line."""
+        """The option as written on the command line."""
         return "--" + ".".join(self.keys)
 
 
 def explain(message: str, parsers: Parsers, command: str) -> str:
-    """The sentence for an error of jsonargparse.
+    """Return the sentence for an error message of jsonargparse.
 
     Args:
-        message: of the error.
-        parsers: of the commands.
-        command: that was given.
+        message: Message of the error.
+        parsers: Parser of each command.
+        command: Command of the command line.
     """
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         name = found[1].partition("=")[0].removeprefix("--")
@@ -71,13 +71,13 @@ def explain(message: str, parsers: Parsers, command: str) -> str:
     refusals = list(_refusals(message))
     if not refusals:
         return f"{_shortened(' '.join(message.split()))}; see `lass {command} --help`."
-    # The innermost option is the one that was meant, and a name or class says more than the types beside it.
+    # Report the innermost option; among its errors, one about a name or class is more specific than one about types.
     deepest = max(refusals, key=lambda refusal: (len(refusal.keys), not refusal.expected))
     return _sentence(deepest)
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """`did you mean ...?`, or all names where there are few and none is near, as the end of a sentence."""
+    """Return the end of a sentence: the most similar name, or all names if none is similar and they are few."""
     names = sorted(set(names))
     if near := _close(name, names):
         return f": did you mean {prefix}{near}?"
@@ -87,15 +87,15 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 
 def _close(name: str, names: Iterable[str]) -> str | None:
-    """The nearest of some names, if one is near; capitals do not matter."""
+    """Return the most similar of `names`, ignoring case, or None if none is similar."""
     by_letters = {known.lower(): known for known in sorted(names)}
     near = get_close_matches(name.lower(), by_letters, 1, 0.6)
     return by_letters[near[0]] if near else None
 
 
 def _refusals(message: str) -> Iterable[Refusal]:
-    frames: list[tuple[int, str, str]] = []  # indent, "key" or "class", its name
-    unions: dict[int, str] = {}  # types of a union, by the number of frames around it
+    frames: list[tuple[int, str, str]] = []  # stack of (indentation, "key" or "class", name)
+    unions: dict[int, str] = {}  # depth in `frames` -> types of the union at this depth
     lines = message.splitlines()
     for number, line in enumerate(lines):
         text = line.lstrip(" ").removeprefix("- ")
@@ -129,7 +129,7 @@ def _refusals(message: str) -> Iterable[Refusal]:
 
 
 def _value(lines: list[str], indent: int) -> str:
-    """What jsonargparse was given where the first of these lines failed."""
+    """Return the given value that belongs to the error in the first of these lines."""
     for line in lines:
         if (found := re.match(r"( *)Given value: (.*)", line)) and len(found[1]) <= indent:
             return found[2]
@@ -159,7 +159,7 @@ def _sentence(refusal: Refusal) -> str:
 
 
 def _unknown(name: str, parsers: Parsers, command: str) -> str:
-    """An option that the parser of a command does not know, outside classes."""
+    """Return the sentence for an unknown option that is not an argument of a class."""
     others = [other for other, parser in parsers.items() if other != command and name in _names(parser)]
     if others:
         return f"`lass {command}` has no option --{name}: it is one of `lass {others[0]}`."
@@ -178,17 +178,17 @@ def _names(parser: ArgumentParser) -> set[str]:
 
 
 def _arguments(class_path: str | None) -> list[str]:
-    """Of a class's constructor."""
+    """Return the names of the arguments of a class's constructor."""
     module, _, name = (class_path or "").rpartition(".")
     try:
-        owner = getattr(import_module(module), name)  # jsonargparse has imported it already
+        owner = getattr(import_module(module), name)  # already imported by jsonargparse
         return ArgumentParser().add_class_arguments(owner, fail_untyped=False)
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
 
 
 def _classes(path: str) -> list[str]:
-    """Paths of classes that a mistyped one may mean: of the same package, or public ones of lass."""
+    """Return the paths of classes to suggest for a mistyped one: of the same package, or without a package, of lass."""
     package = path.partition(".")[0] if "." in path else "lass"
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == package]
     found = {
@@ -208,7 +208,7 @@ def _class_in(types: str) -> bool:
 
 
 def _plain(types: str) -> str:
-    """Types as Python prints them, in words: `<class 'int'>, <class 'NoneType'>` is `an integer or null`."""
+    """Convert printed Python types to words: `<class 'int'>, <class 'NoneType'>` becomes `an integer or null`."""
     words = []
     for one in re.split(r",\s*(?![^\[]*\])", types):
         if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", one):

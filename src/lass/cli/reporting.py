@@ -1,4 +1,4 @@
-"""How an exception that ends the command is reported: one sentence, or the way to continue after Ctrl-C."""
+"""Convert exceptions that end a command to one sentence for the user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lass.errors import LassError, disk_error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
+    """Iterate over an exception and its chain of causes."""
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in seen:
@@ -18,25 +18,25 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether Ctrl-C ended the program; Lightning makes a SystemExit of it."""
+    """Whether an exception was caused by Ctrl-C, directly or as the SystemExit that Lightning raises for it."""
     if not isinstance(error, (KeyboardInterrupt, SystemExit)):
         return False
     return any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
 
 
 def sentence_for(error: BaseException) -> str | None:
-    """The sentence for bad input or a failure of the disk; None for any other exception."""
+    """Return the sentence for bad input or a file-system error, and None for any other exception."""
     if isinstance(error, SystemExit):
         return None
-    # jsonargparse wraps the errors of constructors in its own.
+    # The chain is searched because jsonargparse wraps the errors of constructors.
     for link in _chain(error):
         if isinstance(link, LassError):
-            # One from a process that loads data comes with that process's traceback in front of its sentence.
+            # An error from a data-loading worker has the worker's traceback before its sentence.
             return one_line(str(link).rpartition(f"{LassError.__module__}.{LassError.__name__}: ")[2])
     failure = disk_error(error, "A file")
     return None if failure is None else str(failure)
 
 
 def one_line(text: object) -> str:
-    """Text with every run of white space as one space."""
+    """Collapse every run of white space in a text to one space."""
     return " ".join(str(text).split())

@@ -1,4 +1,4 @@
-"""A lock on the folder of a run."""
+"""Lock on the folder of a run, against concurrent runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pytorch_lightning.utilities import rank_zero_info
 from lass.cli.reporting import one_line
 from lass.errors import LassError, disk_error
 
-LOCK_FILE = ".lass.lock"  # in a run's folder; it stays there, and only a lock that a process holds on it matters
+LOCK_FILE = ".lass.lock"  # in a run's folder; never deleted, because the lock is on the open file, not its existence
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let this process alone run in a folder: two runs that write the same files would leave a blend of both.
+    """Hold an exclusive lock on a folder, as concurrent runs would overwrite each other's files.
 
-    The operating system lets go of the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends for any reason. If the file system does not support
+    locks, the run continues without one and prints a message.
 
     Raises:
-        LassError: if another process has a run in this folder.
+        LassError: if another process holds the lock, or the folder cannot be written.
     """
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
     try:

@@ -1,4 +1,4 @@
-"""`lass separate`: take image files or songs apart with a finished separator."""
+"""`lass separate`: separate image or audio files with a saved separator."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from lass.report.figures import image_grid, literal, picture
 from lass.separation import SeparationResult, Separator
 
 FIGURE = "separations.png"
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # taken from a folder
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # read from folders
 NUM_PICTURED = 20  # mixtures in the figure
 
 
 def main(args: Sequence[str]) -> None:
-    """Entry point; see `lass separate --help`.
+    """Run `lass separate`; see `lass separate --help`.
 
     Raises:
-        LassError: if something cannot be read or would be overwritten; then nothing was separated yet.
+        LassError: if a file cannot be read or would be overwritten (both are checked before the first separation), or
+            if an estimate cannot be written.
     """
     options = parser().parse_args(args[1:])
     if options.seed < 0:
@@ -42,7 +43,7 @@ def main(args: Sequence[str]) -> None:
     separator = Separator.from_pretrained(options.separator)
     try:
         separator.to(options.device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, and several lines of it
+    except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
         reason = str(error).splitlines()[0]
         raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
     if isinstance(separator.codec, AudioCodec):
@@ -88,12 +89,18 @@ def _separate_songs(separator: Separator, options: argparse.Namespace) -> None:
 
 
 def find_files(paths: Sequence[Path], suffixes: set[str], what: str, example: str) -> list[Path]:
-    """Files as they are, and of folders every file with such a suffix, sorted; hidden files and folders are left out.
+    """Expand folders to the sorted files in them that have one of the suffixes, without hidden files and subfolders.
 
-    A file that is named twice, or by two links, is taken once, and a warning says so.
+    A file that is given twice, also through links, is returned once, with a warning.
+
+    Args:
+        paths: Files, which are returned with any suffix, and folders.
+        suffixes: Suffixes of the files to find, in lower case.
+        what: Plural noun for the files, for errors.
+        example: Name of a file as an example, for errors.
 
     Raises:
-        LassError: if a folder holds none, or cannot be read.
+        LassError: if a folder has no such file or cannot be read.
     """
     files = []
     for path in paths:
@@ -123,7 +130,7 @@ def _visible(folder: Path, suffixes: set[str]) -> list[Path]:
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:
-    """Equal for all names of one file, links or other cases of letters."""
+    """Return a key that is equal for all paths of one file, including links and other cases of letters."""
     try:
         status = path.stat()
     except OSError:
@@ -140,7 +147,7 @@ def _make(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Tell in one sentence that a file or folder cannot be written, for example for lack of space."""
+    """Raise an OSError in the block as LassError: the file or folder `target` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -151,13 +158,13 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _refuse_to_lose(out: Path, targets: Sequence[Path], files: Sequence[Path], overwrite: bool) -> None:
-    """Raise LassError if an estimate would replace another one, a mixture, or without `overwrite` any file.
+    """Raise LassError if an output file would replace another output, a mixture, or without `overwrite` any file.
 
     Args:
-        out: the folder for all targets; it exists.
-        targets: files to be written.
-        files: the mixtures.
-        overwrite: whether files that are neither may be replaced.
+        out: Existing folder of all targets.
+        targets: Files to be written.
+        files: Files of the mixtures.
+        overwrite: Whether files that are neither outputs nor mixtures may be replaced.
     """
     with _writing(out):
         fold = _without_case if _ignores_case(out) else str
@@ -166,7 +173,7 @@ def _refuse_to_lose(out: Path, targets: Sequence[Path], files: Sequence[Path], o
     for target in targets:
         if times[fold(target)] > 1:
             raise LassError(f"Two of the mixtures would both become {target}: give them different names.")
-        with _writing(target):  # its name can be too long
+        with _writing(target):  # the name may be too long
             exists = target.exists()
         if exists and _identity(target) in mixtures:
             raise LassError(f"{target} is one of the mixtures and would be overwritten: choose another --out.")
@@ -175,7 +182,7 @@ def _refuse_to_lose(out: Path, targets: Sequence[Path], files: Sequence[Path], o
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Whether a.png and A.png are one file in a folder, as on macOS and Windows."""
+    """Whether file names in a folder are case-insensitive, as on macOS and Windows."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".case-") as probe:
         return (folder / Path(probe.name).name.swapcase()).exists()
 
@@ -185,7 +192,7 @@ def _without_case(path: Path) -> str:
 
 
 def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
-    """Of as many mixtures, the first ones, as there are results."""
+    """Plot the first `len(results)` mixtures with their estimates and residuals."""
     first, second = torch.stack([result.estimates for result in results]).unbind(1)
     columns = {"mixture": torch.stack(list(mixtures[: len(results)])), "estimate 1": first, "estimate 2": second}
     columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
@@ -193,7 +200,7 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """Build the parser of `lass separate`."""
     options = SentenceParser("lass separate", description="Separate image files (mixture.png into two PNGs) or songs.")
     options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")

@@ -1,4 +1,4 @@
-"""`lass separate` for songs of any length, rate and number of channels, in memory that does not grow with them."""
+"""`lass separate` for songs of any length, sample rate and number of channels, in constant memory."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ from lass.separation import Separator
 from lass.separation.streaming import audio_codec_of, num_windows, separate_stream
 
 FIGURE = "spectrograms.png"
-SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # taken from a folder
-PICTURED_SECONDS = 30.0  # in the middle of the song
-BLOCK_VALUES = 2**22  # samples times channels that are written at once
-POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress, where it takes seconds
+SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # read from folders
+PICTURED_SECONDS = 30.0  # duration of the excerpt in the figure, from the middle of the song
+BLOCK_VALUES = 2**22  # samples times channels per read and write
+POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress bar, shown after 2 s
 UNBOUNDED_WINDOW = 1024  # code positions, for priors of sequences of any length
-MAX_BYTES_OF_WAV = 2**32 - 2**16  # a larger file is RF64, which most programs read as WAV
+MAX_BYTES_OF_WAV = 2**32 - 2**16  # larger files are written as RF64, which most programs read as WAV
 
 
 def targets_of(files: Sequence[Path], out: Path, separator: Separator) -> dict[Path, list[Path]]:
-    """Where each song's estimates and its picture go: into `out`, or into a folder of its own if there are several."""
+    """Return the output paths of each song: its estimates, then its figure.
+
+    They are in `out` for a single song, and in `out/<name of the song>` for several.
+    """
     names = [f"{name}.wav" for name in separator.source_names or ("source-1", "source-2")]
     folders = [out / path.stem if len(files) > 1 else out for path in files]
     return {path: [folder / name for name in (*names, FIGURE)] for path, folder in zip(files, folders, strict=True)}
 
 
 def check_song(path: Path, separator: Separator) -> AudioInfo:
-    """Properties of a song, which is decoded once from beginning to end.
+    """Decode a song once as a check, and return its properties.
 
     Raises:
-        LassError: if it is no audio, damaged, shorter than one code, or holds NaN.
+        LassError: if the file is not audio, is damaged, is shorter than one code, or contains NaN.
     """
     info, codec = audio_info(path), audio_codec_of(separator)
     if not info.num_samples:
@@ -61,12 +64,18 @@ def check_song(path: Path, separator: Separator) -> AudioInfo:
 
 
 def separate_song(path: Path, targets: Sequence[Path], separator: Separator, seed: int) -> None:
-    """Write one file per source, of the song's rate, length and channels, all of them or none; then a picture.
+    """Separate a song and write one audio file per source, with the song's sample rate, length and channels; and plot.
 
-    The sources add up to the song, as in music, so the mixture that the codec gets is half of it: their mean.
+    The sources add up to the song. The separator's mixture is their mean, so it is given half of the song.
+
+    Args:
+        path: Path of the song.
+        targets: Paths of the estimates, one per source, and of the figure.
+        separator: Separator with an audio codec.
+        seed: Seed of the sampler.
 
     Raises:
-        LassError: as `check_song`, or if the files cannot be written; then none of them is.
+        LassError: as in `check_song`, or if the estimates cannot be written; then none of them is.
     """
     info, codec = check_song(path, separator), audio_codec_of(separator)
     num_samples = resampled_length(info.num_samples, info.sample_rate, codec.sample_rate)
@@ -106,14 +115,14 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
 
 
 class _Sink(soundfile.SoundFile):
-    """A file that is written; a full disk is an OSError, as elsewhere."""
+    """Audio file open for writing that raises OSError if the disk is full."""
 
     def __init__(self, path: Path, sample_rate: int, info: AudioInfo, kind: str) -> None:
         with _as_os_error():
             super().__init__(str(path), "w", sample_rate, info.num_channels, "FLOAT", format=kind)
 
     def write(self, data: np.ndarray) -> None:
-        """Append samples, (samples, channels)."""
+        """Append an array of shape (samples, channels)."""
         with _as_os_error():
             super().write(data)
 
@@ -122,12 +131,12 @@ class _Sink(soundfile.SoundFile):
 def _as_os_error() -> Iterator[None]:
     try:
         yield
-    except (soundfile.LibsndfileError, AssertionError) as error:  # AssertionError: soundfile's, if a part was written
+    except (soundfile.LibsndfileError, AssertionError) as error:  # AssertionError: soundfile's, on a partial write
         raise OSError("the disk is full or fails") from error
 
 
 def _at_rate_of(info: AudioInfo, draft: Path, file: Path) -> None:
-    """Bring a file to the song's rate and exact length, block by block."""
+    """Resample `draft` to the song's sample rate and exact length, block by block, and write it to `file`."""
     small = info.num_samples * info.num_channels * 4 < MAX_BYTES_OF_WAV
     with _Sink(file, info.sample_rate, info, "WAV" if small else "RF64") as sink:
         for start, length in _blocks(0, info.num_samples, info.num_channels):
@@ -135,7 +144,7 @@ def _at_rate_of(info: AudioInfo, draft: Path, file: Path) -> None:
 
 
 def _blocks(start: int, stop: int, num_channels: int) -> Iterator[tuple[int, int]]:
-    """Start and length of the pieces in which samples are read and written."""
+    """Iterate over (start, length) of blocks of at most `BLOCK_VALUES` values."""
     block = max(1, BLOCK_VALUES // num_channels)
     return ((first, min(block, stop - first)) for first in range(start, stop, block))
 

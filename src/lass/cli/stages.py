@@ -1,4 +1,4 @@
-"""`lass fit|predict|validate|test`: Lightning's command line over the stages of an experiment."""
+"""`lass fit|predict|validate|test`: run the stages of an experiment with Lightning's command line."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from lass.report.curves import LOG_FOLDER
 from lass.tasks.checkpoints import CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from lass.tasks.trainer import is_dry_run, is_fast_dev_run
 
-#: The commands of Lightning, and the method that a task has if it can be run by them.
+#: Commands of Lightning, with the method that a task must define to be run by the command.
 STEPS = {"fit": "training_step", "predict": "predict_step", "validate": "validation_step", "test": "test_step"}
 
-#: What Lightning writes into every checkpoint.
+#: Keys of every checkpoint of Lightning.
 LIGHTNING_KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops")
 
 
 def main(args: list[str]) -> None:
-    """Run a stage; Lightning's complaints about settings become LassErrors."""
+    """Run a stage. A MisconfigurationException of Lightning is raised again as LassError."""
     try:
         LassCLI(args)
     except MisconfigurationException as error:
@@ -43,15 +43,15 @@ def main(args: list[str]) -> None:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config beside what the run makes, and into Weights & Biases."""
+    """Writes the resolved config to the run's folder and to Weights & Biases."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save before training; before separating only once the results folder has accepted the run."""
+        """Save the config, except for `predict`, where the results folder must first accept the run's settings."""
         if stage != "predict":
             self._save(trainer, pl_module, stage)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See `setup`."""
+        """Save the config for `predict`; see `setup`."""
         self._save(trainer, pl_module, "predict")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,7 +59,7 @@ class SaveConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called once, on the first process."""
+        """Write config.yaml and update the W&B config. Called once, on rank 0."""
         config = self.parser.dump(self.config, skip_none=False)
         with atomic_write(Path(trainer.default_root_dir) / "config.yaml") as temporary:
             temporary.write_text(config)
@@ -69,11 +69,11 @@ class SaveConfig(SaveConfigCallback):
 
 
 class LassCLI(LightningCLI):
-    """`lass fit|predict -c experiments/<dataset>/<stage>.yaml --any.option=value`."""
+    """Command line of the stages: `lass fit|predict -c experiments/<dataset>/<stage>.yaml --any.option=value`."""
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
-        # `main` reports errors: the parser itself would print a hundred lines of usage before the reason. Beginnings of
-        # names are not taken for names: they would hide typing errors, and work for some options only.
+        # Errors are reported by `main`, because the parser would print a hundred lines of usage before the reason.
+        # Abbreviated options are not accepted: they would hide typing errors, and work for some options only.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             LightningModule,
@@ -94,11 +94,11 @@ class LassCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and check what can be checked before anything is made.
+        """Parse the command line and validate the settings, before any object is instantiated.
 
         Raises:
-            LassError: if an option is mistyped or has a value of another type, if a config cannot be read or is of
-                another stage, or if the checkpoint cannot be gone on with.
+            LassError: if an option is unknown or has a value of the wrong type, if a config cannot be read or is for
+                another stage, or if the run cannot be resumed from the checkpoint.
         """
         words = sys.argv[1:] if args is None else args
         for path in _configs_in(words):
@@ -126,9 +126,9 @@ class LassCLI(LightningCLI):
             config["ckpt_path"] = str(self._checkpoint(command, config))
 
     def _checkpoint(self, command: str, config: Any) -> Path:
-        """Let `--ckpt_path=last` mean the run's own last checkpoint, and refuse one that cannot be gone on with.
+        """Resolve `--ckpt_path=last` to the last checkpoint of the run, and validate the checkpoint.
 
-        Lightning looks for `last` before it asks the model for its callbacks: it would find none and start afresh.
+        Lightning resolves `last` before it adds the model's callbacks, so it would find none and start a new training.
         """
         if command == "predict":
             raise LassError(
@@ -142,10 +142,10 @@ class LassCLI(LightningCLI):
         return path
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would take the classes of a run from its checkpoint, a file that may be a stranger's."""
+        """Do nothing: Lightning would read class paths from the checkpoint, which may come from an untrusted source."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer; errors in its settings become LassErrors."""
+        """Instantiate the trainer. An error in its settings is raised as LassError."""
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -186,7 +186,7 @@ class LassCLI(LightningCLI):
 
 
 def check_config(path: str) -> None:
-    """Raise LassError unless a file holds a config: YAML in UTF-8, with sections."""
+    """Raise LassError unless a file is a config: a YAML dictionary in UTF-8."""
     if not Path(path).is_file():
         there = "is a folder" if Path(path).is_dir() else "does not exist"
         raise LassError(f"The config {path} {there}: name a YAML file, e.g. experiments/digits/prior.yaml.")
@@ -205,13 +205,13 @@ def check_config(path: str) -> None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise LassError unless a file is a checkpoint of Lightning; nothing in it is run."""
+    """Raise LassError unless a file is a checkpoint of Lightning. No code in the file is executed."""
     if not path.is_file():
         raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint make an unpickler raise whatever they spell
-        # PyTorch's own text is long, and advises to run the code in the file.
+    except Exception as error:  # on arbitrary bytes, the unpickler may raise any exception
+        # PyTorch's message is long, and advises executing the code in the file.
         reason = (
             "it holds objects that are no weights" if "Unsupported global" in str(error) else "it is cut or damaged"
         )
@@ -225,7 +225,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _check_command(command: str, class_path: str) -> None:
-    """Raise LassError if a task cannot be run by a command: its config is of another stage."""
+    """Raise LassError if a task cannot be run by a command, which happens if its config is for another stage."""
     module, _, name = class_path.rpartition(".")
     task = getattr(import_module(module), name)
 
@@ -242,7 +242,7 @@ def _check_command(command: str, class_path: str) -> None:
 
 
 def _configs_in(words: Sequence[str]) -> list[str]:
-    """Paths of the configs that a command line names."""
+    """Return the paths of the configs in the words of a command line."""
     paths = [path for option, path in pairwise(words) if option in ("-c", "--config")]
     paths += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     return [path for path in paths if "://" not in path]

@@ -1,4 +1,4 @@
-"""Differences between devices: data types, precision, and deterministic sums."""
+"""Device-dependent numerics: data types, precision, and deterministic cumulative sums."""
 
 from lass.devices.numerics import running_sum, widest_float
 from lass.devices.precision import full_precision

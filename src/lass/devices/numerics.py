@@ -1,4 +1,4 @@
-"""Differences between devices: the widest floating-point type, and a deterministic cumulative sum."""
+"""Device-dependent numerics: the widest floating-point type, and a deterministic cumulative sum."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-WITHOUT_FLOAT64 = {"mps"}  # types of devices that hold no tensor of that type
+WITHOUT_FLOAT64 = {"mps"}  # types of devices that do not support float64
 
 
 def widest_float(device: torch.device | str) -> torch.dtype:
-    """The most precise floating-point type of a device: float64, or float32 on Apple's GPUs."""
+    """Return the widest floating-point type of a device: float64, or float32 on Apple GPUs (MPS)."""
     return torch.float32 if torch.device(device).type in WITHOUT_FLOAT64 else torch.float64
 
 
 def running_sum(values: Float[Tensor, "*batch options"]) -> Float[Tensor, "*batch options"]:
-    """Cumulative sum over the last dimension.
+    """Compute the cumulative sum over the last dimension, deterministically if torch is set to be deterministic.
 
-    On CUDA torch has no deterministic one. After `torch.use_deterministic_algorithms(True)` it is computed on the CPU,
-    which is slower and always gives the same.
+    torch has no deterministic cumulative sum on CUDA. After `torch.use_deterministic_algorithms(True)` it is therefore
+    computed on the CPU, which is slower.
     """
     if values.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
         return values.cpu().cumsum(-1).to(values.device)

@@ -1,4 +1,4 @@
-"""Float32 for everything but the priors' networks, whatever precision the caller computes in."""
+"""Context manager for float32 computation, independent of the caller's precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device | str) -> Iterator[None]:
-    """Switch autocast off and make float32 the default data type.
+    """Disable autocast on a device and make float32 the default data type.
 
-    Lightning's `bf16-mixed` predicts under autocast, its `bf16-true` and `64-true` with another default data type.
-    Log probabilities of sequences reach hundreds of nats, of which bfloat16 keeps no decimals.
+    Lightning's `bf16-mixed` enables autocast, and its `bf16-true` and `64-true` set another default data type. Log
+    probabilities of sequences reach hundreds of nats, for which bfloat16 has no decimal places.
     """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

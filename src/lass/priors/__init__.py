@@ -1,4 +1,4 @@
-"""p(next code | past codes) of a single source."""
+"""Autoregressive priors p(next code | past codes) over the codes of a single source."""
 
 from pathlib import Path
 from typing import cast
@@ -26,5 +26,5 @@ __all__ = [
 
 
 def load_prior(folder: str | Path) -> Prior:
-    """The prior saved in a folder, whatever its class; see `lass.artifacts.load_artifact` for errors."""
+    """Load a prior of any class from its folder; see `lass.artifacts.load_artifact` for errors."""
     return cast(Prior, load_artifact(folder, "prior"))

@@ -1,4 +1,4 @@
-"""The keys and values of the past, for sequences that split, die, and share their beginnings."""
+"""Key/value cache for sequences that are resampled, with shared storage of their common prefix."""
 
 # L layers, B sequences, H heads, T code positions, D dim per head
 
@@ -8,26 +8,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FIRST_ROOM = 64  # positions allocated at first; doubled when they are full
-SHARE_FROM = 16  # positions by which the common beginning must grow before it is stored apart: less does not pay
+FIRST_ROOM = 64  # initial capacity in positions; doubled when it is full
+SHARE_FROM = 16  # minimal growth of the common prefix before it is moved to shared storage; less is not worth a copy
 
 
 class KeyValueCache:
-    """Key/value cache of a transformer whose sequences are selected again and again, as in beam search.
+    """Key/value cache of a transformer whose sequences are reordered at every position, as in beam search.
 
-    Every sequence has a row. What all rows have in common, from the first position up to where they first part, is
-    stored once, and attention to it is one matrix product; after the common beginning each row has its own entries.
-    (Two sources or two mixtures in one cache part at once; then nothing is common.) `select` moves only the rows that
-    change, from the first position in which any of them differs from what lies at its new place already. Rows that stay
-    where they are cost nothing.
+    Each sequence is a row of the cache. The prefix shared by all rows is stored once, and attention to it is one matrix
+    product; the remaining entries are stored per row. (Rows of different sources or mixtures share no prefix.) `select`
+    copies only the rows with a new parent, from the first position at which any of them differs from the content of its
+    new row; all other rows cost nothing.
 
     Args:
-        num_layers, num_heads, head_dim: of the transformer.
-        num_positions: T, the most positions there can be.
-        num_sequences: empty sequences to begin with.
-        like: a tensor with the data type and device of keys and values.
+        num_layers, num_heads, head_dim: Sizes of the transformer.
+        num_positions: Maximal number of positions T.
+        num_sequences: Initial number of sequences, which are empty.
+        like: Tensor with the data type and device of keys and values.
 
-    Source: own design; beams share a long beginning because the search soon forgets all but one of the early ones.
+    Source: own design. Beams share a long prefix, because all of them soon descend from one early beam.
     """
 
     def __init__(
@@ -35,12 +34,12 @@ class KeyValueCache:
     ) -> None:
         self.num_positions, self.num_sequences = num_positions, num_sequences
         self.length = 0  # positions filled, in every row
-        self.num_shared = 0  # of these, how many at the beginning are the same in all rows
-        self.num_moved = 0  # entries (one position of one row) that `select` has copied so far
-        self._base = 0  # position that the rows' first entry belongs to
+        self.num_shared = 0  # length of the prefix in shared storage
+        self.num_moved = 0  # entries (one position of one row) copied by `select` so far
+        self._base = 0  # position of the first entry in `_own`
         self._shared = like.new_empty(2, num_layers, num_heads, num_positions, head_dim)
         self._own = self._allocate(num_sequences, min(num_positions, FIRST_ROOM))
-        # Which sequence a row's entry was computed for: rows are equal up to where these numbers differ.
+        # Row in which each entry was computed: two rows have equal entries up to the first position where these differ.
         self._origins = torch.full((num_sequences, num_positions), -1, dtype=torch.int32, device=like.device)
 
     @staticmethod
@@ -53,18 +52,21 @@ class KeyValueCache:
         length: int,
         dtype: torch.dtype,
     ) -> int:
-        """What a cache takes at most until `length` positions are filled: where it last grows, old and new."""
+        """Return the peak memory in bytes of a cache that is filled to `length` positions.
+
+        The peak is at the last reallocation, when the old and the new entries are in memory.
+        """
         room, most = min(num_positions, FIRST_ROOM), min(num_positions, FIRST_ROOM)
         while room < length:
             most = room + min(2 * room, num_positions)
             room = most - room
-        entry = 2 * num_layers * num_heads * head_dim * dtype.itemsize  # keys and values of a position of a row
+        entry = 2 * num_layers * num_heads * head_dim * dtype.itemsize  # bytes per position and row, keys and values
         return entry * (num_sequences * most + num_positions) + 4 * num_sequences * num_positions
 
     def attend(
         self, layer: int, q: Float[Tensor, "B H D"], k: Float[Tensor, "B H D"], v: Float[Tensor, "B H D"]
     ) -> Float[Tensor, "B H D"]:
-        """Store one layer's key and value of the next position, and attend to the past and to itself."""
+        """Store a layer's keys and values of the current position, and attend to it and all previous positions."""
         now = self.length - self._base
         if now == self._own.shape[-2]:
             self._grow()
@@ -85,13 +87,13 @@ class KeyValueCache:
         return attended + torch.bmm(shared_weights.transpose(0, 1), shared_values).transpose(0, 1)
 
     def advance(self) -> None:
-        """All layers have stored the position: go on to the next."""
+        """Advance to the next position, after all layers have stored the current one."""
         rows = torch.arange(self.num_sequences, dtype=torch.int32, device=self._origins.device)
         self._origins[: self.num_sequences, self.length] = rows
         self.length += 1
 
     def select(self, parents: Int[Tensor, " new_sequences"]) -> None:
-        """Row i continues from row `parents[i]`; the number of rows may change."""
+        """Reorder the rows in place, so that row i continues row `parents[i]`; the number of rows may change."""
         moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero()[:, 0]
         if len(parents) > self._own.shape[2]:
             self._reallocate(len(parents) + len(parents) // 4, self._own.shape[-2])
@@ -101,20 +103,20 @@ class KeyValueCache:
         self._share_beginning()
 
     def _grow(self) -> None:
-        """Room for more positions; the common beginning gives back its own."""
+        """Make room for more positions, and release the rows' own copies of the shared prefix."""
         own = self.length - self.num_shared
         room = self._own.shape[-2] * (2 if 2 * own > self._own.shape[-2] else 1)
         self._reallocate(self._own.shape[2], min(room, self.num_positions - self.num_shared))
 
     def _copy_rows(self, sources: Tensor, targets: Tensor) -> None:
-        origins = self._origins[sources]  # a copy, so that no source is lost before it was read
+        origins = self._origins[sources]  # a copy, as sources may also be targets
         first = self.num_shared + _num_equal_columns(
             origins[:, self.num_shared : self.length], self._origins[targets, self.num_shared : self.length]
         )
         self._origins[targets] = origins
         if first < self.length:
             part = slice(first - self._base, self.length - self._base)
-            for entries in self._own.flatten(0, 1):  # one after the other: small copies find room in a CPU's cache
+            for entries in self._own.flatten(0, 1):  # per layer, as smaller copies fit into the CPU's cache
                 entries[targets, :, part] = entries[sources, :, part]
             self.num_moved += len(targets) * (self.length - first)
 
@@ -129,7 +131,7 @@ class KeyValueCache:
         self.num_shared = shared
 
     def _reallocate(self, num_rows: int, room: int) -> None:
-        """Room for `num_rows` rows; of the positions, only those after the common beginning are kept."""
+        """Reallocate `_own` with `num_rows` rows and `room` positions; entries of the shared prefix are dropped."""
         own, old_rows = self._allocate(num_rows, room), self._own.shape[2]
         kept = slice(self.num_shared - self._base, self.length - self._base)
         own[:, :, :old_rows, :, : self.length - self.num_shared] = self._own[..., kept, :]
@@ -144,7 +146,7 @@ class KeyValueCache:
 
 
 def _num_equal_columns(one: Tensor, other: Tensor) -> int:
-    """How many columns at the beginning are equal in all rows; once rows have parted they never meet again."""
+    """Count the leading columns that are equal, by bisection: after rows have diverged, they never agree again."""
     low, high = 0, one.shape[1]
     while low < high:
         middle = (low + high) // 2

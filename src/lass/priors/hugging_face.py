@@ -1,4 +1,4 @@
-"""Any causal language model of Hugging Face's transformers as a prior, if some of its tokens are codes."""
+"""Prior from a causal language model of Hugging Face's transformers, some of whose tokens are codes."""
 
 # B sequences, T code positions, K num_codes, V tokens of the model's vocabulary
 
@@ -22,31 +22,31 @@ from lass.errors import LassError, check_sizes
 
 @dataclass
 class HuggingFaceState:
-    """What the sequences so far have left behind."""
+    """State of a batch of sequences during sampling."""
 
-    start: Tensor  # (B,): the token before the first code
-    past: Any = None  # a Cache of transformers; None before the first step
-    length: int = 0  # positions that are in it
+    start: Tensor  # (B,), token before the first code
+    past: Any = None  # Cache of transformers; None before the first step
+    length: int = 0  # number of positions in `past`
 
 
 @register
 class HuggingFacePrior(Artifact):
-    """p(codes) by a causal language model of transformers: code k is the token `first_token` + k.
+    """Prior given by a causal language model of transformers, in which code k is the token `first_token` + k.
 
-    The model reads a start token and then the codes. Of its logits, those of the codes are kept and normalised, so what
-    it would give to other tokens is shared out among the codes.
+    The input of the model is a start token followed by the codes. The logits of the codes are kept and normalised, so
+    the probability of all other tokens is redistributed to the codes in proportion.
 
     Args:
-        model: a causal language model, which is put into eval mode; or the fields of its config as a dictionary with
-            `model_type`, for a new model with random weights (how it computes attention is left to transformers).
-        num_codes: size K of the codec's codebook.
-        num_positions: length T of a code sequence, the product of the codec's grid; default the most that the model
-            has positions for.
-        first_token: token of code 0.
-        start_token: what the model reads at the first position; default the `bos_token_id` of its config. With classes
-            there is no default: then every sequence needs its class.
-        class_tokens: token of class 0, for a class-conditional model; class c starts with `class_tokens` + c.
-        num_classes: of a class-conditional model; 0 for an unconditional one.
+        model: Causal language model, which is set to eval mode; or the fields of its config as a dictionary with
+            `model_type`, for a new model with random weights (transformers selects the attention implementation).
+        num_codes: Size K of the codec's codebook.
+        num_positions: Length T of a code sequence, the product of the codec's grid; default the model's maximum.
+        first_token: Token of code 0.
+        start_token: Token at the first position; default the `bos_token_id` of the model's config. With classes the
+            default is none, and every sequence then needs a class.
+        class_tokens: Token of class 0, for a class-conditional model; a sequence of class c starts with the token
+            `class_tokens` + c.
+        num_classes: Number of classes; 0 for an unconditional model.
 
     Raises:
         LassError: if the model has no such tokens or positions, or transformers is not installed.
@@ -122,15 +122,15 @@ class HuggingFacePrior(Artifact):
         num_classes: int = 0,
         dtype: str = "auto",
     ) -> HuggingFacePrior:
-        """A prior from a model in transformers' own format; one that LASS has saved is read by `load_prior`.
+        """Load a model in the format of transformers as a prior; use `load_prior` for a prior saved by LASS.
 
         Args:
-            folder: where the model's `save_pretrained` has put it, or its name on the Hub. Code in it is never run.
-            num_codes, num_positions, first_token, start_token, class_tokens, num_classes: see HuggingFacePrior.
-            dtype: of the weights, such as "bfloat16"; default as they were saved.
+            folder: Folder written by the model's `save_pretrained`, or its name on the Hub. Code in it is never run.
+            num_codes, num_positions, first_token, start_token, class_tokens, num_classes: See HuggingFacePrior.
+            dtype: Data type of the weights, such as "bfloat16"; default that of the file.
 
         Raises:
-            LassError: as HuggingFacePrior; or if there is no complete causal language model.
+            LassError: as in HuggingFacePrior, or if the folder has no complete causal language model.
         """
         transformers = _transformers()
         try:
@@ -145,14 +145,14 @@ class HuggingFacePrior(Artifact):
             raise LassError(
                 f"There is no causal language model of transformers at {folder}: {_short(error)}"
             ) from error
-        if report["missing_keys"]:  # transformers only warns, and goes on with random ones
+        if report["missing_keys"]:  # transformers only warns and initialises them randomly
             raise LassError(f"The model at {folder} lacks weights: {_short(sorted(report['missing_keys']))}.")
         return cls(model, num_codes, num_positions, first_token, start_token, class_tokens, num_classes)
 
     @property
     def config(self) -> dict[str, Any]:  # type: ignore[override] # computed, because the model may change
-        """The constructor's arguments, with the model as its own config: everything but the weights."""
-        # Not as it was given: the data type may have changed since, and transformers fills in its defaults.
+        """Arguments of the constructor, with the model replaced by the fields of its config."""
+        # Derived from the model, because its data type may have changed and transformers adds defaults.
         fields = json.loads(self.model.config.to_json_string(use_diff=False))
         return {
             "model": _without_code({**fields, "dtype": str(self.model.dtype).removeprefix("torch.")}),
@@ -165,10 +165,10 @@ class HuggingFacePrior(Artifact):
         }
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """See Artifact.
+        """See `Artifact`.
 
         Raises:
-            LassError: if the model cannot be built again from its config alone, as when it was wrapped.
+            LassError: if the model cannot be rebuilt from its config alone, for example because it is wrapped.
         """
         own = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.model.config), None)
         if type(self.model) is not own:
@@ -181,28 +181,28 @@ class HuggingFacePrior(Artifact):
     def forward(
         self, codes: Int[Tensor, "batch time"], condition: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch time num_codes"]:
-        """Logits of every code given those before it, in one pass: for training.
+        """Compute the logits of every code given the codes before it, in one pass, for training.
 
         Args:
-            codes: whole sequences or beginnings of them.
-            condition: class of each sequence; only for a class-conditional prior.
+            codes: Sequences of codes, whole or truncated.
+            condition: Class of each sequence; only for a class-conditional prior.
         """
         start = self._start_tokens(len(codes), condition)
         tokens = torch.cat([start[:, None], self.first_token + codes[:, :-1]], 1)
         return self._of_codes(self.model(input_ids=tokens, use_cache=False).logits)
 
     def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> HuggingFaceState:
-        """Empty sequences; see Prior."""
+        """Return the state of `num_sequences` empty sequences; see `Prior`."""
         return HuggingFaceState(self._start_tokens(num_sequences, condition))
 
     @torch.no_grad()
     def step(
         self, state: HuggingFaceState, codes: Int[Tensor, " sequences"] | None
     ) -> Float[Tensor, "sequences num_codes"]:
-        """log p(next code | past), one position further, in float32 whatever the model computes in; see Prior.
+        """Append a position and return log p(next code | past) in float32, for any data type of the model; see `Prior`.
 
         Raises:
-            LassError: if the sequence is longer than the prior was made for, or the model keeps no cache.
+            LassError: if the sequences already have `num_positions` codes, or the model has no key/value cache.
         """
         if state.length == self.num_positions:
             raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
@@ -217,7 +217,7 @@ class HuggingFacePrior(Artifact):
         return self._of_codes(output.logits[:, -1]).log_softmax(-1)
 
     def select(self, state: HuggingFaceState, parents: Int[Tensor, " new_sequences"]) -> HuggingFaceState:
-        """Reorder, drop or multiply sequences, in place; the cache is copied unless all stay. See Prior."""
+        """Reorder, drop or duplicate sequences in place; the cache is copied unless nothing changes. See `Prior`."""
         stay = torch.arange(len(state.start), device=parents.device)
         if torch.equal(parents, stay):
             return state
@@ -227,9 +227,10 @@ class HuggingFacePrior(Artifact):
         return state
 
     def bytes_for(self, num_sequences: int, num_positions: int) -> int:
-        """What the keys and values of so many sequences take when they have so many positions; some models need less.
+        """Return an upper bound on the memory of the keys and values in bytes; see `Prior`.
 
-        While a layer's are replaced, that layer has them twice. 0 for a model whose config names no attention heads.
+        One layer is counted twice, because `select` replaces the entries of one layer at a time by a copy. The result
+        is 0 for a model whose config has no number of attention heads.
         """
         config = self.model.config.get_text_config()
         num_queries = getattr(config, "num_attention_heads", None)
@@ -258,7 +259,7 @@ class HuggingFacePrior(Artifact):
 
 
 def _transformers() -> ModuleType:
-    """The package; imported only here, because it is optional and takes seconds."""
+    """Import transformers on demand, because it is optional and its import takes seconds."""
     try:
         import transformers
     except ImportError as error:
@@ -267,7 +268,7 @@ def _transformers() -> ModuleType:
 
 
 def _new_model(fields: dict[str, Any]) -> nn.Module:
-    """Random weights; only classes of transformers itself are built."""
+    """Build a model with random weights from the fields of its config; only classes of transformers are allowed."""
     if "model_type" not in fields:
         raise LassError("The config of a language model must say its model_type, such as gpt2; got none.")
     transformers = _transformers()
@@ -282,7 +283,7 @@ def _new_model(fields: dict[str, Any]) -> nn.Module:
 
 
 def _without_code(fields: Any) -> Any:
-    """A config without what could name code to be fetched (attention kernels), nor private fields such as paths."""
+    """Remove the fields of a config that can name code to download (attention kernels), and private ones (paths)."""
     if isinstance(fields, list):
         return [_without_code(value) for value in fields]
     if not isinstance(fields, dict):

@@ -1,4 +1,4 @@
-"""The order in which a prior reads the codes of a grid."""
+"""Conversion between the row-by-row order of a grid and the order in which a prior reads its codes."""
 
 from __future__ import annotations
 

@@ -20,18 +20,18 @@ class Prior(Protocol):
     num_codes: int
 
     def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> Any:
-        """State of `num_sequences` empty sequences, optionally with a class for each."""
+        """Return the state of `num_sequences` empty sequences, optionally with a class for each."""
         ...
 
     def step(self, state: Any, codes: Int[Tensor, " sequences"] | None) -> Float[Tensor, "sequences num_codes"]:
-        """Append one code to every sequence and return the normalised log p(next code | past).
+        """Append one code to every sequence and return the normalised log p(next code | past), in nats.
 
-        `codes` is None at the first position only, where there is no past.
+        `codes` is None at the first position only, as the sequences are empty.
         """
         ...
 
     def select(self, state: Any, parents: Int[Tensor, " new_sequences"]) -> Any:
-        """State in which sequence i continues from sequence `parents[i]`; the number of sequences may change."""
+        """Return the state in which sequence i continues sequence `parents[i]`; the number of sequences may change."""
         ...
 
 

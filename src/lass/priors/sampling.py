@@ -1,4 +1,4 @@
-"""Sequences of codes from a prior alone."""
+"""Ancestral sampling from a prior, without a likelihood."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def sample_codes(
     condition: Int[Tensor, " num_sequences"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "num_sequences num_positions"]:
-    """Ancestral samples: each code from p(next code | past codes).
+    """Draw sequences from a prior by ancestral sampling: each code from p(next code | past codes).
 
     Args:
-        prior: any prior.
-        num_sequences: how many.
-        num_positions: length of each.
-        condition: classes, for class-conditional priors.
-        generator: of the randomness, on the prior's device; default torch's.
+        prior: Any prior.
+        num_sequences: Number of sequences.
+        num_positions: Length of each sequence.
+        condition: Class of each sequence, for class-conditional priors.
+        generator: Random number generator on the prior's device; default torch's.
     """
     state = prior.start(num_sequences, condition)
     codes: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A decoder-only transformer over codes, read top to bottom: block, prior."""
+"""Decoder-only transformer prior over code sequences."""
 
 # B sequences, T code positions, K num_codes, H heads, D dim per head
 
@@ -19,22 +19,22 @@ from lass.artifacts import Artifact, register
 from lass.errors import LassError, check_number, check_sizes
 from lass.priors.cache import KeyValueCache
 
-MAX_CODES = 2**21 - 1  # as many as can be counted
+MAX_CODES = 2**21 - 1  # limit of SparseCounts
 
 
 @dataclass
 class TransformerState:
-    """What the sequences so far have left behind."""
+    """State of a batch of sequences during sampling."""
 
     cache: KeyValueCache
-    start: Tensor  # (B, dim): embedding of "nothing yet", or of the class; for the first position
+    start: Tensor  # (B, dim), input at the first position: the embedding of the class, or of "no class"
 
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D / 2)
 
 
 def rotation(positions: Int[Tensor, " T"], head_dim: int, like: Tensor) -> Rotation:
-    """By which angle each pair of channels is turned at each position; in full precision, then as `like`.
+    """Compute the cosines and sines of rotary position embeddings, in float32, then converted to the type of `like`.
 
     Source: Su et al. 2021 (arXiv:2104.09864), section 3.2.2.
     """
@@ -44,14 +44,14 @@ def rotation(positions: Int[Tensor, " T"], head_dim: int, like: Tensor) -> Rotat
 
 
 def rotate(x: Float[Tensor, "B H T D"], by: Rotation) -> Float[Tensor, "B H T D"]:
-    """Turn channels i and i + D/2 together, by the angle of their position."""
+    """Apply rotary position embeddings: rotate each pair of channels (i, i + D/2) by the angle of its position."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = by
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward layer."""
+    """Pre-norm transformer block: causal self-attention and a feed-forward network."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Block(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor, by: Rotation | None) -> Tensor:
-        """Full causal pass, (B, T, dim); turned `by` their positions where these are rotary."""
+        """Apply the block to whole sequences (B, T, dim); `by` is the rotation, or None for learned positions."""
         q, k, v = self._qkv(x, by)
         attended = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
@@ -69,7 +69,7 @@ class Block(nn.Module):
         return self._finish(x, attended)
 
     def step(self, x: Tensor, by: Rotation | None, cache: KeyValueCache, layer: int) -> Tensor:
-        """One position, (B, 1, dim), which attends to the past in the cache and joins it."""
+        """Apply the block to one position (B, 1, dim), which attends to the cache and is appended to it."""
         q, k, v = self._qkv(x, by)
         return self._finish(x, cache.attend(layer, q[:, :, 0], k[:, :, 0], v[:, :, 0])[:, :, None])
 
@@ -88,23 +88,24 @@ class Block(nn.Module):
 
 @register
 class TransformerPrior(Artifact):
-    """p(codes) = Π p(code s | codes before s), unconditional or given a class.
+    """Decoder-only transformer prior p(codes) = Π p(code s | codes before s), unconditional or class-conditional.
 
     Args:
-        num_codes: size K of the codec's codebook.
-        num_positions: length T of a code sequence, the product of the codec's grid.
-        dim: width of the network.
-        num_layers: blocks.
-        num_heads: attention heads; a divisor of `dim`.
-        dropout: in training, of attention and of each residual branch.
-        num_classes: for a class-conditional prior; 0 for an unconditional one.
-        class_dropout: in training, how often the class is withheld. Above 0, one prior serves with and without it.
-        positions: "learned" vectors, one for each position; or "rotary", where only the distance between two positions
-            matters.
-        order: the order in which codes are read, as positions in the codec's grid, row by row; default that of the
-            grid. `forward` and `step` get and give codes in this order.
-        checkpointing: in training, keep only each block's input and compute the rest again in the backward pass: less
-            memory for a third more time.
+        num_codes: Size K of the codec's codebook.
+        num_positions: Length T of a code sequence, the product of the codec's grid.
+        dim: Width of the network.
+        num_layers: Number of blocks.
+        num_heads: Number of attention heads; a divisor of `dim`.
+        dropout: Dropout probability of attention and of each residual branch, in training.
+        num_classes: Number of classes; 0 for an unconditional prior.
+        class_dropout: Probability of withholding the class, in training. Above 0, the prior can be used with and
+            without a class.
+        positions: "learned" for one embedding per position; "rotary" for embeddings under which attention depends on
+            relative positions only.
+        order: Order in which codes are read, as row-by-row indices into the codec's grid; default row by row.
+            The codes of `forward` and `step` are in this order.
+        checkpointing: Whether activations inside blocks are recomputed in the backward pass, in training: less memory
+            for a third more time.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
     """
@@ -161,7 +162,7 @@ class TransformerPrior(Artifact):
             raise LassError(f"Rotary positions need an even width of the heads, not {dim // num_heads}.")
         if not self.rotary:
             self.position_embedding = nn.Parameter(torch.empty(num_positions, dim))
-        # One row per class, and a last one for "any class" where the prior knows that.
+        # One row per class, and a last one for "no class" if the prior can be used without a class.
         self.start_embedding = nn.Embedding(num_classes + self._knows_any_class, dim)
         self.blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
@@ -174,11 +175,11 @@ class TransformerPrior(Artifact):
     def forward(
         self, codes: Int[Tensor, "batch time"], condition: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch time num_codes"]:
-        """Logits of every code given those before it, in one pass: for training.
+        """Compute the logits of every code given the codes before it, in one pass, for training.
 
         Args:
-            codes: whole sequences or beginnings of them.
-            condition: class of each sequence; only for a class-conditional prior.
+            codes: Sequences of codes, whole or truncated.
+            condition: Class of each sequence; only for a class-conditional prior.
         """
         start = self._start_embedding(len(codes), condition)
         if self.training and condition is not None and self.class_dropout:
@@ -195,14 +196,14 @@ class TransformerPrior(Artifact):
         return self.to_logits(self.norm(x))
 
     def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> TransformerState:
-        """Allocate the cache of empty sequences; see Prior."""
+        """Allocate the cache of `num_sequences` empty sequences; see `Prior`."""
         start = self._start_embedding(num_sequences, condition)
         head_dim = start.shape[1] // self.num_heads
         cache = KeyValueCache(len(self.blocks), self.num_heads, head_dim, self.num_positions, num_sequences, start)
         return TransformerState(cache, start)
 
     def bytes_for(self, num_sequences: int, num_positions: int) -> int:
-        """What the state of so many sequences takes at most when they have so many positions."""
+        """Return an upper bound on the memory of the state in bytes, up to `num_positions` positions; see `Prior`."""
         dim, dtype = self.code_embedding.embedding_dim, self.code_embedding.weight.dtype
         sizes = (len(self.blocks), self.num_heads, dim // self.num_heads, self.num_positions)
         return KeyValueCache.bytes_for(*sizes, num_sequences, num_positions, dtype)
@@ -210,10 +211,10 @@ class TransformerPrior(Artifact):
     def step(
         self, state: TransformerState, codes: Int[Tensor, " sequences"] | None
     ) -> Float[Tensor, "sequences num_codes"]:
-        """log p(next code | past), one position further; see Prior.
+        """Append a position and return log p(next code | past); see `Prior`.
 
         Raises:
-            LassError: if the sequence is longer than the prior was made for.
+            LassError: if the sequences already have `num_positions` codes.
         """
         length = state.cache.length
         if length == self.num_positions:
@@ -223,19 +224,19 @@ class TransformerPrior(Artifact):
         for layer, block in enumerate(self.blocks):
             x = cast(Block, block).step(x, by, state.cache, layer)
         state.cache.advance()
-        # In full precision: half of it tells 16,384 codes apart badly.
+        # In float32, because half precision does not resolve the logits of 16,384 codes.
         head = self.to_logits
         return F.linear(self.norm(x[:, 0]).float(), head.weight.float(), head.bias.float()).log_softmax(-1)
 
     def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
-        """Reorder, drop or multiply sequences, in place; only what changes is copied. See Prior."""
+        """Reorder, drop or duplicate sequences in place; only changed rows are copied. See `Prior`."""
         if not state.cache.length:
             state.start = state.start[parents]
         state.cache.select(parents)
         return state
 
     def _at(self, x: Tensor, first: int) -> tuple[Tensor, Rotation | None]:
-        """(B, T, dim) at its positions from `first` on, and by how much the attention turns it."""
+        """Add learned embeddings of the positions from `first` on to x, (B, T, dim); or return the rotary rotation."""
         last = first + x.shape[1]
         if self.rotary:
             positions = torch.arange(first, last, device=x.device)

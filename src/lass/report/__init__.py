@@ -1,1 +1,1 @@
-"""Pictures and tables: into the logger while a run goes on, from results on disk afterwards."""
+"""Figures, tables and logging of runs: sent to the loggers during a run, or made from stored results afterwards."""

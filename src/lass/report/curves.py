@@ -13,7 +13,7 @@ from lass.report.figures import save_figure
 
 LOG_FOLDER, LOG_FILE = "csv", "metrics.csv"  # of Lightning's CSVLogger, in a run's folder
 
-#: Panels: stage, title, curves with the names they were logged under. Those without curves are left out.
+#: Panels as (stage, title, {label: name of the logged score}). Panels without data are omitted.
 PANELS = (
     ("vqvae", "codec: PSNR in dB", {"sources": "val/psnr_sources_db", "mixtures": "val/psnr_mixtures_db"}),
     ("vqvae", "codec: SI-SDR in dB", {"sources": "val/si_sdr_sources_db", "mixtures": "val/si_sdr_mixtures_db"}),
@@ -27,17 +27,17 @@ PANELS = (
 )
 
 Row = dict[str, float]  # values logged together, by name
-Curves = dict[str, list[tuple[float, float]]]  # points by what a curve is called
+Curves = dict[str, list[tuple[float, float]]]  # label of a curve -> its (epoch, value) points
 
 
 def training_curves(root: str | Path) -> Figure:
-    """One panel for each pair of curves, over epochs; where each source has a prior, for each of these.
+    """Plot the logged scores of every stage against epochs, one panel per entry of `PANELS` and per source's prior.
 
     Args:
         root: folder with the stages' runs, `runs/<dataset>`.
 
     Raises:
-        LassError: if no stage has left a log.
+        LassError: if no stage has an offline log.
     """
     panels = _panels(Path(root))
     if not panels:
@@ -58,7 +58,7 @@ def training_curves(root: str | Path) -> Figure:
 
 
 def _panels(root: Path) -> dict[str, Curves]:
-    """What was logged, by the titles of the panels."""
+    """Return the curves of each panel by its title."""
     folders = {stage: [root / stage, *sorted(root.glob(f"{stage}-*"))] for stage, _, _ in PANELS}
     logs = {folder: _rows(folder) for same in folders.values() for folder in same if (folder / LOG_FOLDER).is_dir()}
     panels = {}
@@ -107,9 +107,9 @@ def _number(cell: str | None) -> float | None:
 
 
 def _epochs(rows: list[Row]) -> list[float]:
-    """Where rows lie, in epochs: steps are spread evenly over them."""
+    """Convert the steps of rows to fractional epochs, assuming the same number of steps in every epoch."""
     steps = max((row["step"] for row in rows), default=0) + 1
-    if steps == 1:  # counting makes no steps
+    if steps == 1:  # the likelihood stage takes no optimizer steps
         return [row["epoch"] + 1 for row in rows]
     per_step = (max(row["epoch"] for row in rows) + 1) / steps
     return [(row["step"] + 1) * per_step for row in rows]

@@ -1,4 +1,4 @@
-"""How signals are shown: images as they are, audio as players and spectrograms."""
+"""Display of signals in loggers and figures: images directly, audio as players and spectrograms."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from lass.report.spectrograms import spectrograms
 
 @runtime_checkable
 class Display(Protocol):
-    """Signals here are (batch, channels, *space)."""
+    """Interface for displaying signals of one type, of shape (batch, channels, *space)."""
 
-    num_examples: ClassVar[int]  # in a logged set
+    num_examples: ClassVar[int]  # items to log per set of examples
 
     def pictures(self, signals: Tensor) -> Tensor:
-        """What to look at: (batch, channels, height, width) in [0, 1]."""
+        """Convert signals to images of shape (batch, channels, height, width) in [0, 1]."""
         ...
 
     def residual(self, difference: Tensor) -> Tensor:
-        """The difference of two signals as a signal that can be shown."""
+        """Convert the difference of two signals to a signal that can be displayed."""
         ...
 
     def log(self, trainer: Trainer, key: str, columns: Mapping[str, Tensor], captions: Sequence[str] | None) -> None:
-        """Show some items in whichever loggers there are; `columns` are their signals by name."""
+        """Log items to the trainer's loggers; `columns` maps names to the signals of all items."""
         ...
 
 
 class ImageDisplay:
-    """Images in [0, 1]."""
+    """Display of images in [0, 1]."""
 
     num_examples: ClassVar[int] = 12
 
     def pictures(self, signals: Tensor) -> Tensor:
-        """The images."""
+        """Return the images unchanged."""
         return signals
 
     def residual(self, difference: Tensor) -> Tensor:
-        """Its size."""
+        """Return the absolute difference."""
         return difference.abs()
 
     def log(self, trainer: Trainer, key: str, columns: Mapping[str, Tensor], captions: Sequence[str] | None) -> None:
-        """Strips of images."""
+        """Log one strip of images per item."""
         log_images(trainer, key, columns, captions)
 
 
 class AudioDisplay:
-    """Mono audio in [-1, 1].
+    """Display of mono audio in [-1, 1].
 
     Args:
-        sample_rate: in Hz.
+        sample_rate: Sample rate in Hz.
     """
 
     num_examples: ClassVar[int] = 4
@@ -63,22 +63,22 @@ class AudioDisplay:
         self.sample_rate = sample_rate
 
     def pictures(self, signals: Tensor) -> Tensor:
-        """Spectrograms."""
+        """Return the spectrograms in colour; see `spectrograms`."""
         return spectrograms(signals)
 
     def residual(self, difference: Tensor) -> Tensor:
-        """As it is: a spectrogram shows its size anyway."""
+        """Return the difference unchanged, because a spectrogram shows magnitudes in any case."""
         return difference
 
     def log(self, trainer: Trainer, key: str, columns: Mapping[str, Tensor], captions: Sequence[str] | None) -> None:
-        """Players, and strips of spectrograms."""
+        """Log one player per item and name, and one strip of spectrograms per item."""
         log_audio(trainer, key, columns, self.sample_rate, captions)
         pictures = {name: self.pictures(signals) for name, signals in columns.items()}
         log_images(trainer, f"{key}_spectrograms", pictures, captions)
 
 
 def display_of(codec: object) -> Display | None:
-    """That of audio for codecs with a `sample_rate`, of images for those with an `image_shape`; None for others."""
+    """Return AudioDisplay for a codec with `sample_rate`, ImageDisplay for one with `image_shape`, otherwise None."""
     if isinstance(codec, HasSampleRate):
         return AudioDisplay(codec.sample_rate)
     return ImageDisplay() if isinstance(codec, HasImageShape) else None

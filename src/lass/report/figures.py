@@ -1,4 +1,4 @@
-"""Pictures for people."""
+"""Matplotlib figures of separations: image grids and entropy maps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from lass.artifacts import atomic_write
 
 COLUMN_INCHES = 1.1
-LONGEST_LABEL = 24  # characters; beside a picture there is room for so many
+LONGEST_LABEL = 24  # characters that fit beside an image
 
 
 def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Sequence[str], title: str) -> Figure:
-    """Named columns of images in [0, 1], one row per item."""
+    """Plot a grid of images in [0, 1], with one named column per entry of `columns` and one row per item."""
     height, width = next(iter(columns.values())).shape[-2:]
     row_inches = (COLUMN_INCHES - 0.2) * height / width + 0.2
     figure = Figure(figsize=(COLUMN_INCHES * len(columns) + 0.7, row_inches * len(row_labels) + 0.7))
@@ -41,7 +41,7 @@ def image_grid(columns: Mapping[str, Float[Tensor, "num c h w"]], row_labels: Se
 
 
 def entropy_figure(entropy: Float[Tensor, "*grid"], num_mixtures: int) -> Figure:
-    """Mean entropy at each position: a map for images, a line for sequences."""
+    """Plot the mean entropy of each position, in nats: as a map for 2-D grids, as a line for sequences."""
     figure = Figure(figsize=(4, 3.2))
     axes = figure.subplots()
     values = entropy.detach().cpu().numpy()
@@ -57,9 +57,13 @@ def entropy_figure(entropy: Float[Tensor, "*grid"], num_mixtures: int) -> Figure
 
 
 def literal(text: str, longest: int | None = None) -> str:
-    """Text that a font can show: `?` for control characters and undecodable bytes, each line `longest` at most.
+    """Make text printable: control characters and undecodable bytes become `?`, long lines are cut in the middle.
 
-    A `$` is literal only with `parse_math=False`, which every text from outside needs.
+    `$` still starts mathematics in matplotlib, so pass `parse_math=False` for any text that is not from this package.
+
+    Args:
+        text: Any text, for example the name of a file.
+        longest: Maximal length of a line in characters; default unlimited.
     """
     text = "".join("?" if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
     if longest is None:
@@ -70,24 +74,24 @@ def literal(text: str, longest: int | None = None) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a figure as a PNG file, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
 def picture(make: Callable[[], Figure], path: str | Path) -> bool:
-    """Make a figure and save it as a PNG, so that no picture can cost the results that it shows.
+    """Make a figure and save it as a PNG file; a failure is a warning, so that it cannot lose the results shown.
 
     Args:
-        make: the figure.
-        path: where it is saved; an older file there is removed if that fails.
+        make: Function that makes the figure.
+        path: Path of the PNG file. An existing file there is removed if the figure cannot be made or saved.
 
     Returns:
-        Whether it was saved. If anything failed, there is one warning.
+        Whether the figure was saved. On failure one warning is given.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of matplotlib: letters that a font lacks, margins too small
+            warnings.simplefilter("ignore", UserWarning)  # matplotlib's, for missing glyphs and small margins
             save_figure(make(), path)
     except Exception as error:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Images, audio and histograms into whichever loggers a run has; those that only know numbers do without."""
+"""Log images, audio and histograms to Weights & Biases and TensorBoard; any other logger is skipped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from torch import Tensor
 
-MAX_BINS = 512  # that Weights & Biases takes
+MAX_BINS = 512  # limit of Weights & Biases for a histogram
 
 
 def image_rows(columns: Mapping[str, Float[Tensor, "num channels height width"]], padding: int = 2) -> np.ndarray:
-    """One row per item, one column per name: images beside each other, as bytes (height, width, 3).
+    """Tile images into one RGB image of bytes (height, width, 3), with one row per item and one column per name.
 
     Values outside [0, 1] are clipped; grey images become RGB.
     """
@@ -35,7 +35,7 @@ def image_rows(columns: Mapping[str, Float[Tensor, "num channels height width"]]
 
 
 def image_strips(columns: Mapping[str, Float[Tensor, "num channels height width"]]) -> list[np.ndarray]:
-    """`image_rows` of each item alone."""
+    """Return one `image_rows` image per item."""
     num = len(next(iter(columns.values())))
     return [image_rows({name: images[i : i + 1] for name, images in columns.items()}) for i in range(num)]
 
@@ -46,13 +46,13 @@ def log_images(
     columns: Mapping[str, Float[Tensor, "num channels height width"]],
     captions: Sequence[str] | None = None,
 ) -> None:
-    """Log one strip of images per item to Weights & Biases, all below each other to TensorBoard.
+    """Log one strip of images per item to Weights & Biases, and all strips as one image to TensorBoard.
 
     Args:
-        trainer: whose loggers are used.
-        key: where the images appear, `group/name`.
-        columns: the images of all items under their names, which become the caption.
-        captions: what is to be said about each item.
+        trainer: Trainer with the loggers.
+        key: Name of the images in the loggers, `group/name`.
+        columns: Images of all items by name; the names become the caption.
+        captions: Further text for the caption of each item.
     """
     names = " | ".join(columns)
     for logger in trainer.loggers:
@@ -71,7 +71,10 @@ def log_audio(
     sample_rate: int,
     captions: Sequence[str] | None = None,
 ) -> None:
-    """Log one player per item and name; arguments as in `log_images`, audio in [-1, 1] at `sample_rate` Hz."""
+    """Log one audio player per item and name.
+
+    `columns` holds mono audio in [-1, 1] at `sample_rate` Hz; the remaining arguments are those of `log_images`.
+    """
     clips = {name: signals.detach().cpu().float().clamp(-1, 1)[:, 0].numpy() for name, signals in columns.items()}
     num = len(next(iter(clips.values())))
     items = [(name, i, clips[name][i]) for i in range(num) for name in clips]
@@ -85,7 +88,7 @@ def log_audio(
 
 
 def log_picture(trainer: Trainer, key: str, path: str | Path) -> None:
-    """Log a picture that is a file already."""
+    """Log an image file."""
     for logger in trainer.loggers:
         if isinstance(logger, LightningWandbLogger):
             logger.log_image(key, [str(path)])
@@ -95,13 +98,13 @@ def log_picture(trainer: Trainer, key: str, path: str | Path) -> None:
 
 
 def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) -> None:
-    """Log a histogram that was counted already; where there are more than 512 bins, neighbours are put together.
+    """Log a histogram with given bins; above 512 bins, adjacent bins are merged.
 
     Args:
-        trainer: whose loggers are used.
-        key: where it appears, `group/name`.
-        heights: of the bins, (bins,).
-        edges: of the bins, (bins + 1,).
+        trainer: Trainer with the loggers.
+        key: Name of the histogram in the loggers, `group/name`.
+        heights: Count in each bin, (bins,).
+        edges: Edges of the bins, (bins + 1,).
     """
     together = -(-len(heights) // MAX_BINS)
     starts = torch.arange(0, len(heights), together)
@@ -120,7 +123,7 @@ def log_histogram(trainer: Trainer, key: str, heights: Tensor, edges: Tensor) ->
 
 
 def log_values(trainer: Trainer, key: str, values: Tensor, bins: int = 50) -> None:
-    """Log the histogram of the finite ones of some values, from 0 (or the least) to the largest."""
+    """Log a histogram of the finite values, over the range from min(0, smallest) to the largest."""
     values = values.detach().cpu().float().flatten()
     values = values[values.isfinite()]
     if not len(values):

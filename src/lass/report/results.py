@@ -1,12 +1,12 @@
-"""The results folder of a separation run: written while it goes on, read back to resume it and to report on it.
+"""Results folder of a separation run: written during the run, read to resume it and to report on it.
 
 config.yaml             the resolved configuration
-settings.json           what a resumed run must agree with
-mixtures/NNNNNN.safetensors   one mixture: estimates, codes, entropy by position, and its row of the table
+settings.json           settings that a resumed run must share
+mixtures/NNNNNN.safetensors   one mixture: estimates, codes, entropy of each position, and its row of the table
 results.csv             one row per mixture
-summary.json            mean, standard deviation and number for every score
+summary.json            mean, standard deviation and number of mixtures for every score
 separations.png         mixture | estimates | sources | residual
-entropy.png             how much the candidates differ, by position
+entropy.png             entropy of the candidates at each position
 """
 
 from __future__ import annotations
@@ -23,28 +23,32 @@ from lass.errors import LassError
 
 Row = dict[str, int | float]
 
-CONTENT = 2  # raised when files of mixtures hold more than before, so that old ones are not gone on with
+CONTENT = 2  # version of the content of mixture files; increased when they hold more, so that old runs do not resume
 
 
 class ResultsFolder:
-    """One run's results.
+    """Storage of the results of one separation run.
 
     Args:
-        root: the folder; made when something is written.
+        root: Path of the folder, which is created by the first write.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     def start(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Begin a run, or go on with a half-finished one.
+        """Start a run, or resume an unfinished one with equal settings.
+
+        Args:
+            settings: Settings on which the results depend; must be serialisable as JSON.
+            overwrite: Whether to delete results that are in the folder.
 
         Raises:
-            LassError: if the folder holds results that were made with other settings.
+            LassError: if the folder holds results that were made with other settings, unless `overwrite` is true.
         """
         path = self.root / "settings.json"
-        settings = json.loads(json.dumps({**settings, "content": CONTENT}))  # as it will be read back
-        # A run that was refused before its first mixture, for lack of memory or the like, has nothing to lose.
+        settings = json.loads(json.dumps({**settings, "content": CONTENT}))  # types as JSON gives them
+        # Settings of a run that failed before its first mixture (for lack of memory, for example) can be replaced.
         may_lose = path.exists() and any(self.root.glob("mixtures/*.safetensors")) and not overwrite
         if may_lose and (there := read_json(path, "run's settings")) != settings:
             if there.get("content") != CONTENT:
@@ -63,7 +67,7 @@ class ResultsFolder:
         write_json(path, settings)
 
     def has(self, index: int) -> bool:
-        """Whether a mixture is done; a file that cannot be read counts as missing."""
+        """Whether the results of a mixture are stored; an unreadable file counts as missing."""
         try:
             self.read(index)
         except LassError:
@@ -71,14 +75,14 @@ class ResultsFolder:
         return True
 
     def write(self, index: int, tensors: dict[str, Tensor], row: Row) -> None:
-        """Store one mixture, whole or not at all."""
+        """Store the tensors and the table row of one mixture, atomically."""
         save_tensors(self._path(index), tensors, {"kind": "separation", "row": row})
 
     def read(self, index: int) -> tuple[dict[str, Tensor], Row]:
-        """What `write` stored.
+        """Load the tensors and the table row of one mixture.
 
         Raises:
-            LassError: if the file is missing, damaged, or holds something else.
+            LassError: if the file is missing, damaged, or does not hold a separation.
         """
         tensors, metadata = load_tensors(self._path(index), "separation")
         if metadata.get("kind") != "separation" or not isinstance(metadata.get("row"), dict):
@@ -86,7 +90,7 @@ class ResultsFolder:
         return tensors, metadata["row"]
 
     def write_table(self, rows: list[Row], summary: dict[str, Any]) -> None:
-        """Store the table of all mixtures and its summary."""
+        """Write the table of all mixtures (results.csv) and its summary (summary.json)."""
         with atomic_write(self.root / "results.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
@@ -95,12 +99,12 @@ class ResultsFolder:
 
     @property
     def figure(self) -> Path:
-        """Where the picture is."""
+        """Path of the figure of example separations."""
         return self.root / "separations.png"
 
     @property
     def entropy_figure(self) -> Path:
-        """Where the picture of the entropies is."""
+        """Path of the figure of the entropies."""
         return self.root / "entropy.png"
 
     def _path(self, index: int) -> Path:

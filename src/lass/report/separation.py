@@ -1,4 +1,4 @@
-"""What a separation run leaves at its end: the table, the pictures, and its page in whichever loggers it has."""
+"""Report of a separation run: write the table and the figures, and log them."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ def report_separation(
     sampler: str,
     source_names: Sequence[str],
 ) -> None:
-    """Write results.csv, summary.json and the pictures, and log all of it. A picture that fails is one warning.
+    """Write results.csv, summary.json and the figures, and log them. A figure that cannot be made is a warning.
 
     Args:
-        trainer: of the run; its data are the mixtures.
-        results: where the mixtures lie.
-        done: their numbers, sorted.
-        summary: mean scores of all of them; the first decides which is better.
-        entropies: of the candidates' pairs at each position, in nats.
-        display: how the signals are shown.
-        sampler: named in the title of the picture.
-        source_names: or their numbers.
+        trainer: Trainer of the run; its predict dataloader gives the mixtures.
+        results: Results folder with the separated mixtures.
+        done: Sorted indices of the separated mixtures.
+        summary: Statistics of each score over all mixtures; the first score ranks the mixtures.
+        entropies: Entropy of the candidates' pairs at each position, in nats.
+        display: Display for the type of signal.
+        sampler: Name of the sampler, for the title of the figure.
+        source_names: Names or numbers of the sources.
     """
     rows = [results.read(index)[1] for index in done]
     results.write_table(rows, summary)
-    # Good and bad alike: from the best to the worst, in equal steps.
+    # The examples are equally spaced ranks from the best to the worst, so that they are not biased to good ones.
     deciding = next(iter(summary))
     ranked = sorted(rows, key=lambda row: -math.inf if math.isnan(row[deciding]) else row[deciding], reverse=True)
     steps = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
 
     def columns_of(indices: list[int]) -> dict[str, Tensor]:
-        """mixture | estimates | sources | residual, (num, channels, *space) each."""
+        """Return mixture, estimates, sources and residual by name, each (num, channels, *space)."""
         loader: Any = trainer.predict_dataloaders
         sources = loader.dataset.__getitems__(indices).signals
         estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
@@ -99,5 +99,5 @@ def report_separation(
 
 
 def _quantiles(values: Float[Tensor, "mixtures positions"]) -> list[list[float]]:
-    """10 %, median and 90 % of each position."""
+    """Return the 10 %, 50 % and 90 % quantiles over mixtures at each position."""
     return torch.quantile(values.cpu().double(), torch.tensor([0.1, 0.5, 0.9]).double(), dim=0).T.tolist()

@@ -1,4 +1,4 @@
-"""Audio as pictures."""
+"""Spectrogram images of audio."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from matplotlib import colormaps
 from torch import Tensor
 
 WINDOW = 1024  # samples
-RANGE_DB = 80.0  # from the brightest colour to the darkest
-HEIGHT, MAX_COLUMNS = 128, 256  # of a picture, in pixels
+RANGE_DB = 80.0  # dynamic range of the colours
+HEIGHT, MAX_COLUMNS = 128, 256  # height and maximal width of an image in pixels
 
 
 def spectrograms(
     signals: Float[Tensor, "batch 1 samples"], range_db: float = RANGE_DB
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Spectrograms in dB, low frequencies at the bottom, in colours that range from 0 dB of full scale downwards.
+    """Compute RGB images of the log-magnitude spectrograms of audio, with low frequencies at the bottom.
+
+    The brightest colour is 0 dB relative to full scale.
 
     Args:
-        signals: mono audio in [-1, 1].
-        range_db: what lies further below full scale is black.
+        signals: Mono audio in [-1, 1].
+        range_db: Dynamic range in dB; magnitudes more than `range_db` below full scale are black.
     """
     return torch.cat([_spectrogram(signal, range_db) for signal in signals.split(1)])
 

@@ -1,4 +1,4 @@
-"""A few lines that say what a separation run came to."""
+"""Text summary of the scores of a separation run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ DISTANCES = {
 
 
 def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
-    """The scores of a results folder as small tables, and where to look."""
+    """Format the scores of a separation run as text tables, followed by the paths of its figure and its table.
+
+    Args:
+        folder: Results folder of the run.
+        summary: Statistics of each score, as in summary.json.
+    """
     scores = [score for score in SCORES if score in summary]
     num = max(summary[score]["num"] for score in scores)
     what = "mixture" if num == 1 else "mixtures"
@@ -47,6 +52,6 @@ def _undefined(num: int) -> str:
 
 
 def _sources(summary: dict[str, Any], score: str) -> dict[str, str]:
-    """Names of a score of single sources, and of these: `sdr_drums_db` for `sdr_db`."""
+    """Map the per-source variants of a score to the names of the sources: `{"sdr_drums_db": "drums"}` for `sdr_db`."""
     pattern = re.compile(rf"{score.removesuffix('_db')}_(.+)_db")
     return {name: match[1] for name in summary if (match := pattern.fullmatch(name))}

@@ -1,4 +1,4 @@
-"""What a run shows in Weights & Biases beyond its numbers: which way is better, what belongs together, lineage."""
+"""Weights & Biases callback: directions of metrics, a tag for the codec, and the lineage of artefacts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Direction = Literal["min", "max"]
 
 
 class WandbCallback(Callback):
-    """Sets up the page of a run, and keeps its artefacts with it when the run is online.
+    """Configures a W&B run and, when it is online, uploads its artefacts.
 
     - The summary of a metric is its best value, not its last.
-    - All stages of one experiment carry the tag `codec-<fingerprint>`: priors and counts belong to a codec.
-    - What a stage used and made are W&B artifacts. They are told apart by their content, so that a codec which one run
-      made and another used is one artifact, and the lineage graph leads from stage to stage.
+    - All runs with one codec have the tag `codec-<fingerprint>`, because priors and counts are valid for one codec.
+    - Inputs and outputs of a stage are W&B artifacts, identified by their content. A codec that is the output of one
+      run and an input of another is therefore one artifact, and the lineage graph connects the stages.
 
     Args:
-        goals: direction of the metrics that are scores.
-        codec_fingerprint: of the codec, where it is known before the run.
-        used: what the stage reads: type ("codec", "prior", "likelihood", "features") and path.
-        made: what it leaves, likewise.
+        goals: Direction of each metric that is a score, "min" or "max".
+        codec_fingerprint: Fingerprint of the codec, if it is known before the run.
+        used: Inputs of the stage as pairs of type ("codec", "prior", "likelihood", "features") and path.
+        made: Outputs of the stage as pairs of type and path.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class WandbCallback(Callback):
         self.goals, self.codec_fingerprint, self.used, self.made = goals, codec_fingerprint, used, made
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before anything is logged."""
+        """Define the metrics, tag the run and register its inputs, before anything is logged."""
         for logger in _wandb_loggers(trainer):
             for name, direction in self.goals.items():
                 logger.experiment.define_metric(name, step_metric="trainer/global_step", summary=direction)
@@ -50,20 +50,20 @@ class WandbCallback(Callback):
                 _send(logger, "use_artifact", kind, Path(path))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what was made."""
+        """Upload the outputs of the stage."""
         for logger in _wandb_loggers(trainer):
             for kind, path in self.made:
                 if Path(path).exists():
                     _send(logger, "log_artifact", kind, Path(path))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A training that is stopped by hand has made something, too."""
+        """Upload the outputs after Ctrl-C, because an interrupted training has exported an artefact."""
         if isinstance(exception, KeyboardInterrupt):
             self.on_fit_end(trainer, pl_module)
 
 
 def _send(logger: LightningWandbLogger, how: str, kind: str, path: Path) -> None:
-    """Tell the server about an artifact; a server that does not answer is no reason to lose a run."""
+    """Register an artifact with the server if the run is online; a failure is a warning and does not stop the run."""
     if not _is_online(logger):
         return
     try:
@@ -73,29 +73,29 @@ def _send(logger: LightningWandbLogger, how: str, kind: str, path: Path) -> None
 
 
 def add_tag(logger: LightningWandbLogger, codec_fingerprint: str) -> None:
-    """Tag a run with its codec, in place of another one."""
+    """Tag a run with its codec's fingerprint, replacing the tag of a previous codec."""
     others = [tag for tag in logger.experiment.tags or () if not re.fullmatch(r"codec-[0-9a-f]{16}", tag)]
     logger.experiment.tags = (*others, f"codec-{codec_fingerprint}")
 
 
 def tag_codec(trainer: Trainer, codec_fingerprint: str) -> None:
-    """Tag the runs of a trainer whose codec became known, or another one."""
+    """Tag the W&B runs of a trainer with the codec's fingerprint, once it is known or has changed."""
     for logger in _wandb_loggers(trainer):
         add_tag(logger, codec_fingerprint)
 
 
 def as_artifact(logger: LightningWandbLogger, kind: str, path: Path) -> wandb.Artifact:
-    """A file or folder as a W&B artifact; the same content gives the same artifact in every run."""
+    """Make a W&B artifact of a file or folder; equal content gives the same artifact in every run."""
     artifact = wandb.Artifact(f"{logger.experiment.group or 'lass'}-{path.stem}", kind)
     artifact.add_dir(str(path)) if path.is_dir() else artifact.add_file(str(path))
     return artifact
 
 
 def _wandb_loggers(trainer: Trainer) -> list[Any]:
-    """Those of the first process; others must not log."""
+    """Return the W&B loggers on rank 0 and an empty list on all other ranks, which must not log."""
     return [x for x in trainer.loggers if isinstance(x, LightningWandbLogger)] if trainer.is_global_zero else []
 
 
 def _is_online(logger: LightningWandbLogger) -> bool:
-    """Whether artefacts can go along: lineage needs the server, and a copy of them without it would help nobody."""
+    """Whether artefacts can be uploaded; offline runs would only store a useless copy, as lineage needs the server."""
     return not logger.experiment.offline and not logger.experiment.disabled

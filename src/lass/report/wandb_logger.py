@@ -1,4 +1,4 @@
-"""Weights & Biases: offline unless the user is logged in or said otherwise, and where the server is out of reach."""
+"""Weights & Biases logger that falls back to an offline run without a login or a reachable server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lass.errors import LassError
 
 SERVER = "https://api.wandb.ai"
 OFFLINE_MODES, OTHER_MODES = ("offline", "dryrun"), ("online", "disabled", "shared", "run")  # values of WANDB_MODE
-PATIENCE = 2.0  # seconds until a server counts as out of reach
+PATIENCE = 2.0  # timeout of a connection in seconds
 
 
 def server() -> str:
-    """Address of the server that wandb would use."""
+    """Return the URL of the server that wandb uses."""
     return os.environ.get("WANDB_BASE_URL") or SERVER
 
 
 def is_logged_in() -> bool:
-    """Whether wandb has a key for its server, found without asking the server."""
+    """Whether wandb has credentials for its server; checked locally, without a request."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     try:
@@ -41,10 +41,10 @@ def is_logged_in() -> bool:
 
 
 def is_reachable(address: str, patience: int | float = PATIENCE) -> bool:
-    """Whether a server, or the proxy in front of it, takes a connection within so many seconds."""
+    """Whether a server, or its configured proxy, accepts a TCP connection within `patience` seconds."""
     try:
         url = urlsplit(address)
-    except ValueError:  # an address that is none
+    except ValueError:  # malformed URL
         return False
     proxy = getproxies().get(url.scheme)
     if proxy and not proxy_bypass(url.hostname or ""):
@@ -57,7 +57,7 @@ def is_reachable(address: str, patience: int | float = PATIENCE) -> bool:
             socket.create_connection((url.hostname or "", port), timeout=patience).close()
             answered.set()
 
-    # In a thread, as looking up a name knows no timeout.
+    # In a thread, because a DNS lookup has no timeout.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(patience)
@@ -65,7 +65,7 @@ def is_reachable(address: str, patience: int | float = PATIENCE) -> bool:
 
 
 def check_environment() -> None:
-    """Raise LassError if wandb would refuse one of its environment variables."""
+    """Raise LassError if an environment variable of wandb has an invalid value."""
     mode = os.environ.get("WANDB_MODE")
     if mode and mode not in OFFLINE_MODES + OTHER_MODES:
         raise LassError(f"WANDB_MODE must be online, offline or disabled, not {mode!r}.")
@@ -82,22 +82,22 @@ def check_environment() -> None:
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's WandbLogger that never asks for a login, and never waits for a server that cannot be reached.
+    """Lightning's WandbLogger without login prompts and without waiting for an unreachable server.
 
-    WANDB_MODE (online, offline, disabled) decides where it is set; otherwise a run is online if there is a key and
-    offline if not. A run that was to be online goes on offline, with one line, if there is no key, if the server
-    cannot be reached, or if it refuses the run. `wandb sync` uploads offline runs later.
+    WANDB_MODE (online, offline, disabled) sets the mode. If it is not set, a run is online if wandb has a key and
+    offline otherwise. An online run becomes an offline run, with one line of explanation, if there is no key, if the
+    server cannot be reached, or if the server refuses the run. `wandb sync` uploads offline runs later.
 
     Args:
-        group: the dataset; runs are grouped by it.
-        job_type: the stage.
-        name: of the run.
-        save_dir: folder of the run; `wandb/` is made in it when the run begins.
-        project: in Weights & Biases.
-        tags: for finding the run again.
+        group: Name of the dataset, by which runs are grouped.
+        job_type: Name of the stage.
+        name: Name of the run, default `<group>-<job_type>`.
+        save_dir: Folder of the run; `wandb/` is created in it when the run starts.
+        project: Project in Weights & Biases.
+        tags: Tags of the run, default group and job_type.
 
     Raises:
-        LassError: if wandb would refuse one of its environment variables.
+        LassError: if an environment variable of wandb has an invalid value.
     """
 
     def __init__(
@@ -113,22 +113,22 @@ class WandbLogger(LightningWandbLogger):
         mode = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
         super().__init__(
             name=name or f"{group}-{job_type}",
-            save_dir=str(Path(save_dir).resolve()),  # wandb would take it from where the process was at its first run
+            save_dir=str(Path(save_dir).resolve()),  # wandb would resolve it in the first run's working directory
             project=project,
             group=group,
             job_type=job_type,
             tags=tags or [group, job_type],
             mode="offline" if mode in OFFLINE_MODES else mode,
         )
-        self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and wandb always warns that it is obsolete
+        self._wandb_init.pop("anonymous", None)  # set by Lightning, deprecated by wandb with a warning
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of wandb, begun when it is first asked for."""
+        """The wandb run, started on first access."""
         if self._experiment is not None or wandb.run is not None or self._wandb_init["mode"] == "disabled":
             return super().experiment
-        Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)  # wandb would go to a temporary folder without it
+        Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)  # otherwise wandb uses a temporary folder
         if self._wandb_init["mode"] == "offline":
             return self._offline_experiment()
         if not is_logged_in():
@@ -145,6 +145,6 @@ class WandbLogger(LightningWandbLogger):
         latest = Path(str(self._save_dir)) / "wandb" / "latest-run"
         why = f" ({reason})" if reason else ""
         rank_zero_info(f"Weights & Biases: offline{why}; `wandb sync {latest}` uploads this run later.")
-        # The hints of wandb are replaced by the one line above.
+        # Silence wandb's own hints, which the line above replaces.
         self._wandb_init.update(mode="offline", settings=wandb.Settings(silent=True))
         return super().experiment

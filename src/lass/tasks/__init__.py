@@ -1,4 +1,4 @@
-"""The LightningModules of the four stages, and one for the features of a Fréchet distance."""
+"""LightningModules of the four stages, and of training the features for a Fréchet distance."""
 
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.features import FeatureTraining

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, marked with their stage, and never by a dry run."""
+"""Checkpoints of a run: written atomically, and marked with the stage that they belong to."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lass.artifacts import atomic_write
 from lass.errors import LassError
 
 CHECKPOINT_FOLDER, LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoints", "last.ckpt", "best.ckpt"  # in a run's folder
-PREVIOUS_FOLDER = "previous"  # in a run's folder: the training that a fresh one replaces
-STAGE_KEY = "lass_stage"  # in a checkpoint: name of the class of the module
+PREVIOUS_FOLDER = "previous"  # in a run's folder: files of the training that a new one replaces
+STAGE_KEY = "lass_stage"  # key in a checkpoint: class name of the LightningModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Reads and writes local checkpoints; a file that cannot be written to its end leaves the one before as it was.
+    """Reads and writes local checkpoints atomically: a failed write leaves the previous file unchanged.
 
     Args:
-        stage: class name of the LightningModule, which a checkpoint must name to be read.
+        stage: Class name of the LightningModule. Only checkpoints of this class can be loaded.
     """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write to a temporary file in the same folder, and rename it.
+        """Write a checkpoint to a temporary file in the same folder, then rename it.
 
         Raises:
             LassError: if the disk is full or the folder cannot be written to.
@@ -43,16 +43,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint of this stage; nothing in it is run.
+        """Load a checkpoint of this stage, without executing code in it.
 
         Raises:
-            LassError: if the file is missing, damaged, or no checkpoint of this stage.
+            LassError: if the file is missing, damaged, or not a checkpoint of this stage.
         """
         if not Path(path).is_file():
             raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except UnpicklingError as error:  # whose text advises to switch `weights_only` off
+        except UnpicklingError as error:  # its message advises disabling `weights_only`
             raise LassError(
                 f"{path} holds other objects than a checkpoint of lass: start without --ckpt_path."
             ) from error
@@ -67,14 +67,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps a run's checkpoints; subclasses say when they are saved. It saves nothing by itself.
+    """Base class of the checkpoint callbacks; subclasses call `save` at the times when checkpoints are due.
 
-    A fresh training in a folder that holds an earlier one first keeps that in `previous/`, as hard links.
+    A new training in a folder with an earlier one first archives the earlier files in `previous/`, as hard links.
 
     Args:
-        dirpath: folder of the checkpoints, in the run's folder.
-        made: what else the training replaces in the run's folder.
-        **options: of ModelCheckpoint.
+        dirpath: Folder of the checkpoints, inside the run's folder.
+        made: Names of further files and folders in the run's folder that the training replaces.
+        **options: Arguments of ModelCheckpoint.
     """
 
     def __init__(self, dirpath: str | Path, made: Sequence[str] = (), **options: Any) -> None:
@@ -83,30 +83,31 @@ class RunCheckpoint(ModelCheckpoint):
         self.made = made
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the trainer write whole files, unless it was given another way to write."""
+        """Make the trainer write checkpoints atomically, unless the user has set another checkpoint plugin."""
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO(type(pl_module).__name__)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep an earlier training that this one does not continue."""
+        """Archive the files of an earlier training, unless this one resumes it."""
         if trainer.is_global_zero and not trainer.ckpt_path:
             archive_previous(self.folder.parent, [self.folder.name, *self.made])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say which stage the checkpoint is of."""
+        """Add the class name of the module to the checkpoint."""
         checkpoint[STAGE_KEY] = type(pl_module).__name__
 
     def save(self, trainer: Trainer, name: str = LAST_CHECKPOINT) -> None:
-        """Save now; all ranks call this."""
+        """Save a checkpoint under `name`. Must be called on all ranks."""
         trainer.save_checkpoint(self.folder / name, weights_only=False)
         self._last_global_step_saved = trainer.global_step
 
 
 def archive_previous(folder: Path, names: Sequence[str]) -> None:
-    """Link files and folders of a run into its `previous/`, in place of its content.
+    """Hard-link files and folders of a run into its `previous/`, replacing the content of that folder.
 
-    Files are replaced by renaming, so the links keep the earlier content and no room is needed until then.
+    The run's files are later replaced by renaming, so the links keep the earlier content; until then they need no disk
+    space.
     """
     paths = [folder / name for name in names if (folder / name).exists()]
     if not paths:

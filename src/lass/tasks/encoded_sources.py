@@ -1,4 +1,4 @@
-"""Another data module's sources as codes: encoded once, before the first epoch, then read from a memory-mapped file."""
+"""Data module of encoded sources: code sequences, computed once before the first epoch and memory-mapped."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PARTS: tuple[Split, ...] = ("train", "validation")
 
 
 class EncodedSources(LightningDataModule):
-    """Training and validation sources of `sources`, encoded by `codec`.
+    """Code sequences of the training and validation sources of another data module.
 
     Args:
-        sources: the data module of the signals.
-        codec: folder of the codec.
-        batch_size: sequences in a batch.
+        sources: Data module of the signals.
+        codec: Folder of the codec.
+        batch_size: Number of sequences in a batch.
     """
 
     def __init__(self, sources: SourceDataModule, codec: str, batch_size: int = 128) -> None:
@@ -41,7 +41,7 @@ class EncodedSources(LightningDataModule):
         self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
         self.codec_fingerprint = fingerprint(self.codec)
         check_sample_rate(sources, self.codec)
-        self._temporary: TemporaryDirectory | None = None  # in place of the run's folder in a dry run
+        self._temporary: TemporaryDirectory | None = None  # replaces the run's folder in a dry run
         self._folder = Path()  # of the shards; known when the trainer is
 
     @property
@@ -51,7 +51,7 @@ class EncodedSources(LightningDataModule):
         return self.trainer
 
     def prepare_data(self) -> None:
-        """Encode the parts whose file is missing or damaged; on one process only."""
+        """Encode the parts (training, validation) whose file is missing or damaged; on one process only."""
         self.sources.prepare_data()
         self._folder = Path(self._run.default_root_dir) / "codes"
         missing = [part for part in PARTS if not self._is_encoded(part)]
@@ -62,17 +62,17 @@ class EncodedSources(LightningDataModule):
             write_codes(self._path(part), self._encode(part))
 
     def setup(self, stage: str) -> None:
-        """Map the shards into memory."""
+        """Map the files of codes into memory."""
         self._folder = self._run.strategy.broadcast(self._folder)
         self._shards = {part: CodeShard(self._path(part), self.codec.num_codes) for part in PARTS}
 
     def teardown(self, stage: str) -> None:
-        """Forget what a dry run encoded."""
+        """Delete the temporary files of a dry run."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled code sequences; their order is a function of seed and epoch."""
+        """Return shuffled code sequences, in an order determined by seed and epoch."""
         shard = self._shards["train"]
         check_batch(len(shard), self.batch_size, what=self.sources.what)
         num_ranks, rank, seed = self._run.world_size, self._run.global_rank, torch.initial_seed() % 2**31
@@ -82,11 +82,11 @@ class EncodedSources(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Held-out code sequences."""
+        """Return the validation code sequences."""
         return DataLoader(self._shards["validation"], batch_size=self.batch_size, collate_fn=identity_collate)
 
     def _path(self, part: Split) -> Path:
-        # The name tells codec and data apart, so that codes of another codec or split are never taken for these.
+        # The name identifies data and codec, so that codes of another split or codec are never used by mistake.
         return self._folder / f"{self.sources.identity(part)}-{self.codec_fingerprint}.npy"
 
     def _is_encoded(self, part: Split) -> bool:

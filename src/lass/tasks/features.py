@@ -1,4 +1,4 @@
-"""Train the features of a Fréchet distance: two views of one image are to be more alike than those of two images."""
+"""Train the features for a Fréchet distance by contrastive learning (SimCLR)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from lass.errors import check_number
 from lass.metrics import ImageFeatures
 from lass.tasks.training import TrainingTask, at_least_float32
 
-NUM_PROJECTED = 64  # channels in which views are compared
+NUM_PROJECTED = 64  # dimension of the projection in which views are compared
 
 
 class FeatureTraining(TrainingTask):
-    """Trains ImageFeatures and leaves them in `<default_root_dir>/features`.
+    """Trains ImageFeatures with a contrastive loss and saves them to `<default_root_dir>/features`.
 
-    Half of the images are mixtures of two, so that features tell a mixture from its sources: that is what a Fréchet
-    distance of estimates has to see.
+    Two random views of an image are trained to be more similar than views of different images. Half of the images are
+    mixtures of two, so that the features distinguish mixtures from sources: a Fréchet distance between estimates and
+    sources has to detect residual mixing.
 
     Args:
-        features: the network.
-        temperature: of the softmax over all other views.
-        learning_rate: peak, for AdamW.
-        warmup_steps: batches until the peak.
+        features: Network to be trained.
+        temperature: Temperature of the softmax over all other views.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Number of batches of linear warm-up.
 
     Source: Chen et al. 2020 (arXiv:2002.05709), Eq. 1 and Algorithm 1.
     """
@@ -43,17 +44,17 @@ class FeatureTraining(TrainingTask):
         super().__init__(features, "val/top_1", "max", learning_rate, warmup_steps)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
-        # Views are compared behind one more layer, which is thrown away: what it drops, the features may keep.
+        # The loss acts on a projection that is not exported: the features can keep what the projection discards.
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(features.num_features, NUM_PROJECTED))
 
     def training_step(self, batch: Sources) -> Tensor:
-        """Cross-entropy of finding an image's other view."""
+        """Compute the loss: cross-entropy of identifying the other view of each image among all views."""
         loss, top_1 = self._compare(batch.signals)
         self.log_dict({"train/loss": loss, "train/top_1": top_1})
         return loss
 
     def validation_step(self, batch: Sources) -> None:
-        """The same on held-out images; `val/top_1` is how often the other view is the nearest."""
+        """Log the loss on held-out images, and `val/top_1`, the fraction of views whose other view is the nearest."""
         loss, top_1 = self._compare(batch.signals)
         scores = {"val/loss": loss, "val/top_1": top_1}
         self.log_dict(scores, batch_size=len(batch.signals), prog_bar=True, sync_dist=True)
@@ -72,7 +73,7 @@ class FeatureTraining(TrainingTask):
 
 
 def random_view(images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-    """A random part (70 to 100 % of each side) at full size, mirrored or not, lighter or darker in each channel."""
+    """Augment images: random crop (70 to 100 % of each side) at full size, random flip, gain and offset per channel."""
     num = len(images)
     scale = images.new_empty(num).uniform_(0.7, 1.0)
     shift = images.new_empty(num, 2).uniform_(-1, 1) * (1 - scale)[:, None]

@@ -1,4 +1,4 @@
-"""Stage 3: count which pairs of source codes mix into which mixture code."""
+"""Stage 3: estimate the likelihood by counting triples of two source codes and a mixture code."""
 
 from __future__ import annotations
 
@@ -36,22 +36,27 @@ class CheckpointEachEpoch(RunCheckpoint):
         super().__init__(dirpath, [COUNTS_FILE, LATENTS_FILE])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+        """Save `last.ckpt`."""
         self.save(trainer)
 
 
 class LikelihoodCounting(LightningModule):
-    """Fills SparseCounts from pairs of sources and leaves `<default_root_dir>/counts.safetensors` after every epoch,
-    and with `latents` also LatentMoments in `latents.safetensors`.
+    """Counts triples of codes from pairs of sources, and saves the counts after every epoch.
 
-    There is no optimizer: an epoch of `fit` is one pass over freshly drawn pairs, and more epochs see more pairs.
+    The counts are SparseCounts in `<default_root_dir>/counts.safetensors`; with `latents`, LatentMoments are also
+    accumulated and saved to `latents.safetensors`. No optimizer is used: an epoch of `fit` is one pass over newly
+    drawn pairs, so more epochs count more pairs.
 
     Args:
-        codec: folder of the codec.
-        latents: also sum up the latents of the mixtures for each pair of codes, for a LatentLikelihood.
-        symmetric: count both orders of a pair; false when the sources differ in kind.
-        min_coverage_gain: stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
+        codec: Folder of the codec.
+        latents: Whether to accumulate the moments of the mixture's latents for each pair of source codes, for a
+            LatentLikelihood.
+        symmetric: Whether to count both orders of a pair; false if the sources are of different kinds.
+        min_coverage_gain: Stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
             less than this from one validation to the next; null counts to the last epoch.
+
+    Raises:
+        LassError: if `latents` is true and the codec has no suitable latents.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
@@ -65,7 +70,7 @@ class LikelihoodCounting(LightningModule):
         self.codec_folder = codec
         self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
         self.codec.requires_grad_(False)
-        self.codec_fingerprint = fingerprint(self.codec)  # as it is stored; the trainer's precision may convert it
+        self.codec_fingerprint = fingerprint(self.codec)  # before the trainer's precision converts it
         self.latents, self.symmetric = latents, symmetric
         if latents and (not isinstance(self.codec, LatentCodec) or codebook_of(self.codec) is None):
             raise LassError(
@@ -76,22 +81,22 @@ class LikelihoodCounting(LightningModule):
                 "The latents of this codec do not lie near the vectors of their codes: set --model.latents=false to "
                 "count codes."
             )
-        # Of all ranks together, and of this rank since they were last put together.
+        # Merged counts of all ranks, and the counts of this rank since the last merge.
         self.counts, self._fresh_counts = self._no_counts(), self._no_counts()
         self.moments, self._fresh_moments = self._no_moments(), self._no_moments()
-        # Distributed strategies refuse a module without anything to train.
+        # Distributed strategies require at least one parameter with a gradient.
         self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Check that data and codec fit together."""
+        """Check that the data has the codec's sample rate."""
         check_sample_rate(datamodule_of(self.trainer), self.codec)
 
     def configure_optimizers(self) -> None:
-        """None: counting has no gradient."""
+        """Return no optimizer, because counting has no gradient."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """The counts so far are in a checkpoint after each epoch; `--ckpt_path=last` goes on from there."""
+        """Return the callbacks for W&B, for a checkpoint after each epoch (except in a dry run), and for stopping."""
         folder = Path(self.trainer.default_root_dir)
         files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
         page = WandbCallback(
@@ -110,14 +115,14 @@ class LikelihoodCounting(LightningModule):
         return callbacks
 
     def on_fit_start(self) -> None:
-        """Count on the device that computes."""
+        """Move the counts to the device of the codec."""
         self.counts, self._fresh_counts = self.counts.to(self.device), self._no_counts()
         if self.moments is not None:
             self.moments, self._fresh_moments = self.moments.to(self.device), self._no_moments()
 
     def training_step(self, batch: SourcePairs | Sources) -> None:
-        """Encode both sources and their mixture, and count the triple at every position."""
-        if not len(batch.signals):  # this rank's share is used up
+        """Encode both sources and their mixture, and count the triple of codes at every position."""
+        if not len(batch.signals):  # this rank has no pairs left
             return
         first, second, mixture = self._encode(batch)
         self._fresh_counts.add(first, second, mixture)
@@ -126,13 +131,13 @@ class LikelihoodCounting(LightningModule):
             self._fresh_moments.add(first.flatten(), second.flatten(), latents.movedim(1, -1).flatten(0, -2))
 
     def on_validation_epoch_start(self) -> None:
-        """Held-out pairs are looked up in what all ranks counted."""
+        """Merge the counts of all ranks and make the likelihood for the validation."""
         self._merge_fresh_counts()
         self._likelihood = self.counts.likelihood() if self.counts.num_triples else None
 
     def validation_step(self, batch: SourcePairs | Sources) -> None:
-        """How many of the triples of held-out mixtures were counted before, and how likely these are."""
-        if self._likelihood is None or not len(batch.signals):  # before the first epoch; or the share is used up
+        """Compute the fraction of held-out triples that were counted before, and the mean log likelihood of these."""
+        if self._likelihood is None or not len(batch.signals):  # nothing is counted yet, or the rank has no pairs left
             return
         triples = self._encode(batch)
         seen = self._likelihood.contains(*triples).flatten(1)
@@ -142,7 +147,7 @@ class LikelihoodCounting(LightningModule):
         self.log_likelihood.update(log_likelihood[seen])
 
     def on_validation_epoch_end(self) -> None:
-        """Log coverage, which says whether more epochs would still help."""
+        """Log the coverage, which shows whether more epochs would still help, and the log likelihood per code."""
         if self._likelihood is None:
             return
         scores = {
@@ -155,7 +160,7 @@ class LikelihoodCounting(LightningModule):
             metric.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Save, and log what Table 1 of the paper gives."""
+        """Save the counts, and log the statistics in Table 1 of the paper."""
         self._merge_fresh_counts()
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
             self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
@@ -172,14 +177,18 @@ class LikelihoodCounting(LightningModule):
             log_values(self.trainer, "likelihood/nonzeros_per_mixture_code", self.counts.nonzeros_per_mixture_code)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the counts with the trainer's progress; all ranks come here."""
+        """Add the merged counts to the checkpoint. Called on all ranks, as merging is a collective operation."""
         self._merge_fresh_counts()
         checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
         checkpoint["moments"] = None if self.moments is None else self.moments.state_dict()
         checkpoint["codec_fingerprint"] = self.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the kept counts, if they are of this codec's codes."""
+        """Restore the counts.
+
+        Raises:
+            LassError: if they belong to another codec, or were counted with other settings.
+        """
         check_same_codec(checkpoint, self.codec_fingerprint)
         for name, then in {
             "symmetric": checkpoint["symmetric"],
@@ -224,10 +233,10 @@ class LikelihoodCounting(LightningModule):
 
 
 def of_all_ranks(counts: SparseCounts) -> Iterator[SparseCounts]:
-    """The counts of every rank, one after the other, on this rank's device; all ranks have to ask for them.
+    """Iterate over the counts of all ranks, on the device of this rank. A collective operation: all ranks must call it.
 
-    Each rank sends its size and then its keys and counts, as tensors on the device that the backend works on (NCCL
-    knows no others). No more than one other rank's counts are held at a time.
+    Each rank broadcasts the number of its entries, then keys and counts, as tensors on the device of the process group
+    (NCCL supports no other). At most one other rank's counts are in memory at a time.
     """
     if not (dist.is_available() and dist.is_initialized()):
         yield counts

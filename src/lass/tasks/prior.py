@@ -1,4 +1,4 @@
-"""Stage 2: train a prior on the codes of single sources."""
+"""Stage 2: train an autoregressive prior on the codes of single sources."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lass.tasks.training import TrainingTask, at_least_float32, check_same_codec
 
 
 class PriorTraining(TrainingTask):
-    """Trains a prior and leaves it in `<default_root_dir>/prior`. Its data is EncodedSources.
+    """Trains a prior on EncodedSources and saves it to `<default_root_dir>/prior`.
 
     Args:
-        prior: a network whose forward pass gives logits; class-conditional if it has classes.
-        learning_rate: peak, for AdamW.
-        warmup_steps: batches until the peak.
-        weight_decay: of AdamW.
+        prior: Network whose forward pass returns logits. It is trained class-conditionally if it has classes.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Number of batches of linear warm-up.
+        weight_decay: Weight decay of AdamW.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models".
     """
@@ -47,10 +47,10 @@ class PriorTraining(TrainingTask):
         super().__init__(prior, "val/nats_per_code", "min", learning_rate, warmup_steps, weight_decay)
 
     def setup(self, stage: str) -> None:
-        """Take over the codec's identity and check that its codes are what the prior was built for.
+        """Store the codec's fingerprint in the prior, and check that both have the same number of codes and positions.
 
         Raises:
-            LassError: if the prior has another number of codes or positions than the codec.
+            LassError: if the numbers differ, or if the data is not EncodedSources.
         """
         data = datamodule_of(self.trainer)
         if not isinstance(data, EncodedSources):
@@ -67,7 +67,7 @@ class PriorTraining(TrainingTask):
         self.artifact.codec_fingerprint = data.codec_fingerprint
 
     def wandb_callback(self, **facts: Any) -> WandbCallback:
-        """See TrainingTask; data without a codec is refused in `setup`."""
+        """See `TrainingTask`. Data other than EncodedSources raises an error in `setup`."""
         data = datamodule_of(self.trainer)
         if not isinstance(data, EncodedSources):
             return super().wandb_callback(**facts)
@@ -75,30 +75,34 @@ class PriorTraining(TrainingTask):
         return super().wandb_callback(**facts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which codec's codes were learned."""
+        """Add the codec's fingerprint to the checkpoint."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["codec_fingerprint"] = self.artifact.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Do not go on with another codec's codes."""
+        """Check that the checkpoint belongs to the same codec.
+
+        Raises:
+            LassError: if it belongs to another codec.
+        """
         super().on_load_checkpoint(checkpoint)
         check_same_codec(checkpoint, self.artifact.codec_fingerprint)
 
     def training_step(self, batch: CodeSequences) -> Tensor:
-        """Mean negative log probability per code."""
+        """Compute the loss: mean negative log-likelihood per code, in nats."""
         loss = self._nats_per_code(batch)
         self.log("train/nats_per_code", loss)
         return loss
 
     def validation_step(self, batch: CodeSequences) -> None:
-        """The same on held-out sources; also without their classes, if the prior can do without."""
+        """Log the nats per code on held-out sources; with class dropout, also without conditioning on the classes."""
         scores = {"val/nats_per_code": self._nats_per_code(batch)}
         if isinstance(self.artifact, TransformerPrior) and self.artifact.class_dropout:
             scores["val/nats_per_code_any_class"] = self._nats_per_code(batch, with_class=False)
         self.log_dict(scores, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Show what the prior comes up with by itself, decoded: the same random numbers every time."""
+        """Log decoded samples of the prior, drawn with the same random numbers after every validation."""
         codec = datamodule_of(self.trainer).codec
         display = display_of(codec)
         if self.trainer.sanity_checking or not self.trainer.is_global_zero or display is None:

@@ -1,4 +1,4 @@
-"""Stage 4: separate mixtures with known sources, and score the estimates."""
+"""Stage 4: separate mixtures of known sources, and score the estimates."""
 
 from __future__ import annotations
 
@@ -39,41 +39,43 @@ from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
 from lass.tasks.trainer import datamodule_of
 
-#: What is scored, by the beginnings of the scores' names: the estimates; the mixture itself as both estimates; the
-#: codec's reconstruction of the sources.
+#: Prefixes of the names of scores: of the estimates; of the baseline that uses the mixture as estimate of each source;
+#: of the codec's reconstructions of the sources.
 SCORED = ("", "average_", "codec_")
 
-#: The same three as sets of images, whose Fréchet distance to the sources is measured.
+#: Names of the sets of images whose Fréchet distance to the sources is computed, in the order of `SCORED`.
 SETS = ("estimates", "mixture", "reconstruction")
 
 
 class Separation(LightningModule):
-    """Separates the mixtures of a data module with `lass predict` and leaves a results folder in `default_root_dir`.
+    """Separates the mixtures of a data module with `lass predict`, and writes a results folder to `default_root_dir`.
 
-    A run that was stopped goes on at the first mixture that is missing.
+    A run that was stopped is resumed at the first mixture without results.
 
     Args:
-        codec: folder of the codec.
-        priors: folder of the prior that all sources share, or one folder per source.
-        likelihood: file of the counts or of the latents, or of a likelihood made of them.
-        smoothing: pseudo-count of the likelihood, see `SparseCounts.likelihood`.
-        sampler: how codes are chosen; null for TopK(512, 32).
-        selection: how a candidate is chosen; null for ClosestToMixture.
-        posterior_mean: refine the mean latents of all candidates instead of the chosen one's.
-        refinement: how it is improved; null for LatentDescent, NoRefinement to leave it.
-        likelihood_weight: λ of Algorithm 1.
-        conditional: give the classes of the sources to class-conditional priors (weakly supervised separation).
-        seed: of the sampler.
-        memory_budget: bytes for temporaries, see `separate_codes`.
-        overwrite: replace results in the folder that were made with other settings.
-        fid: also give the Fréchet inception distance between estimates and sources, for images. It needs Inception's
-            weights and 2,049 images; where it lacks either, the run says so and goes on without.
-        inception_weights: file with these weights; default where torch keeps downloads.
-        features: folder of ImageFeatures; gives a Fréchet distance on their features, which is not called FID.
-        source_names: of the sources, where each has its own prior: scores are then also given for each.
+        codec: Folder of the codec.
+        priors: Folder of one prior for all sources, or a list with one folder per source.
+        likelihood: File of counts, of latent moments, or of a likelihood.
+        smoothing: Pseudo-count of the likelihood, see `SparseCounts.likelihood`.
+        sampler: Sampler of the codes; null for TopK(512, 32).
+        selection: Rule that selects one candidate; null for ClosestToMixture.
+        posterior_mean: Whether the refinement starts from the mean latents of all candidates instead of the latents of
+            the selected one.
+        refinement: Post-inference refinement; null for LatentDescent, NoRefinement for none.
+        likelihood_weight: Weight λ of the likelihood in Algorithm 1.
+        conditional: Whether class-conditional priors are given the classes of the sources (weakly supervised
+            separation).
+        seed: Seed of the sampler.
+        memory_budget: Bytes for temporary tensors, see `separate_codes`.
+        overwrite: Whether to replace results in the folder that were made with other settings.
+        fid: Whether to compute the Fréchet inception distance between estimates and sources, for images. It needs
+            Inception's weights and 2,049 images; if either is missing, the run prints a message and omits it.
+        inception_weights: File with these weights; default in torch's download cache.
+        features: Folder of ImageFeatures, for a Fréchet distance on these features, which is not an FID.
+        source_names: Names of the sources, if each has its own prior; scores are then also given per source.
 
     Raises:
-        LassError: if something named is missing, damaged, or does not belong together.
+        LassError: if a file or folder is missing or damaged, or if they do not belong together.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1; PSNR protocol of Table 2.
     """
@@ -127,8 +129,8 @@ class Separation(LightningModule):
             names += [of_source(score, name) for score in self.scoring.separation_scores for name in source_names]
         skip_undefined = self.scoring.may_be_undefined
         self.scores = nn.ModuleDict({name: MeanAndDeviation(skip_undefined) for name in names})
-        self.done = CatMetric()  # numbers of the mixtures, from all devices
-        self.entropies = CatMetric()  # of all mixtures, from all devices
+        self.done = CatMetric()  # indices of the mixtures, gathered from all devices
+        self.entropies = CatMetric()  # (*grid) per mixture, gathered from all devices
         self.paths += [("prior", folder) for folder in loaded]
         if (fid or features) and not isinstance(loaded_codec, ImageCodec):
             raise LassError("Fréchet distances are for images, but this codec is not: set --model.fid=false.")
@@ -136,20 +138,20 @@ class Separation(LightningModule):
 
     @property
     def source_names(self) -> list[str]:
-        """Of the sources, or their numbers."""
+        """Names of the sources, by default "1" and "2"."""
         return self.separator.source_names or ["1", "2"]
 
     def configure_callbacks(self) -> list[Callback]:
-        """The page of the run."""
+        """Return the W&B callback of the run."""
         goals: dict[str, Direction] = {f"separation/{name}/mean": "max" for name in self.scores}
         goals |= {f"separation/{kind}/{name}": "min" for kind in self.distances for name in SETS}
         return [WandbCallback(goals, fingerprint(cast(nn.Module, self.separator.codec)), used=self.paths)]
 
     def setup(self, stage: str) -> None:
-        """Check that data and codec fit together, and keep everything in float32 with a true precision.
+        """Check the sample rate of the data, and replace a true half or double precision by float32.
 
-        Lightning would convert the weights before they are saved and identified, and the signals before they are
-        scored.
+        Lightning would otherwise convert the weights before they are saved and fingerprinted, and the signals before
+        they are scored.
         """
         check_sample_rate(datamodule_of(self.trainer), self.separator.codec)
         if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
@@ -160,13 +162,13 @@ class Separation(LightningModule):
             self.trainer.strategy.precision_plugin = Precision()
 
     def on_predict_start(self) -> None:
-        """Move the models to the device, and see whether there is something to go on with."""
+        """Start or resume the results folder, save the separator in it, and move the separator to the device."""
         self._drop_distances_without_enough_images()
         self.results = ResultsFolder(self.trainer.default_root_dir)
         likelihood = cast(SavableLikelihood, self.separator.likelihood)
         parts: dict[str, Any] = {"codec": self.separator.codec, "likelihood": likelihood.state_dict()}
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
-        known: dict[int, str] = {}  # a prior that both sources share is looked at once; it may be large
+        known: dict[int, str] = {}  # a prior shared by both sources is hashed once, as it may be large
         for part in parts.values():
             known[id(part)] = known.get(id(part)) or fingerprint(part)
         fingerprints = {name: known[id(part)] for name, part in parts.items()}
@@ -177,11 +179,18 @@ class Separation(LightningModule):
         if self.trainer.is_global_zero:
             self.results.start({**settings, **fingerprints}, self.overwrite)
             self.separator.save_pretrained(self.results.root / "separator")
-        self.separator.to(self.device)  # not before: saving would copy everything back
+        self.separator.to(self.device)  # after saving, which would copy everything back to the CPU
         self.trainer.strategy.barrier()
 
     def predict_step(self, batch: SourcePairs) -> list[int]:
-        """Separate what is not done yet, store it, and add the scores of all; returns the numbers of the mixtures."""
+        """Separate the mixtures of a batch that have no stored results, store them, and update the scores of all.
+
+        Returns:
+            The indices of the mixtures in the batch.
+
+        Raises:
+            LassError: if the folder holds results for other mixtures.
+        """
         indices = batch.indices.tolist()
         missing = [i for i, index in enumerate(indices) if not self.results.has(index)]
         for i, index in enumerate(indices):
@@ -195,7 +204,7 @@ class Separation(LightningModule):
         stored, rows = zip(*(self.results.read(index) for index in indices), strict=True)
         for row in rows:
             for name, score in self._scores():
-                score.update(torch.tensor(row[name], device=self.device))  # where ranks can gather it
+                score.update(torch.tensor(row[name], device=self.device))  # on the device, for the gathering over ranks
         self.entropies.update(torch.stack([tensors["entropy"] for tensors in stored]).to(self.device))
         self.done.update(batch.indices.float())
         if self.distances:
@@ -203,7 +212,7 @@ class Separation(LightningModule):
         return indices
 
     def on_predict_epoch_end(self) -> None:
-        """Write the table and the picture; log both and the mean scores."""
+        """Compute the mean scores over all mixtures, and write and log the report."""
         summary = {
             name: {key: value.item() for key, value in score.compute().items()} for name, score in self._scores()
         }
@@ -236,7 +245,7 @@ class Separation(LightningModule):
 
     @rank_zero_only
     def on_predict_end(self) -> None:
-        """Say what it came to, after the progress bar has closed."""
+        """Print a summary, after the progress bar has closed."""
         print(describe_summary(self.results.root, self._summary))
 
     def _separate(self, batch: SourcePairs) -> None:
@@ -245,7 +254,7 @@ class Separation(LightningModule):
         conditions = batch.labels if self.conditional else None
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
-        # Estimates of exchangeable sources are put in the order that scores better.
+        # Permutation-invariant scoring: exchangeable estimates are assigned to the sources by the better score.
         exchangeable = self.separator.exchangeable(conditions, len(sources))
         if exchangeable.any():
             order = best_permutation(pairwise_scores(self.scoring, estimates, sources))
@@ -283,7 +292,7 @@ class Separation(LightningModule):
         return rebuilt.view_as(sources)
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
-        """Add a batch to the Fréchet distances, all of (batch, sources, channels, height, width)."""
+        """Update the Fréchet distances; both arguments are (batch, sources, channels, height, width)."""
         sets = (estimates.to(sources), mix(sources)[:, None].expand_as(sources), self._rebuilt(sources))
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
         for _, distance in self._distances():
@@ -291,7 +300,7 @@ class Separation(LightningModule):
 
 
 def make_distances(fid: bool, inception_weights: str | None, features: str | None) -> nn.ModuleDict:
-    """Those that were asked for and are possible, by their names."""
+    """Return the requested Fréchet distances by name; the FID is omitted if Inception's weights are not available."""
     distances = nn.ModuleDict()
     if features:
         if not Path(features).is_dir():
@@ -313,10 +322,10 @@ def make_distances(fid: bool, inception_weights: str | None, features: str | Non
 
 
 def of_source(score: str, name: str) -> str:
-    """Name of a score of one source: `psnr_1_db`, `sdr_drums_db`."""
+    """Return the name of a score of one source: `psnr_1_db`, `sdr_drums_db`."""
     return f"{score.removesuffix('_db')}_{name}_db"
 
 
 def checksum(signals: Tensor) -> int:
-    """Tells the sources of one mixture from those of another."""
+    """CRC-32 of the sources of a mixture, which identifies the mixture."""
     return zlib.crc32(signals.detach().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What the training stages share: the best artefact so far, checkpoints to resume from, randomness, the schedule."""
+"""Base class of the training tasks: export of the best model, checkpoints, random numbers, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lass.report.wandb_callback import Direction, WandbCallback, tag_codec
 from lass.tasks.checkpoints import BEST_CHECKPOINT, CHECKPOINT_FOLDER, RunCheckpoint
 from lass.tasks.trainer import is_dry_run
 
-TRAINING, VALIDATION = range(2)  # streams of random numbers
+TRAINING, VALIDATION = range(2)  # identifiers of random number streams
 
 
 def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str | None) -> None:
-    """Raise LassError if a checkpoint is of a run with another codec."""
+    """Raise LassError if a checkpoint belongs to a run with another codec."""
     if checkpoint.get("codec_fingerprint") != codec_fingerprint:
         raise LassError(
             f"The checkpoint is of a run with the codec {checkpoint.get('codec_fingerprint')}, but this codec is "
@@ -36,7 +36,7 @@ def check_same_codec(checkpoint: dict[str, Any], codec_fingerprint: str | None) 
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed torch (the CPU and all accelerators), NumPy and Python with a function of some non-negative integers."""
+    """Seed torch (CPU and all accelerators), NumPy and Python with a hash of non-negative integers."""
     (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64).tolist()
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -44,20 +44,22 @@ def seed_all(*entropy: int) -> None:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """In float32 if it has half precision: losses and scores are means of small differences."""
+    """Convert half precision to float32, because losses and scores are means of small differences."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class BestAndLast(RunCheckpoint):
-    """After each validation: exports the artefact and saves `best.ckpt` if the score is the best so far, and saves
-    `last.ckpt`. A training that ends or is stopped before any validation exports its current version.
+    """Exports the best model and saves `best.ckpt` and `last.ckpt` after each validation.
 
-    So a killed run leaves its best model behind, and the next stage can already use it.
+    The model is exported, and `best.ckpt` saved, whenever the score improves; `last.ckpt` is always saved. The next
+    stage can therefore use the best model so far even if the run is killed. A training that ends or is stopped before
+    its first validation exports the current model.
 
     Args:
-        dirpath, made: see RunCheckpoint.
-        monitor: name of the logged score.
-        mode: whether lower ("min") or higher ("max") is better.
+        dirpath: Folder of the checkpoints; see `RunCheckpoint`.
+        made: Name of the exported artefact in the run's folder.
+        monitor: Name of the logged score.
+        mode: "min" if lower scores are better, "max" if higher ones are.
     """
 
     def __init__(self, dirpath: str | Path, made: str, monitor: str, mode: Direction) -> None:
@@ -66,15 +68,16 @@ class BestAndLast(RunCheckpoint):
         self.best_step: int | None = None  # optimizer steps of the exported version
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have a training that has ended resumed as one that was stopped after its last batch: Lightning counts that
-        epoch as done, wherever in it the training ended.
+        """Mark the last epoch as unfinished, so that a resumed training continues after its last batch.
+
+        Lightning would count that epoch as done, even if the training ended in the middle of it.
         """
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         for epochs in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             epochs["processed"] = epochs["completed"] = epochs["started"] - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints, so that a resumed run does not replace a better artefact."""
+        """State for checkpoints: the best score and its step, so that a resumed run keeps a better model."""
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -82,13 +85,13 @@ class BestAndLast(RunCheckpoint):
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The best version so far counts only if it lies in this folder."""
+        """Reset the best score if its model is not in the run's folder."""
         super().on_train_start(trainer, pl_module)
         if not (_task(pl_module).artifact_folder / CONFIG_FILE).is_file():
             self.best = self.best_step = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare and save.
+        """Export the model if the score has improved, and save the checkpoints.
 
         Raises:
             LassError: if the score is not finite.
@@ -105,7 +108,7 @@ class BestAndLast(RunCheckpoint):
         self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export what no validation has seen, and say which version is kept."""
+        """Export the model if it was never validated, save `last.ckpt`, and print which version was exported."""
         if self.best is None:
             self._export(trainer, pl_module, None)
         if self._last_global_step_saved != trainer.global_step:
@@ -114,7 +117,10 @@ class BestAndLast(RunCheckpoint):
         rank_zero_info(f"{_task(pl_module).artifact_folder} is the version of step {self.best_step} ({score}).")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A training that is stopped from outside has made something, too; it takes no other training's place."""
+        """Export the model of a training stopped by Ctrl-C or SIGTERM before its first validation.
+
+        A model that an earlier training has exported to the folder is not replaced.
+        """
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         is_own = trainer.ckpt_path or not (_task(pl_module).artifact_folder / CONFIG_FILE).is_file()
         if stopped and trainer.state.fn == "fit" and self.best is None and trainer.global_step and is_own:
@@ -133,17 +139,18 @@ def _task(module: LightningModule) -> TrainingTask:
 
 
 class TrainingTask(LightningModule):
-    """Base of the stages that train a network by gradient descent and leave it as an artefact.
+    """Base class of the tasks that train a network by gradient descent and export it as an artefact.
 
     Args:
-        artifact: the network; saved to `<trainer.default_root_dir>/<artifact.kind>`.
-        monitor, mode: the validation score that decides which version is kept.
-        learning_rate: peak of the schedule (linear warm-up, then a half cosine to zero), for AdamW.
-        warmup_steps: length of the warm-up.
-        weight_decay: of AdamW.
+        artifact: Network; exported to `<trainer.default_root_dir>/<artifact.kind>`.
+        monitor: Name of the validation score that selects the exported version.
+        mode: "min" if lower scores are better, "max" if higher ones are.
+        learning_rate: Peak learning rate of AdamW (linear warm-up, then a half cosine to zero).
+        warmup_steps: Length of the warm-up in batches.
+        weight_decay: Weight decay of AdamW.
     """
 
-    #: Direction of further scores, for the summary of a run.
+    #: Directions of the scores other than `monitor`, for the summary of a run.
     goals: Mapping[str, Direction] = MappingProxyType({})
 
     def __init__(
@@ -159,19 +166,19 @@ class TrainingTask(LightningModule):
         check_number("learning_rate", learning_rate, above=0)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         check_number("weight_decay", weight_decay, at_least=0)
-        self.artifact, self.monitor, self.mode = artifact.train(), monitor, mode  # one that was loaded is in eval mode
+        self.artifact, self.monitor, self.mode = artifact.train(), monitor, mode  # loaded artefacts are in eval mode
         self.learning_rate, self.warmup_steps, self.weight_decay = learning_rate, warmup_steps, weight_decay
-        self.seed: int | None = None  # of all random numbers: that of the process, or of the run that is resumed
+        self.seed: int | None = None  # seed of the process, or of the run that is resumed
         # The trainer's precision converts the module; the exported artefact has the data types of the constructor.
         self._dtypes = {name: tensor.dtype for name, tensor in artifact.state_dict().items()}
 
     @property
     def artifact_folder(self) -> Path:
-        """Where the next stage finds what this one made."""
+        """Folder of the exported artefact, which the next stage loads."""
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
     def configure_callbacks(self) -> list[Callback]:
-        """The page of the run, and unless it is a dry run its checkpoints and its best artefact."""
+        """Return the W&B callback and, except in a dry run, the callback that saves checkpoints and the best model."""
         if is_dry_run(self.trainer):
             rank_zero_info("This is a dry run, without checkpoints: it saves nothing.")
             return [self.wandb_callback()]
@@ -179,21 +186,21 @@ class TrainingTask(LightningModule):
         return [BestAndLast(folder, self.artifact.kind, self.monitor, self.mode), self.wandb_callback()]
 
     def on_fit_start(self) -> None:
-        """A resumed run may never export again: what it has exported before says which codec it is about."""
+        """Set the seed, and tag a resumed run with the codec that it has exported, as it may never export another."""
         self.seed = self._run_seed
         if self.artifact.kind == "codec" and self.trainer.ckpt_path and (self.artifact_folder / CONFIG_FILE).is_file():
             tag_codec(self.trainer, fingerprint(load_artifact(self.artifact_folder, self.artifact.kind)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed, and what the weights are of."""
+        """Add the seed, and the class and configuration of the network."""
         checkpoint["seed"] = self.seed
         checkpoint["artifact"] = {"class": type(self.artifact).__name__, **self.artifact.config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the random numbers of the stopped run.
+        """Restore the seed of the stopped run.
 
         Raises:
-            LassError: if the checkpoint is of a network that was built otherwise.
+            LassError: if the network in the checkpoint has another class or configuration.
         """
         then, now = checkpoint.get("artifact", {}), {"class": type(self.artifact).__name__, **self.artifact.config}
         for name in {**then, **now}:
@@ -203,24 +210,29 @@ class TrainingTask(LightningModule):
                     f"{now.get(name)!r}: start without --ckpt_path, or set what the checkpoint has."
                 )
         self.seed = checkpoint["seed"]
-        torch.manual_seed(self.seed)  # by which the data module orders the batches
+        torch.manual_seed(self.seed)  # determines the order of batches in the data module
 
     @property
     def _run_seed(self) -> int:
         return torch.initial_seed() if self.seed is None else self.seed
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make the randomness of a batch (dropout, restarts of codes, views) a function of (seed, epoch, batch): a
-        resumed training draws what an uninterrupted one draws, whatever validations and data modules have drawn.
+        """Seed the random numbers of a batch (dropout, restarts of codes, views) by (seed, rank, epoch, batch).
+
+        A resumed training therefore draws the random numbers of an uninterrupted one, independently of those drawn in
+        validation and by data modules.
         """
         seed_all(self._run_seed, TRAINING, self.global_rank, self.current_epoch, batch_idx)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Likewise, and the same in every validation, so that scores differ by the network alone."""
+        """Seed the random numbers of a batch by (seed, rank, batch).
+
+        They are equal in all validations, so that differences of scores are due to the network alone.
+        """
         seed_all(self._run_seed, VALIDATION, self.global_rank, batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop a training that diverges.
+        """Stop a diverged training.
 
         Raises:
             LassError: if the loss is not finite.
@@ -230,7 +242,7 @@ class TrainingTask(LightningModule):
             raise self.diverged(f"the loss is {value}")
 
     def diverged(self, symptom: str) -> LassError:
-        """The error for a training whose numbers are not finite."""
+        """Return the error for a training with a non-finite loss, score or weight; `symptom` is the cause named."""
         kept = f"; {self.artifact_folder} holds the best version before" if self.artifact_folder.is_dir() else ""
         wider = " or --trainer.precision=bf16-mixed" if self.trainer.precision.startswith("16-") else ""
         return LassError(
@@ -239,10 +251,10 @@ class TrainingTask(LightningModule):
         )
 
     def export(self) -> None:
-        """Save the artefact as it is now, in the data types that it was made with.
+        """Save the current artefact, in the data types of its construction instead of the trainer's precision.
 
         Raises:
-            LassError: if a weight is not finite; the artefact before stays.
+            LassError: if a weight is not finite; the previously exported artefact is kept.
         """
         state = self.artifact.state_dict()
         if not all(tensor.isfinite().all() for tensor in state.values()):
@@ -257,17 +269,17 @@ class TrainingTask(LightningModule):
             tag_codec(self.trainer, fingerprint(artifact))
 
     def wandb_callback(self, **facts: Any) -> WandbCallback:
-        """The page of the run; subclasses add what they know."""
+        """Return the W&B callback of the run; subclasses pass further arguments of `WandbCallback`."""
         return WandbCallback(
             {self.monitor: self.mode, **self.goals}, made=[(self.artifact.kind, self.artifact_folder)], **facts
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log where the schedule is."""
+        """Log the learning rate."""
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine decay, stepped every batch."""
+        """Return AdamW with linear warm-up and cosine decay, stepped every batch."""
         eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
         optimizer = torch.optim.AdamW(
             self.parameters(), self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay

@@ -1,4 +1,4 @@
-"""Stage 1: train a VQ-VAE on single sources and, so that it can encode them, on mixtures of two."""
+"""Stage 1: train a VQ-VAE on single sources and on mixtures of two sources."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from lass.report.media import log_histogram
 from lass.tasks.trainer import datamodule_of
 from lass.tasks.training import TrainingTask, at_least_float32
 
-KINDS = ("_sources", "_mixtures")  # of signals that are reconstructed, as they stand in names of scores
+KINDS = ("_sources", "_mixtures")  # kinds of reconstructed signals, as parts of the names of scores
 
 
 class VQVAETraining(TrainingTask):
-    """Trains a codec and leaves it in `<default_root_dir>/codec`.
+    """Trains a codec and saves it to `<default_root_dir>/codec`.
 
     Args:
-        codec: a VQ-VAE whose forward pass gives a VQVAEOutput.
-        mixture_share: the part of each training batch that is replaced by mixtures of random pairs, because
-            Algorithm 1 encodes mixtures too.
-        commitment: weight of the commitment loss.
-        linearity: weight of what makes the latents of a mixture the mean of its sources' latents: the squared
-            difference, relative to the variance of the latents. The closer they are, the more a mixture's code tells
-            about those of its sources.
-        learning_rate: peak, for AdamW.
-        warmup_steps: batches until the peak.
+        codec: VQ-VAE whose forward pass returns a VQVAEOutput.
+        mixture_share: Fraction of each training batch that is replaced by mixtures of random pairs, because
+            Algorithm 1 also encodes mixtures.
+        commitment: Weight of the commitment loss.
+        linearity: Weight of a penalty on the squared difference between the latents of a mixture and the mean of its
+            sources' latents, relative to the variance of the latents. The smaller the difference, the more a mixture
+            code determines the codes of its sources.
+        learning_rate: Peak learning rate of AdamW.
+        warmup_steps: Number of batches of linear warm-up.
 
     Raises:
-        LassError: for linearity without mixtures.
+        LassError: if `linearity` is above 0 and `mixture_share` is 0, or if a number is outside its range.
 
     Source: LASS (arXiv:2301.08562), section "VQ-VAE"; loss: van den Oord et al. 2017, Eq. 3, with the codebook term
     replaced by moving averages.
@@ -70,21 +70,21 @@ class VQVAETraining(TrainingTask):
         self.usage = CodeUsage(self.artifact.num_codes)
 
     def setup(self, stage: str) -> None:
-        """Check that data and codec fit together."""
+        """Check that the data has the codec's sample rate."""
         check_sample_rate(datamodule_of(self.trainer), self.artifact)
 
     def training_step(self, batch: Sources) -> Tensor:
-        """Error of the reconstruction plus commitment and linearity, on sources and mixtures."""
+        """Compute the loss: reconstruction error plus weighted commitment and linearity terms."""
         signals = batch.signals
         num_mixtures = int(len(signals) * self.mixture_share)
-        partners = signals.roll(1, dims=0)[:num_mixtures]  # a shuffled batch: the neighbour is a random partner
+        partners = signals.roll(1, dims=0)[:num_mixtures]  # the batch is shuffled, so the neighbour is a random partner
         signals = torch.cat([mix(torch.stack([signals[:num_mixtures], partners], 1)), signals[num_mixtures:]])
         output = self.artifact(signals)
         losses = self.scoring.losses(*map(at_least_float32, (output.reconstruction, signals)))
         loss = sum(losses.values()) + self.commitment * output.commitment_loss
         terms = {f"train/{name}": value for name, value in losses.items()}
         terms["train/commitment"] = output.commitment_loss
-        if self.linearity and num_mixtures:  # the last batch of an epoch may be a single source
+        if self.linearity and num_mixtures:  # num_mixtures can be 0 in the last batch
             latents = at_least_float32(self.artifact.encode_latents(batch.signals))
             mean = mix(torch.stack([latents, latents.roll(1, dims=0)], 1))[:num_mixtures]
             deviation = F.mse_loss(at_least_float32(output.latents[:num_mixtures]), mean)
@@ -95,7 +95,7 @@ class VQVAETraining(TrainingTask):
         return loss
 
     def validation_step(self, batch: Sources, batch_index: int) -> None:
-        """Reconstruction of sources and of mixtures, and the mean of both, e.g. `val/psnr_db`."""
+        """Log the reconstruction scores of sources and of mixtures, and their mean, e.g. `val/psnr_db`."""
         sources = batch.signals
         mixtures = mix(torch.stack([sources, sources.roll(1, dims=0)], 1))
         rebuilt, scores = {}, {}
@@ -127,7 +127,7 @@ class VQVAETraining(TrainingTask):
             self.display.log(self.trainer, "val/reconstructions", columns, captions[: self.display.num_examples])
 
     def on_validation_epoch_end(self) -> None:
-        """Perplexity and use of the codebook over sources and mixtures together."""
+        """Log the perplexity and usage of the codebook, over sources and mixtures together."""
         usage = self.usage.compute()
         self.usage.reset()
         if self.trainer.sanity_checking:
