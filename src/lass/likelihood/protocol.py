@@ -1,4 +1,4 @@
-"""What Algorithm 1 asks of a likelihood, and nothing else."""
+"""Protocol of likelihoods, as required by Algorithm 1."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """Pairs of source codes that can give one mixture code, and how likely."""
+    """Pairs of source codes with non-zero likelihood at one position of one mixture, and their log likelihood."""
 
     first: Tensor  # (nonzeros,) long
     second: Tensor  # (nonzeros,) long
-    log_likelihood: Tensor  # (nonzeros,) float, log p(mixture code | first, second)
+    log_likelihood: Tensor  # (nonzeros,) float, log p(mixture | first, second)
 
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """Which pairs of source codes explain the mixture at one position.
+    """Protocol of likelihoods of the mixture at one position, given a pair of source codes.
 
-    `SparseLikelihood` looks at the mixture's codes; one that looks at the unquantised latents gets these too.
+    `SparseLikelihood` depends on the mixture's codes, `LatentLikelihood` on its unquantised latents.
     """
 
     num_codes: int
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
-        """The pairs for one position of each mixture: at least one each, none twice, sorted by first and second code.
+        """Return the pairs at one position of each mixture: at least one, all distinct, sorted by first, then second
+        code.
 
         Args:
-            mixture_codes: one code per mixture.
-            mixture_latents: (mixtures, dim), unquantised latents at that position, where the caller has them.
+            mixture_codes: One code per mixture.
+            mixture_latents: (mixtures, dim), unquantised latents at that position, or None.
         """
