@@ -22,13 +22,15 @@ from lass.samplers.protocol import Choice, Posterior
 class SequentialMonteCarlo:
     """Fully adapted particle filter over pairs of codes; the incremental weight is the normaliser Z_s of each position.
 
-    Every pair is drawn from the normalised posterior of its position, which is the optimal proposal. Ancestral sampling
-    does the same, but ignores Z_s, the probability of the mixture's code given the past, and so does not favour the
-    pasts that explain the mixture well. Here the weight of a candidate is multiplied by Z_s. Z_s does not depend on the
-    pair that is drawn, so candidates are resampled before the draw, and copies of one candidate draw separate pairs. As
-    the number of candidates grows, the weighted candidates converge to the posterior of whole sequences, which is
+    Every pair is drawn from the normalised posterior of its position, as in ancestral sampling. For λ = 1 the
+    normaliser Z_s is the probability of the mixture's code given the past. Ancestral sampling ignores it, and so does
+    not favour the pasts that explain the mixture well; here the weight of a candidate is multiplied by it. Z_s does not
+    depend on the pair that is drawn, so candidates are resampled before the draw, and copies of one candidate draw
+    separate pairs.
+
+    As the number of candidates grows, the weighted candidates converge to the posterior of whole sequences, which is
     proportional to p(z¹) p(z²) p(m | z¹, z²)^λ. The mean unnormalised weight is an unbiased estimate of the sum of this
-    product over all z¹, z²: the evidence (the probability of the mixture when λ = 1).
+    product over all z¹ and z²: the evidence (the probability of the mixture when λ = 1).
 
     Args:
         num_candidates: Number of candidates (particles) per mixture.
