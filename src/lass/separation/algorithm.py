@@ -57,8 +57,9 @@ def separate_codes(
 ) -> Candidates:
     """Sample candidate code sequences of two sources given the codes of their mixture (Algorithm 1).
 
-    At each position the joint log prior of all pairs of codes and λ times their log likelihood given the mixture's code
-    are added (Lines 5 to 7), and the sampler chooses the pair that extends each candidate (Line 8).
+    At each position the log posterior of every pair of codes is the joint log prior of the pair plus λ times the log
+    likelihood of the mixture's code given the pair (Lines 5 to 7). The sampler chooses the pairs that extend the
+    candidates (Line 8).
 
     Mixtures are independent of each other. Each has its own random stream and, on a CPU with 64 candidates or more, its
     own batches of the priors, so that its result is bitwise independent of the other mixtures. If the priors' caches do

@@ -26,18 +26,18 @@ SMALLEST_TOTAL = 1e-20  # smallest sum of products of probabilities that is accu
 class StepPosterior:
     """Posterior of Algorithm 1, prior × likelihood^λ, at one position for M mixtures × C candidates.
 
-    Implements `lass.samplers.Posterior`. Let L[a, b] be the likelihood of the mixture at this position given the pair
-    of codes (a, b). The unnormalised posterior of a candidate with the pasts z¹ and z² is p(a | z¹) p(b | z²) L[a,
-    b]^λ. It is zero except at the pairs given by the likelihood, and is evaluated at these only. Candidates whose
-    sources have equal pasts share one posterior. It is computed by one of two methods, separately for each mixture and
-    in chunks of candidates, so that no temporary exceeds the memory budget:
+    Implements `lass.samplers.Posterior`. Let L[a,b] be the likelihood of the mixture at this position given the pair of
+    codes (a, b). The unnormalised posterior of a candidate with the pasts z¹ and z² is p(a|z¹)·p(b|z²)·L[a,b]^λ. It is
+    zero except at the pairs given by the likelihood, and is evaluated at these only. Candidates whose sources have
+    equal pasts share one posterior. It is computed by one of two methods, separately for each mixture and in chunks of
+    candidates, so that no temporary exceeds the memory budget:
 
     - Gathering: the log posterior of every candidate and pair is gathered. Used for the best pairs, the nucleus and the
       entropy, and for normaliser and draws if the mixture has few pairs.
-    - Matrix product: the marginal posterior of the first code, p(a | z¹) Σ_b p(b | z²) L[a, b]^λ, is one matrix product
-      for all candidates. Its sum over a is the normaliser Z_s. The first code is drawn from it, the second from p(b |
-      z²) L[a, b]^λ given the first. The cost does not depend on the number of pairs, and no candidate's K×K posterior
-      is stored.
+    - Matrix product: the marginal posterior of the first code, p(a|z¹)·Σ_b p(b|z²)·L[a,b]^λ, is one matrix product for
+      all candidates. Its sum over a is the normaliser Z_s. The first code is drawn from it, the second from
+      p(b|z²)·L[a,b]^λ given the first. The cost does not depend on the number of pairs, and no candidate's K×K
+      posterior is stored.
 
     Both methods invert the cumulative sum over pairs in the order (first, second), so that they map a uniform number to
     the same pair.
