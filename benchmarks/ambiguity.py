@@ -1,12 +1,13 @@
-"""How much a mixture leaves open: nats per position for the true pair of codes, given the true past.
+"""Negative log posterior of the true pair of codes per position, given the true past, in nats.
 
     python benchmarks/ambiguity.py                            # MNIST, the models in pretrained/mnist
     python benchmarks/ambiguity.py runs/mnist/separate/separator
 
-At each position the posterior of Algorithm 1 (Lines 5 to 7) is computed for all pairs, with the true codes before it;
-its negative log probability of the true pair is averaged over positions. The fewer nats, the less is left to luck. It
-needs no separation, so it is a quick way to compare codecs, priors and likelihoods. Only the last line separates: how
-often the best candidate is more probable than the true codes, where a longer search could not help.
+At each position the posterior of Algorithm 1 (Lines 5 to 7) is computed for all pairs, given the true codes at the
+previous positions; the negative log probability of the true pair is averaged over positions. Smaller values mean that
+prior and likelihood determine the true pair better. No separation is needed, so this is a quick comparison of codecs,
+priors and likelihoods. Only the last line of the output separates: it counts the mixtures whose best candidate has a
+higher score than the true codes, for which a longer search cannot help.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ from lass.data.mixing import mix
 from lass.likelihood import Likelihood
 
 NUM_MIXTURES = 24
-NEVER_COUNTED = 1e-7  # likelihood of a triple that was never counted, so that one of them is not an infinity
+NEVER_COUNTED = 1e-7  # likelihood of a triple that was never counted, so that its log is finite
 
 
 @torch.no_grad()
 def true_codes(
     separator: Separator, likelihood: Likelihood | None, weight: float, sources: Tensor, with_prior: bool = True
 ) -> tuple[float, Tensor]:
-    """Nats per position for the true pairs, and the log posterior of the true codes, (mixtures,), as Algorithm 1 scores
-    candidates; sources: (mixtures, 2, channels, height, width).
+    """Return nats per position of the true pairs, and the scores of the true codes, (mixtures,), as in Algorithm 1.
+
+    Args:
+        separator: Separator whose codec and prior are used.
+        likelihood: Likelihood of the pairs; None for the prior alone.
+        weight: λ.
+        sources: (mixtures, 2, channels, height, width).
+        with_prior: Whether the prior is used; False for the likelihood alone.
     """
     codec, prior = separator.codec, separator.priors[0]
     mixtures = mix(sources)
@@ -57,7 +64,7 @@ def true_codes(
 
 
 def main(folder: str = "pretrained/mnist") -> None:
-    """Prior alone, likelihoods alone, and both."""
+    """Print the nats for the prior alone, each likelihood alone, and both together."""
     separator = Separator.from_pretrained(folder)
     data = MNIST(predict_split="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES)
     sources = next(iter(data.predict_dataloader())).signals

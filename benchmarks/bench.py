@@ -1,8 +1,9 @@
-"""How fast and how lean the engine is: `make bench`, or one case: python benchmarks/bench.py image-1.5%
+"""Speed and memory of `separate_codes` and of counting: `make bench`, or one case: python benchmarks/bench.py
+image-1.5%
 
-Every ratio is taken within one run: *ours* is `separate_codes`; the *floor* is the priors' cached forward passes alone,
-at the same sizes and precision; the *literal* is Algorithm 1 written line by line (literal.py). Each case has a process
-of its own, so that its peak memory is its own. Numbers and the figure go to runs/bench/.
+All ratios are taken within one run. *ours* is `separate_codes`; the *floor* is the cached forward passes of the priors
+alone, with equal sizes and precision; the *literal* is Algorithm 1 written line by line (literal.py). Each case runs in
+its own process, so that its peak memory is measured separately. Numbers and the figure are written to runs/bench/.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from lass.samplers import Ancestral, BeamSearch, SequentialMonteCarlo, TopK, Top
 
 FOLDER = Path("runs/bench")
 MIB, LEFT_OUT = 2**20, 3
-#: What counting takes whatever was counted: the buffer of keys (8 bytes each), its sorted run (16) that is copied into
-#: place once (16), and the next batch of triples with what is made of it on the way.
+#: Memory of counting apart from stored triples: the buffer of keys (8 bytes each), its sorted run (16), the copy of
+#: that run into its place (16), and the next batch of triples with its temporaries.
 FIXED_BYTES = counting_module.BUFFER * (8 + 16 + 16) + 2**20 * 8 * 12
 Rows = list[dict[str, Any]]
 
@@ -49,7 +50,7 @@ def engine_row(
     rounds: int,
     floor_sequences: int,
 ) -> dict[str, Any]:
-    """Ours against the floor, alternating; the ratio is the median over rounds."""
+    """Measure ours and the floor in alternation; the ratio is the median over rounds."""
     num_mixtures, num_positions = mixture_codes.shape
     distinct = list({id(prior): prior for prior in priors}.values())
     ours, floor = [], []
@@ -57,12 +58,12 @@ def engine_row(
         watched = {id(prior): WatchedPrior(prior) for prior in priors}
         with PeakMemory() as memory, LargestTensor() as largest:
             for prior in watched.values():
-                prior.untold = largest  # its own tensors, the cache above all, are not the posterior's
+                prior.untold = largest  # exclude the prior's own tensors, in particular its cache
             watched_priors = [watched[id(prior)] for prior in priors]
             watched_s = seconds(lambda: separate_codes(mixture_codes, watched_priors, likelihood, sampler))
         for _ in range(rounds):
             floor.append(num_mixtures * seconds(lambda: cached_passes(distinct, floor_sequences, num_positions)))
-            # Watching costs a percent or two: where one round takes minutes, the watched one will do.
+            # Instrumentation costs one or two percent: if one round takes minutes, the instrumented run is used.
             separate = functools.partial(separate_codes, mixture_codes, priors, likelihood, sampler)
             ours.append(seconds(separate) if rounds > 1 else watched_s)
     num_rows = num_mixtures * num_positions * len(distinct) * floor_sequences
@@ -74,7 +75,7 @@ def engine_row(
         "floor_s": statistics.median(floor) / num_mixtures,
         "ours_to_floor": statistics.median(a / b for a, b in zip(ours, floor, strict=True)),
         "rows_computed": sum(prior.num_rows for prior in watched.values()) / num_rows,
-        # Of what there would be to move if every row were moved at every position.
+        # As a fraction of the entries that are moved if every row is moved at every position.
         "entries_moved": sum(prior.num_moved for prior in watched.values()) / (num_rows * num_positions / 2),
         "largest_temporary_mib": largest.bytes / MIB,
         "peak_mib": memory.added / MIB,
@@ -82,7 +83,7 @@ def engine_row(
 
 
 def image(density: float) -> Rows:
-    """K 256, T 49, 512 candidates, the reference prior; with the literal Algorithm 1."""
+    """K 256, T 49, 512 candidates, the reference prior; also the literal Algorithm 1."""
     prior, likelihood = random_prior(256, 49, 3, 128, 2), random_likelihood(256, density)
     codes = torch.randint(256, (1, 49), generator=torch.Generator().manual_seed(1))
     rows = []
@@ -116,7 +117,7 @@ def audio(num_positions: int) -> Rows:
 
 
 def imagenet() -> Rows:
-    """K 16384: 1.7e8 non-zeros counted for real, normalised, and 256 steps with 64 candidates."""
+    """K 16384: 1.7e8 non-zeros counted from triples, normalised, and 256 positions with 64 candidates."""
     row: dict[str, Any] = {"case": "ImageNet size"}
     with PeakMemory() as memory:
         counts, triples = SparseCounts(16384), random_triples(16384, 2**20, repeating=False)
@@ -146,7 +147,7 @@ def imagenet() -> Rows:
 
 
 def mnist() -> Rows:
-    """Eight validation mixtures with the models of runs/mnist: how often real candidates have the same past."""
+    """Eight validation mixtures with the models of runs/mnist, to measure how often real candidates share a past."""
     codec, prior = load_codec("runs/mnist/vqvae/codec"), load_prior("runs/mnist/prior/prior")
     likelihood = load_likelihood("runs/mnist/likelihood/counts.safetensors", codebook=codebook_of(codec))
     data = MNIST(batch_size=8, predict_split="validation", num_mixtures=8)
@@ -159,7 +160,7 @@ def mnist() -> Rows:
 
 
 def counting(num_codes: int) -> Rows:
-    """Triples per second apart from making them, and memory per stored non-zero; ten million at a time."""
+    """Triples per second, without their generation, and memory per stored non-zero; 96 × 2²⁰ triples."""
     rows = []
     for kind, repeating in (("repeating", True), ("all distinct", False)):
         triples = random_triples(num_codes, 2**20, repeating)
@@ -190,7 +191,7 @@ def counting(num_codes: int) -> Rows:
 
 
 def growth() -> Rows:
-    """Time of ours and of the floor against one size at a time; the others are those of the image case."""
+    """Time of ours and of the floor as a function of one size at a time; the other sizes are fixed."""
     sizes = {
         "candidates": (64, 128, 256, 512, 1024),
         "mixtures": (1, 2, 4),
@@ -255,7 +256,7 @@ COLUMNS = {
 
 
 def table(rows: Rows) -> str:
-    """Rows as Markdown, with the columns that any of them fills."""
+    """Format rows as Markdown, with the columns that occur in any row."""
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
 
     def cell(value: Any) -> str:
@@ -269,7 +270,7 @@ def table(rows: Rows) -> str:
 
 
 def draw_growth(rows: Rows, path: Path) -> None:
-    """A panel per size: ours and the floor."""
+    """Plot ours and the floor, one panel per size."""
     from matplotlib.figure import Figure
 
     sizes = list(dict.fromkeys(row["against"] for row in rows))
@@ -290,7 +291,7 @@ def draw_growth(rows: Rows, path: Path) -> None:
 
 
 def main() -> None:
-    """Run one case and print its rows as JSON, or all of them and report."""
+    """Run one case and print its rows as JSON, or run all cases in subprocesses and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help=f"{', '.join(CASES)}; default all")
     parser.add_argument("--json", action="store_true", help="run the one case here, and print what it measured as JSON")

@@ -1,9 +1,10 @@
-"""A prior of the size that ImageNet was published with: how long it takes to load, what it needs, how fast it is.
+"""Loading time, memory and speed of a prior of the size of the published ImageNet model.
 
 python benchmarks/large_prior.py [--dtype bfloat16] [--candidates 8] [--positions 16]
 
-Weights are random: neither time nor memory depend on them. Each measurement is a process of its own, so that its peak
-is its own. The figures for GPUs are computed, from the sizes of weights and caches; nothing of them was measured.
+The weights are random; neither time nor memory depends on their values. Each measurement runs in its own process, so
+that its peak memory is measured separately. The figures for GPUs are computed from the sizes of weights and caches, not
+measured.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ GIB = 2**30
 
 
 def main() -> None:
-    """Make the prior, then measure loading and separating in a fresh process."""
+    """Create the prior, then measure loading and separation in a new process."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     options.add_argument("--candidates", type=int, default=8)
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def make(folder: str, dtype: torch.dtype) -> None:
-    """Save a prior with random weights, made in its data type and never in another."""
+    """Save a prior with random weights, created directly in its data type."""
     with torch.device("meta"):
         prior = TransformerPrior(**SIZES)
     prior = prior.to(dtype).to_empty(device="cpu")
@@ -74,7 +75,7 @@ def make(folder: str, dtype: torch.dtype) -> None:
 
 
 def measure(folder: Path, num_candidates: int, num_positions: int) -> dict[str, float]:
-    """In bytes and seconds."""
+    """Return times in seconds and memory in bytes."""
     before = peak()
     begun = time.perf_counter()
     prior = load_prior(folder)
@@ -84,7 +85,7 @@ def measure(folder: Path, num_candidates: int, num_positions: int) -> dict[str, 
     counts.add(first, second, (first + second) // 2)
     parts = ([prior, prior], counts.likelihood(), TopK(num_candidates, k=32))
     codes, classes = torch.randint(4000, 12000, (1, num_positions)), torch.tensor([[207, 985]])
-    separate_codes(codes[:, :2], *parts, conditions=classes)  # the weights are read from their file now
+    separate_codes(codes[:, :2], *parts, conditions=classes)  # read the mapped weights from their file
     begun = time.perf_counter()
     separate_codes(codes, *parts, conditions=classes)
     return {
@@ -99,7 +100,7 @@ def measure(folder: Path, num_candidates: int, num_positions: int) -> dict[str, 
 
 
 def peak() -> int:
-    """Bytes that the process had in memory at most; pages of a mapped file count once they were read."""
+    """Peak resident memory of the process in bytes; pages of a mapped file count once they have been read."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

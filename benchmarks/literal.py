@@ -1,4 +1,4 @@
-"""The paper's Algorithm 1, line by line: dense K×K matrices, no cache, one mixture at a time. The slow truth."""
+"""Literal implementation of Algorithm 1, as the reference: dense K×K matrices, no cache, one mixture at a time."""
 
 # N candidates, K num_codes, T code positions
 
@@ -33,17 +33,17 @@ def separate_literally(
     choose: ChoosePairs = draw_pairs,
     likelihood_weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Candidates of one mixture, (N, 2, T), and their log posterior, (N,).
+    """Return the candidates of one mixture, (N, 2, T), and their unnormalised log posterior, (N,).
 
     Args:
         mixture_codes: (T,).
-        log_priors: of the two sources.
-        likelihood: the tensor P, (K, K, K): p(mixture code | first, second).
+        log_priors: Log priors of the two sources.
+        likelihood: Tensor P, (K, K, K): p(mixture code | first, second).
         num_candidates: N.
         choose: Sampler of Line 8.
         likelihood_weight: λ.
 
-    Source: LASS (arXiv:2301.08562), Algorithm 1; the numbers are its lines.
+    Source: LASS (arXiv:2301.08562), Algorithm 1; comments give its line numbers.
     """
     num_codes = likelihood.shape[0]
     z1 = torch.zeros(num_candidates, 0, dtype=torch.long)  # 2
@@ -61,7 +61,7 @@ def separate_literally(
 
 
 def without_cache(prior: torch.nn.Module) -> LogPrior:
-    """A transformer's log prior of the next code by a full pass over all codes before."""
+    """Return a transformer's log prior of the next code, computed by a full pass over the past."""
 
     def log_prior(past: Tensor) -> Tensor:
         anything = past.new_zeros(len(past), 1)

@@ -1,4 +1,4 @@
-"""Time, memory, and how many sequences a prior had to look at."""
+"""Measurement of time, memory and the number of rows that a prior computes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now (Linux)."""
+    """Resident memory of this process in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 class PeakMemory:
-    """Highest resident memory while it runs, above what there was before; looked at every two milliseconds."""
+    """Context manager that records peak resident memory, sampled every two milliseconds."""
 
     def __enter__(self) -> PeakMemory:
         self.before = self.peak = resident_bytes()
@@ -47,12 +47,12 @@ class PeakMemory:
 
     @property
     def added(self) -> int:
-        """Bytes above the start."""
+        """Peak minus the resident memory at the start, in bytes."""
         return self.peak - self.before
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned while it is active."""
+    """Context manager that records the size in bytes of the largest tensor returned by any operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class LargestTensor(TorchDispatchMode):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not listen for a while."""
+        """Context manager that suspends the recording."""
         self._paused = True
         yield
         self._paused = False
@@ -76,30 +76,30 @@ class LargestTensor(TorchDispatchMode):
 
 
 class WatchedPrior:
-    """A prior that counts the rows it computes, and what its cache moves."""
+    """Wrapper of a prior that counts the rows it computes and the cache entries it moves."""
 
     def __init__(self, prior) -> None:
         self.prior, self.num_codes = prior, prior.num_codes
         self.num_rows = self.num_moved = 0
-        self.untold: LargestTensor | None = None  # a mode that is not to hear of the prior's own tensors
+        self.untold: LargestTensor | None = None  # recorder that is paused while the prior computes
 
     def _untold(self) -> contextlib.AbstractContextManager:
         return self.untold.paused() if self.untold else contextlib.nullcontext()
 
     def start(self, num_sequences: int, condition: torch.Tensor | None = None) -> Any:
-        """See Prior."""
+        """See `Prior`."""
         with self._untold():
             return self.prior.start(num_sequences, condition)
 
     def step(self, state: Any, codes: torch.Tensor | None) -> torch.Tensor:
-        """See Prior."""
+        """See `Prior`."""
         with self._untold():
             log_prior = self.prior.step(state, codes)
         self.num_rows += len(log_prior)
         return log_prior
 
     def select(self, state: Any, parents: torch.Tensor) -> Any:
-        """See Prior."""
+        """See `Prior`."""
         before = state.cache.num_moved
         with self._untold():
             state = self.prior.select(state, parents)
@@ -109,7 +109,7 @@ class WatchedPrior:
 
 @torch.no_grad()
 def cached_passes(priors: list, num_sequences: int, num_positions: int) -> None:
-    """The floor: the priors' own passes, one position after the other, and nothing else."""
+    """Floor of the separation time: the cached forward passes of the priors, position by position."""
     for prior in priors:
         state = prior.start(num_sequences)
         prior.step(state, None)
@@ -120,7 +120,7 @@ def cached_passes(priors: list, num_sequences: int, num_positions: int) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Say on standard error what goes on, and how long it took."""
+    """Print a description and the elapsed time of a block to standard error."""
     start = time.perf_counter()
     print(f"  {what} …", end="", flush=True, file=sys.stderr)
     yield

@@ -1,4 +1,4 @@
-"""How refinement settings change the PSNR of sources whose true codes are known: no prior, no sampler involved.
+"""PSNR of refined sources as a function of the refinement settings, starting from the true codes; no prior or sampler.
 
 python benchmarks/refinement.py                 both datasets, needs runs/<dataset>/vqvae; MNIST needs DATA_ROOT
 """
@@ -27,7 +27,7 @@ DATASETS = {
 
 
 def table(name: str, data: ImageDataModule, steps: int) -> str:
-    """PSNR for every pair of settings, as Markdown."""
+    """Return the PSNR of every pair of settings as a Markdown table."""
     codec = load_codec(f"runs/{name}/vqvae/codec")
     sources = next(iter(data.predict_dataloader())).signals
     mixtures = mix(sources)
@@ -54,7 +54,7 @@ def table(name: str, data: ImageDataModule, steps: int) -> str:
 
 
 def main() -> None:
-    """Print a table per dataset."""
+    """Print one table per dataset."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", default=list(DATASETS), help="digits, mnist; default both")
     parser.add_argument("--mixtures", type=int, default=50)

@@ -1,4 +1,4 @@
-"""Seconds for one separation (Table 4): one mixture, ten times, with the shipped models.
+"""Time of one separation (Table 4): one mixture, ten repetitions, with the shipped models.
 
 python benchmarks/separation_time.py
 """
@@ -19,14 +19,14 @@ REPETITIONS = 10
 
 
 def main() -> None:
-    """Our recipe, and the paper's with the same codec and prior."""
+    """Print the time of our settings, and of the paper's settings with the same codec and prior."""
     ours = Separator.from_pretrained("pretrained/mnist")
     counts = SparseCounts.load("pretrained/mnist/counts.safetensors").likelihood(codebook=codebook_of(ours.codec))
     paper = Separator(ours.codec, ours.priors, counts, TopK(512, k=32), refinement=LatentDescent(steps=500))
     mixture = read_image("docs/mixture.png")
     print(f"{torch.get_num_threads()} threads, {REPETITIONS} separations each")
     for name, separator in {"ours": ours, "the paper's recipe": paper}.items():
-        separator.separate(mixture)  # warm
+        separator.separate(mixture)  # warm-up
         times = []
         for seed in range(REPETITIONS):
             begun = time.perf_counter()

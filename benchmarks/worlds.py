@@ -1,4 +1,4 @@
-"""Priors, likelihoods and triples of any size, random but with a plausible shape."""
+"""Random priors, likelihoods and triples of any size, with realistic sharpness and density."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lass.priors import TransformerPrior
 
 
 def random_prior(num_codes: int, num_positions: int, num_layers: int, dim: int, num_heads: int) -> TransformerPrior:
-    """An untrained prior whose predictions are about as sharp as a trained one's (two to four nats)."""
+    """Return an untrained prior whose predictions are about as sharp as those of a trained one (two to four nats)."""
     torch.manual_seed(0)
     shape = {"dim": dim, "num_layers": num_layers, "num_heads": num_heads}
     prior = TransformerPrior(num_codes, num_positions, **shape).eval()
@@ -22,14 +22,14 @@ def random_prior(num_codes: int, num_positions: int, num_layers: int, dim: int, 
 
 
 def random_likelihood(num_codes: int, density: float) -> SparseLikelihood:
-    """Equally many random pairs for every mixture code, with random likelihoods."""
+    """Return a likelihood with an equal number of random pairs, of random likelihood, for every mixture code."""
     generator = torch.Generator().manual_seed(0)
     num_pairs = round(density * num_codes**2)
     first, second = torch.empty(2, num_codes, num_pairs, dtype=torch.long)
     for mixture in range(num_codes):
         if num_codes <= 1024:
             pairs = torch.randperm(num_codes**2, generator=generator)[:num_pairs]
-        else:  # a few may be drawn twice and are moved to the next free pair
+        else:  # draw with replacement, then make pairs distinct by adding their rank
             pairs = torch.randint(num_codes**2 - num_pairs, (num_pairs,), generator=generator)
             pairs = pairs.sort().values + torch.arange(num_pairs)
         pairs = pairs.sort().values
@@ -40,7 +40,7 @@ def random_likelihood(num_codes: int, density: float) -> SparseLikelihood:
 
 
 def dense_likelihood(likelihood: SparseLikelihood) -> Tensor:
-    """The tensor P, (K, K, K)."""
+    """Return the tensor P, (K, K, K)."""
     dense = torch.zeros(likelihood.num_codes, likelihood.num_codes, likelihood.num_codes)
     for mixture in range(likelihood.num_codes):
         first, second, log_likelihood = likelihood.pairs(mixture)
@@ -49,18 +49,19 @@ def dense_likelihood(likelihood: SparseLikelihood) -> Tensor:
 
 
 def random_triples(num_codes: int, batch: int, repeating: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of first, second and mixture codes, without end.
+    """Yield endless batches of first, second and mixture codes.
 
     Args:
         num_codes: K.
-        batch: triples in a batch.
-        repeating: codes with Zipf's frequencies, and mixture codes that follow from the pair but for a little noise,
-            as in real data; else all are uniform, so that hardly a triple occurs twice: the worst case.
+        batch: Number of triples in a batch.
+        repeating: If True, codes have Zipf-distributed frequencies, and the mixture code is a function of the pair plus
+            a little noise, as in real data. If False, all codes are uniform, so that triples hardly repeat: the worst
+            case.
     """
     generator = torch.Generator().manual_seed(0)
     frequencies = 1 / torch.arange(1, num_codes + 1, dtype=torch.float64)
     running_sum = (frequencies / frequencies.sum()).cumsum(0)
-    name = torch.randperm(num_codes, generator=generator)  # frequent codes lie anywhere
+    name = torch.randperm(num_codes, generator=generator)  # frequent codes get random indices
     while True:
         if not repeating:
             yield tuple(torch.randint(num_codes, (3, batch), generator=generator))

@@ -1,4 +1,4 @@
-"""The likelihood of latents: moments against a loop, the density against SciPy's, Algorithm 1 on top of it."""
+"""`LatentLikelihood`: moments against a loop, the density against SciPy's, and Algorithm 1 against enumeration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ K, DIM = 4, 3
 
 @pytest.fixture
 def observations():
-    """Codes of two sources, and latents that follow them."""
+    """Return codes of two sources, latents that depend on them, and the codebook."""
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randint(K, (2, 400), generator=generator)
     centres = torch.randn(K, DIM, generator=generator)
@@ -43,7 +43,7 @@ def moments(observations, symmetric=True, chunks=1, device="cpu"):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("cells", [True, False])
 def test_all_devices_give_the_same_likelihood(observations, symmetric, cells, device, monkeypatch):
-    """The sums are float64 everywhere: on the CPU where the device has none. Values are float32 sums of a few terms."""
+    """Sums are float64 on every device (on the CPU if the device has none); values are float32 sums of a few terms."""
     if cells:
         monkeypatch.setattr("lass.likelihood.latents.MAX_PAIRS_AT_ONCE", 1)
         monkeypatch.setattr("lass.likelihood.latents.NEAREST_PAIRS", K)
@@ -80,26 +80,26 @@ def test_density_is_students_t(observations, symmetric, shrinkage):
 
     seen = torch.tensor([[0.3, -0.5, 1.0], [0.0, 0.2, -0.1]])
     for latent, pairs in zip(seen, likelihood.at([0, 0], seen), strict=True):
-        assert (pairs.first * K + pairs.second).tolist() == list(range(K * K))  # all pairs, in order
+        assert (pairs.first * K + pairs.second).tolist() == list(range(K * K))  # all pairs, sorted
         truth = [multivariate_t(means[pair], covariance, df=5.0).logpdf(latent.numpy()) for pair in sorted(means)]
         difference = pairs.log_likelihood.double().numpy() - np.array(truth)
-        assert np.ptp(difference) < 1e-4  # the same up to a constant
+        assert np.ptp(difference) < 1e-4  # equal up to a constant
 
 
 def test_ridge_silences_directions_that_hardly_vary(observations):
     first, second, latents, centres = observations
     flat = latents.clone()
-    flat[:, 2] = 1e-4 * flat[:, 2]  # almost no information, and what there is may be noise
+    flat[:, 2] = 1e-4 * flat[:, 2]  # variance 10⁸ times smaller
     codebook = centres.clone()
     codebook[:, 2] *= 1e-4
     likelihood = moments((first, second, flat)).likelihood(codebook, ridge=0.3)
     near, far = (likelihood.at([0], torch.tensor([[0.3, -0.5, x]]))[0].log_likelihood for x in (0.0, 1e-3))
     torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
-    assert likelihood.state_dict()["tail"][1] < 2.1  # two of three dimensions count
+    assert likelihood.state_dict()["tail"][1] < 2.1  # effective dimension: two of three
 
 
 def test_values_are_those_of_the_formula_with_the_ridge_that_is_used(observations):
-    """By single numbers: the means with their start, the covariance with its ridge, the effective dimension."""
+    """Compare shrunken means, covariance with ridge and effective dimension with an explicit computation."""
     first, second, latents, centres = (x.double().numpy() if x.is_floating_point() else x for x in observations)
     likelihood = moments(observations, symmetric=False).likelihood(observations[3])
     means, scatter = {}, np.zeros((DIM, DIM))
@@ -142,7 +142,7 @@ def test_saved_likelihood_is_the_same(observations, tmp_path):
 
 @pytest.mark.parametrize("sampler", [BeamSearch(K**4), TopK(3000, k=K * K), Ancestral(3000)])
 def test_algorithm_1_with_latents_matches_enumeration(observations, sampler):
-    """Two positions, whose latents differ though the mixture's code is the same."""
+    """Two positions with different latents, but equal mixture codes."""
     world = random_world(3, num_codes=K)
     likelihood = moments(observations).likelihood(observations[3])
     latents = torch.tensor([[[0.3, -1.0], [-0.5, 0.4], [1.0, 0.0]]])  # (1 mixture, DIM, 2 positions)
@@ -163,13 +163,13 @@ def test_algorithm_1_with_latents_matches_enumeration(observations, sampler):
         best = max(steps_1[p] + steps_2[p][q] for p in pairs for q in pairs)
         assert candidates.scores[0, 0].item() == pytest.approx(best, abs=1e-4)
         return
-    # Drawn position by position: the share of every sequence, and the mean score, against their expectation.
+    # Draws position by position: compare the frequency of every sequence with its probability.
     steps_1, steps_2 = softmax(steps_1), {past: softmax(steps) for past, steps in steps_2.items()}
     expected = {p + q: steps_1[p] * steps_2[p][q] for p in pairs for q in pairs}
     drawn = Counter((z1[0], z2[0], z1[1], z2[1]) for z1, z2 in map(as_sequences, candidates.codes[0]))
     deviation = sum(abs(drawn[sequence] / 3000 - p) for sequence, p in expected.items()) / 2
     spread = sum(math.sqrt(p * (1 - p) / 3000) for p in expected.values()) / 2
-    assert deviation < 1.3 * spread  # its expectation is 0.8 of this sum, with a standard deviation below a tenth of it
+    assert deviation < 1.3 * spread  # expectation 0.8 of this sum, standard deviation below a tenth of it
 
 
 def softmax(logits):
@@ -235,7 +235,7 @@ def test_mistakes_are_explained(observations, tmp_path):
 
 
 def test_with_many_codes_the_nearest_pairs_come_back(monkeypatch):
-    """As likely as without cells, and the likeliest are among them."""
+    """Returned pairs have the log likelihood computed without cells, and include the most likely pairs."""
     generator = torch.Generator().manual_seed(0)
     moments, codebook = LatentMoments(30, 3, symmetric=False), torch.randn(30, 3, generator=generator)
     first, second = torch.randint(30, (2, 20_000), generator=generator)
@@ -250,8 +250,8 @@ def test_with_many_codes_the_nearest_pairs_come_back(monkeypatch):
     for all_pairs, some in zip(everything.at([0] * 50, latents), nearest.at([0] * 50, latents), strict=True):
         pairs = some.first * 30 + some.second
         assert len(pairs) == 200
-        assert (pairs.diff() > 0).all()  # sorted, none twice
+        assert (pairs.diff() > 0).all()  # sorted and distinct
         torch.testing.assert_close(some.log_likelihood, all_pairs.log_likelihood[pairs], atol=1e-4, rtol=1e-4)
         best = all_pairs.log_likelihood.topk(20).indices
         shares.append(torch.isin(best, pairs).float().mean().item())
-    assert sum(shares) / len(shares) > 0.95  # a third of all pairs come back
+    assert sum(shares) / len(shares) > 0.95  # 200 of 900 pairs are returned

@@ -1,4 +1,4 @@
-"""Counting against a Python dictionary, and the likelihood against its definition."""
+"""`SparseCounts` against counting in a dictionary, and `SparseLikelihood` against its definition."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count(triples, symmetric=True, chunks=1, device="cpu") -> SparseCounts:
 
 
 def reference_tensor(triples, symmetric=True) -> Counter:
-    """F of the paper, one increment at a time."""
+    """Return F of the paper, computed with one increment per triple."""
     tensor = Counter()
     for first, second, mixture in triples:
         tensor[first, second, mixture] += 1
@@ -59,7 +59,7 @@ def test_counting_matches_a_dictionary(triples, symmetric, chunks):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.5])
 def test_all_devices_count_the_same(symmetric, smoothing, device, monkeypatch):
-    """Counts to the last one, merged from several runs; the likelihood up to the rounding of float32."""
+    """Counts are exact after merging several runs; the likelihood is equal up to float32 rounding."""
     monkeypatch.setattr("lass.likelihood.counts.BUFFER", 64)
     monkeypatch.setattr("lass.likelihood.counts.PART", 32)
     triples = torch.randint(K, (300, 3), generator=torch.Generator().manual_seed(0)).tolist()
@@ -83,7 +83,7 @@ def test_all_devices_count_the_same(symmetric, smoothing, device, monkeypatch):
 
 
 def test_single_precision_normalises_to_nearly_the_same(monkeypatch):
-    """What devices without float64 do, with counts of more digits than float32 has."""
+    """Normalisation as on devices without float64, with counts of more digits than float32 represents."""
     counts = SparseCounts(K)
     keys = torch.arange(0, K**3, 3)
     large = torch.randint(2**26, 2**30, keys.shape, generator=torch.Generator().manual_seed(0))
@@ -183,10 +183,10 @@ def test_likelihood_sums_to_one_over_the_mixture_codes():
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("smoothing", [0.5, 2.0])
 def test_smoothing_is_additive(symmetric, smoothing):
-    """(F + α) / (Σ F + α K), from the dictionary; what was never seen gets its share, and all of it sums to one."""
+    """(F + α) / (Σ F + α K) with F from the dictionary; uncounted triples included, so that all values sum to 1."""
     triples = torch.randint(K, (40, 3), generator=torch.Generator().manual_seed(0)).tolist()
     tensor = reference_tensor(triples, symmetric)
-    assert {mixture for _, _, mixture in tensor} == set(range(K))  # else something would stand in
+    assert {mixture for _, _, mixture in tensor} == set(range(K))  # no code needs substitute pairs
     likelihood = count(triples, symmetric).likelihood(smoothing=smoothing)
     first, second, mixture = torch.tensor(list(itertools.product(range(K), repeat=3))).T
     values = likelihood.log_likelihood(first, second, mixture).exp()
@@ -195,7 +195,7 @@ def test_smoothing_is_additive(symmetric, smoothing):
         assert value == pytest.approx((tensor[a, b, m] + smoothing) / (total + smoothing * K), rel=1e-5)
     torch.testing.assert_close(values.view(K * K, K).sum(1), torch.ones(K * K), atol=1e-5, rtol=0)
     plain = count(triples, symmetric).likelihood()
-    for code in range(K):  # the pairs to choose from stay those that were counted
+    for code in range(K):  # smoothing does not add pairs
         assert torch.equal(likelihood.pairs(code).first, plain.pairs(code).first)
 
 
@@ -229,7 +229,7 @@ def test_a_saved_likelihood_is_mapped_with_its_index(tmp_path):
     for name, tensor in likelihood.state_dict().items():
         assert torch.equal(tensor, table[name])
     if Path("/proc/self/maps").exists():  # Linux
-        assert str(path) in Path("/proc/self/maps").read_text()  # the table lies in the file, not in a copy of it
+        assert str(path) in Path("/proc/self/maps").read_text()  # the table is mapped, not copied
     assert load_likelihood(path).num_codes == 256
     counts.save(tmp_path / "counts.safetensors")
     assert torch.equal(load_likelihood(tmp_path / "counts.safetensors", 0.1).state_dict()["first"], table["first"])
@@ -240,7 +240,7 @@ def test_a_saved_likelihood_is_mapped_with_its_index(tmp_path):
 @given(st.lists(TRIPLES, max_size=12), st.booleans(), st.sampled_from([1, 2]))
 @settings(max_examples=60, deadline=None)
 def test_counting_in_tiny_buffers_and_blocks_matches_a_dictionary(batches, symmetric, num_threads):
-    """So small that runs wait, are merged in several blocks, and grow in place."""
+    """Sizes are so small that several runs exist, are merged in several blocks, and grow in place."""
     small = {
         "lass.likelihood.counts.BUFFER": 8,
         "lass.likelihood.counts.PART": 3,
@@ -270,7 +270,7 @@ def test_what_was_given_out_does_not_change_when_counting_goes_on():
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=80), st.integers(0, 80))
 @settings(max_examples=60, deadline=None)
 def test_runs_merge_like_dictionaries_on_any_device(entries, cut):
-    """The merge for accelerators, which needs none, beside the one for the CPU."""
+    """Both merges, for the CPU and for accelerators; the latter also runs on the CPU."""
     parts = [dict(entries[:cut]), dict(entries[cut:])]
     expected = sorted((Counter(parts[0]) + Counter(parts[1])).items())
     for kind in (HostRun, DeviceRun):

@@ -1,4 +1,4 @@
-"""Every sampler against enumerated worlds: one contract for all, then what is special to each."""
+"""Samplers against enumerated toy worlds: the contract of all samplers, then properties of each one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def _sequences_at_once(request, monkeypatch):
 @pytest.mark.parametrize("kind", WORLDS)
 @pytest.mark.parametrize("weight", [1.0, 0.5, 3.0])
 def test_contract(sampler, kind, weight):
-    """Scores are the log posterior of what is returned, best first; weights sum to one; impossible means −inf."""
+    """Scores are the log posterior of the returned codes, sorted; weights sum to 1; impossible candidates have score
+    −inf.
+    """
     for seed in range(2):
         world = random_world(seed, **WORLDS[kind])
         result = world.separate([MIXTURE, MIXTURE[::-1]], sampler, likelihood_weight=weight)
@@ -71,7 +73,7 @@ def test_contract(sampler, kind, weight):
                 if score > -math.inf:
                     expected = world.log_posterior(as_sequences(candidate), mixture, weight)
                     assert score == pytest.approx(expected, abs=1e-4)
-                else:  # a dead end, or a beam that no sequence is left for
+                else:  # impossible, or a beam in excess of the number of sequences
                     assert kind in ("impossible steps", "four codes") or isinstance(sampler, BeamSearch)
 
 
@@ -87,7 +89,7 @@ def test_all_devices_find_the_same(sampler, memory_budget, shared, device):
 
 
 def test_single_precision_draws_the_same(monkeypatch):
-    """What devices without float64 do, with enough codes that a number decides between 16 and then 16 more."""
+    """Draws as on devices without float64, with enough codes that one number decides between 16 and then 16 options."""
     world = random_world(2, num_codes=16)
     mixtures = [[3, 14, 1, 5, 9]] * 4
     for sampler in (Ancestral(500), SequentialMonteCarlo(500, resample_below=1.0)):
@@ -100,11 +102,11 @@ def test_single_precision_draws_the_same(monkeypatch):
 
 
 def assert_same_draws(found: Candidates, expected: Candidates) -> None:
-    """The same possible candidates but for a tenth, with the same scores.
+    """At least 90 % of the possible candidates agree, with equal scores.
 
-    A uniform number that is rounded to float32, or a running sum that is rounded otherwise, gives another pair where it
-    lies within about 10⁻⁶ of the border between two: none or very few of the thousands that are drawn here, but which
-    ones depends on the device. Scores are float32 sums of some ten terms below 20.
+    A uniform number rounded to float32, or a cumulative sum with different rounding, gives another pair if it lies
+    within about 10⁻⁶ of the boundary between two pairs. This affects none or very few of the thousands of draws, but
+    which ones depends on the device. Scores are float32 sums of about ten terms below 20.
     """
     for found_codes, found_scores, codes, scores in zip(
         found.codes, found.scores, expected.codes, expected.scores, strict=True
@@ -130,7 +132,7 @@ def test_result_depends_on_seed_and_index_only(sampler):
         alone = separate_codes(
             mixtures[row : row + 1], world.priors, world.likelihood, sampler, seed=3, indices=[5 + row]
         )
-        # Tables give every row the same numbers in any batch, so the draws are the same; scores are float32 sums.
+        # Priors of tables do not depend on the batch, so draws are equal; scores are float32 sums.
         assert torch.equal(alone.codes[0], together.codes[row])
         torch.testing.assert_close(alone.scores[0], together.scores[row], atol=1e-4, rtol=0)
 
@@ -147,7 +149,7 @@ def test_other_seeds_and_indices_give_other_draws():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", WORLDS)
 def test_wide_beam_search_is_exact(kind, seed, device):
-    """With as many beams as sequences, the candidates are all possible sequences in the right order."""
+    """With as many beams as sequences, the candidates are all possible sequences, best first."""
     world = random_world(seed, **WORLDS[kind])
     mixture = MIXTURE[: 2 if world.num_codes == 4 else 3]
     exact = world.all_posteriors(mixture)
@@ -241,9 +243,9 @@ def sharpened(table: torch.Tensor, power: float) -> torch.Tensor:
     "sampler", [SequentialMonteCarlo(1), SequentialMonteCarlo(1, resample_below=1.0, temperature=1.5)], ids=str
 )
 def test_sequential_monte_carlo_converges_to_the_sequence_posterior(sampler, seed):
-    """Total variation falls like 1/√N; ancestral sampling stays where the enumeration says it must."""
+    """Total variation decreases like 1/√N; that of ancestral sampling stays at the enumerated bias."""
     world, mixture = random_world(seed, num_codes=2), [1, 0, 1]
-    # Some pasts lead to what explains the next mixture code badly: normalising every position by itself goes wrong.
+    # Z_s then depends strongly on the past, so that normalising every position separately gives a biased distribution.
     priors = [TablePrior(prior.initial, sharpened(prior.transition, 4)) for prior in world.priors]
     world = World(priors, sharpened(world.dense, 6))
     expected = posterior_of(world, mixture)
@@ -279,7 +281,7 @@ def test_sequential_monte_carlo_converges_to_the_sequence_posterior(sampler, see
     ids=str,
 )
 def test_the_evidence_is_estimated_without_bias(kind, sampler, weight):
-    """The mean over 500 runs of six candidates each lies within four standard errors of the enumerated sum."""
+    """The mean over 500 runs with six candidates each is within four standard errors of the enumerated sum."""
     world = random_world(11, **WORLDS[kind])
     exact = math.fsum(math.exp(score) for score in world.all_posteriors(MIXTURE, weight).values())
     mixtures = torch.tensor([MIXTURE] * 500)
@@ -296,7 +298,9 @@ def test_samplers_without_weights_give_no_evidence():
 
 
 def test_weights_of_candidates_that_lead_nowhere_are_zero():
-    """Codes 0 and 1 explain the first mixture code alike, but after 1 the second one is impossible."""
+    """Codes 0 and 1 explain the first mixture code equally well, but after code 1 the second mixture code is
+    impossible.
+    """
     prior = TablePrior(torch.tensor([[0.5, 0.5]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
     dense = torch.zeros(2, 2, 2)
     dense[0, 0], dense[1, 1] = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
@@ -306,7 +310,7 @@ def test_weights_of_candidates_that_lead_nowhere_are_zero():
         result = separate_codes(torch.tensor([[0, 1], [0, 1]]), world.priors, world.likelihood, sampler)
         assert (result.weights[result.codes[:, :, 0, 1] == 1] == 0).all()
         torch.testing.assert_close(result.weights.sum(1), torch.ones(2), atol=1e-4, rtol=0)  # 200 float32 terms
-        # p(z) = 1/4 for 0,0 then certain; likelihood 1/2 at both positions
+        # p(z) = 1/4 for the pair (0, 0), then 1; likelihood 1/2 at both positions
         torch.testing.assert_close(result.log_evidence, torch.full((2,), math.log(1 / 16)), atol=0.3, rtol=0)
 
 
@@ -326,7 +330,9 @@ def test_systematic_resampling_gives_each_its_share(device):
 
 
 def test_the_nucleus_holds_the_probability_asked_for():
-    """One position: what is drawn is the smallest set of best pairs that reaches p, at every temperature."""
+    """At one position, the drawn pairs are in the smallest set of most probable pairs that reaches p, at every
+    temperature.
+    """
     for seed, temperature, p in itertools.product(range(5), (0.5, 1.0, 2.0), (0.05, 0.5, 0.9, 1.0)):
         world = random_world(seed, num_codes=4)
         scores = world.all_posteriors([2])
@@ -344,7 +350,7 @@ def test_the_nucleus_holds_the_probability_asked_for():
 
 
 def test_a_large_nucleus_is_found_piece_by_piece():
-    """More pairs than the sampler first looks at; of equally probable ones all are kept."""
+    """The nucleus exceeds the initial search size; of equally probable pairs all are kept."""
     uniform = TablePrior(torch.full((1, 12), 1 / 12), torch.full((1, 12, 12), 1 / 12))
     world = World([uniform] * 2, torch.full((12, 12, 12), 1 / 12))
     world.dense[:6, :, 3] = 2 / 12  # 72 pairs hold two thirds of the probability
@@ -355,7 +361,7 @@ def test_a_large_nucleus_is_found_piece_by_piece():
 
 @pytest.mark.parametrize("sampler", [TopP(8, p=0.8), TopP(8, p=0.99), TopK(8, k=3)], ids=str)
 def test_a_diffuse_mixture_does_not_change_a_sharp_one_beside_it(sampler):
-    """Ties everywhere: a shared prior and symmetric counts."""
+    """With ties everywhere: a shared prior and symmetric counts."""
     generator = torch.Generator().manual_seed(0)
     counts = SparseCounts(20)
     counts.add(*torch.randint(20, (2, 5000), generator=generator), torch.ones(5000, dtype=torch.long))
@@ -376,13 +382,13 @@ def test_temperature_changes_neither_the_best_pair_nor_the_order_of_beams(temper
         plain, other = (
             separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, s) for s in (sampler, tempered)
         )
-        # No two of the nine best beginnings have scores nearer than 10⁻³: rounding cannot exchange any.
+        # The scores of the nine best partial sequences differ by more than 10⁻³, so rounding cannot change their order.
         assert torch.equal(plain.codes, other.codes)
         torch.testing.assert_close(plain.scores, other.scores, atol=1e-4, rtol=0)
 
 
 def test_tempered_draws_are_told_apart():
-    """The test above can fail: the distributions at other settings lie further away than its tolerance."""
+    """Check of the test above: distributions at other settings differ by more than its tolerance."""
     world = random_world(7)
     plain, cold = world.stepwise_distribution(MIXTURE), world.stepwise_distribution(MIXTURE, temperature=0.5)
     assert 0.5 * sum(abs(plain[key] - cold[key]) for key in plain) > 0.2

@@ -1,4 +1,4 @@
-"""Sources that share a prior, under a symmetric likelihood, have no order: a beam search keeps one of the two."""
+"""Exchangeable sources (shared prior, symmetric likelihood): beam search keeps one of the two orders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def symmetric_world(seed: int, num_classes: int = 1) -> tuple[World, SparseLikel
 
 
 def search(world, likelihood, num_beams, **options):
-    """Pairs of sequences and their scores, those that are possible."""
+    """Return the possible pairs of sequences and their scores."""
     result = separate_codes(torch.tensor([MIXTURE]), world.priors, likelihood, BeamSearch(num_beams), **options)
     beams = zip(map(as_sequences, result.codes[0]), result.scores[0].tolist(), strict=True)
     return {codes: score for codes, score in beams if score > -torch.inf}
@@ -35,7 +35,7 @@ def test_a_wide_search_finds_every_separation_once(seed):
     world, likelihood = symmetric_world(seed)
     exact = world.all_posteriors(MIXTURE)
     found = search(world, likelihood, num_beams=729)
-    assert len(found) == (729 + 27) / 2  # 27² ordered pairs of sequences, of which 27 are a sequence twice
+    assert len(found) == (729 + 27) / 2  # 27² ordered pairs of sequences, 27 of them with equal sequences
     assert {tuple(sorted(pair)) for pair in found} == {tuple(sorted(pair)) for pair in exact}
     for pair, score in found.items():
         assert score == pytest.approx(exact[pair], abs=1e-4)

@@ -1,4 +1,4 @@
-"""The engine against Algorithm 1 written line by line, and what it promises about sharing, batches and memory."""
+"""`separate_codes` against the literal Algorithm 1; sharing of rows, independence of the batch, memory budget."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def priors():
 @pytest.mark.parametrize("memory_budget", [2**30, 10**4], ids=["as a product", "through the pairs"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_fast_equals_literal(priors, memory_budget, shared):
-    """The same uniform numbers lead to the same codes, and these have the same score."""
+    """Equal uniform numbers give equal codes with equal scores."""
     chosen = [priors[0], priors[0]] if shared else priors
     likelihood = random_likelihood(K, 0.4)
     mixture_codes = torch.randint(K, (T,), generator=torch.Generator().manual_seed(3))
@@ -77,12 +77,12 @@ def test_candidates_are_the_same_to_the_last_bit_in_any_batch(priors, sampler, s
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_equal_pasts_are_computed_once(priors, shared):
-    """As many rows as there are distinct beginnings among the candidates and, for a shared prior, sources."""
+    """One row per distinct past among the candidates and, for a shared prior, among the sources."""
     watched = [WatchedPrior(prior) for prior in priors]
     chosen = [watched[0], watched[0]] if shared else watched
     likelihood = random_likelihood(K, 0.3)
     mixture = torch.randint(K, (1, T), generator=torch.Generator().manual_seed(5))
-    # Ancestral candidates are never replaced, so that the final ones tell all beginnings.
+    # Ancestral candidates are never replaced, so the final candidates contain all pasts.
     codes = separate_codes(mixture, chosen, likelihood, Ancestral(N)).codes[0]
     expected = 0
     for position in range(T):
@@ -94,7 +94,7 @@ def test_equal_pasts_are_computed_once(priors, shared):
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, TopP(N, p=1.0), SequentialMonteCarlo(N, temperature=2.0)], ids=str)
 def test_the_memory_budget_is_kept_and_changes_nothing(sampler):
-    """Many more pairs than candidates and codes, so that the posterior of all candidates is what takes memory."""
+    """With many more pairs than candidates and codes, the posterior of all candidates dominates the memory."""
     num_codes = 96
     torch.manual_seed(0)
     prior = TransformerPrior(num_codes, T, dim=16, num_layers=1).eval()
@@ -109,11 +109,11 @@ def test_the_memory_budget_is_kept_and_changes_nothing(sampler):
             result = separate_codes(mixtures, [watched] * 2, likelihood, sampler, memory_budget=memory_budget)
         return result, largest.bytes
 
-    # 4,608 pairs: one candidate's posterior has 18 KiB, that of all 64 candidates 1.1 MiB
+    # 4,608 pairs: the posterior takes 18 KiB for one candidate, 1.1 MiB for all 64
     limited, most = separate(memory_budget=2**18)
     assert most <= 2**18
     unlimited, most = separate(memory_budget=2**30)
-    if isinstance(sampler, TopK | TopP | BeamSearch):  # which go through the pairs
+    if isinstance(sampler, TopK | TopP | BeamSearch):  # these gather all pairs
         assert most > 2**19
     assert torch.equal(limited.codes, unlimited.codes)
     torch.testing.assert_close(limited.scores, unlimited.scores, atol=1e-4, rtol=0)

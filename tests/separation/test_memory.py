@@ -1,4 +1,4 @@
-"""What the priors' caches take is known before they do, and candidates that do not fit together go one by one."""
+"""Memory planning: predicted sizes of the priors' caches, and chunks of candidates where these do not fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def priors():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_cache_takes_what_was_foreseen(num_positions, length, dtype, monkeypatch):
-    """At its largest it holds what it had before it grew, what it has then, and the beginning that all share."""
+    """The peak consists of the cache before and after it grows, and the prefix shared by all sequences."""
     sizes = []
     reallocate = KeyValueCache._reallocate
 
@@ -67,12 +67,12 @@ def test_in_groups_the_candidates_are_the_same(priors, sampler, num_priors, monk
     together = run()
     assert shown == [NUM_POSITIONS] * 2  # two mixtures, then one
     asked = []
-    room = 2 * memory.bytes_for(priors, 6, NUM_POSITIONS)  # half of which is used where little is free
+    room = 2 * memory.bytes_for(priors, 6, NUM_POSITIONS)  # `fit` uses half of it where little is free
     monkeypatch.setattr(memory, "free_bytes", lambda priors, device: asked.append(device) or room)
     with pytest.warns(UserWarning, match="caches for 23 candidates take .* in groups of 5"):
         in_groups = run()
     assert asked
-    assert shown == [NUM_POSITIONS] * 3 * 5  # each mixture alone, in groups of 5, 5, 5, 5 and 3
+    assert shown == [NUM_POSITIONS] * 3 * 5  # each mixture separately, in chunks of 5, 5, 5, 5 and 3
     torch.testing.assert_close(in_groups.scores, together.scores, atol=1e-4, rtol=0)
     torch.testing.assert_close(in_groups.weights, together.weights, atol=1e-6, rtol=0)  # 1/23 each
     assert torch.equal(in_groups.codes, together.codes)

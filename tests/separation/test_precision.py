@@ -1,4 +1,4 @@
-"""Algorithm 1 computes in float32, whatever its priors return and whatever the caller computes in."""
+"""Algorithm 1 computes in float32, independent of the priors' data type, of autocast and of the default data type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIXTURE = torch.tensor([[1, 0, 2]])
 
 
 class Rounded(TablePrior):
-    """Returns its log probabilities in another data type."""
+    """Prior that returns its log probabilities in another data type."""
 
     dtype = torch.float64
 
@@ -30,7 +30,7 @@ class Rounded(TablePrior):
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_priors_may_return_any_floating_point_type(sampler, dtype):
-    """Scores are float32, and those of the given codes up to the rounding of three pairs of log probabilities."""
+    """Scores are float32 and equal the log posterior of the codes, up to the rounding of six log probabilities."""
     world = random_world(3)
     priors = [Rounded(prior.initial, prior.transition) for prior in world.priors]
     for prior in priors:
@@ -52,7 +52,9 @@ def test_a_prior_that_returns_nan_is_named():
 
 
 def latent_world():
-    """A likelihood of latents whose distances, in the hundreds, bfloat16 would round by whole nats."""
+    """Return a likelihood of latents, with distances in the hundreds (which bfloat16 rounds by whole nats), and
+    latents.
+    """
     generator = torch.Generator().manual_seed(0)
     codebook = 20 * torch.randn(3, 8, generator=generator)
     moments = LatentMoments(3, 8)
@@ -66,7 +68,7 @@ def latent_world():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
 def test_autocast_does_not_reach_algorithm_1(sampler, dtype):
-    """Tables are not computed with, so that there is nothing for autocast to round: equal up to nothing at all."""
+    """The priors are tables, which autocast does not affect, so the results must be equal."""
     world, (likelihood, latents) = random_world(3), latent_world()
     options = {"mixture_latents": latents, "seed": 1}
     plain = separate_codes(MIXTURE, world.priors, likelihood, sampler, **options)
@@ -79,7 +81,7 @@ def test_autocast_does_not_reach_algorithm_1(sampler, dtype):
 
 
 def test_the_latent_world_can_tell():
-    """The same likelihood computed under autocast is off by more than the tolerance above."""
+    """Check of the test above: the likelihood computed under autocast is off by more than its tolerance."""
     likelihood, latents = latent_world()
     plain = likelihood.at([0], latents[..., 0])[0].log_likelihood
     with torch.autocast("cpu", torch.bfloat16):
@@ -102,7 +104,7 @@ def test_another_default_data_type_does_not_reach_algorithm_1(dtype):
 
 
 class Only:
-    """A likelihood that allows one pair of codes at each position."""
+    """Likelihood that allows only one given pair of codes at each position."""
 
     needs_latents, num_codes = True, 256
 
@@ -112,12 +114,14 @@ class Only:
     def at(self, mixture_codes, mixture_latents):
         pair = next(self.pairs)
         (pairs,) = self.likelihood.at(mixture_codes, mixture_latents)
-        return [Pairs(*(field[pair : pair + 1] for field in pairs))]  # all 256² pairs are there, in order
+        return [Pairs(*(field[pair : pair + 1] for field in pairs))]  # `at` returns all 256² pairs, sorted
 
 
 def test_the_score_of_digits_is_the_same_under_autocast(repository):
-    """Of given codes, so that no rounded probability can lead elsewhere. Only the prior's network computes in bfloat16:
-    each of 98 log probabilities is off by some hundredths of a nat. A rounded likelihood is off by whole ones.
+    """The codes are given, so that rounding cannot change them, and only their scores are compared.
+
+    Only the prior's network computes in bfloat16: each of 98 log probabilities is off by a few hundredths of a nat. A
+    rounded likelihood would be off by whole nats.
     """
     separator = Separator.from_pretrained(repository / "pretrained/mnist")
     separator.sampler, separator.refinement = Greedy(), NoRefinement()

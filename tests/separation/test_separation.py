@@ -1,4 +1,4 @@
-"""Algorithm 1, the posterior of one step, selection, refinement, and the Separator around them."""
+"""Algorithm 1, the posterior of one position, selection, refinement, and the `Separator`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ NUM_CODES = 6
 
 
 def make_step(shift: float = 0.0, device: str = "cpu"):
-    """Priors of 2 mixtures × 3 candidates and pairs of different number, with the dense log posterior (on the CPU).
+    """Return log priors of 2 mixtures × 3 candidates, pairs of different number, and the dense log posterior (on the
+    CPU).
 
-    `shift` is added to the log prior of the codes 0…2, to which the pairs of the first mixture are limited.
+    `shift` is added to the log prior of the codes 0…2, to which the pairs of the first mixture are restricted.
     """
     generator = torch.Generator().manual_seed(0)
     row_of = torch.tensor([[0, 1, 0], [2, 3, 4]]), torch.tensor([[3, 3, 3], [0, 0, 1]])  # candidates share rows
@@ -57,7 +58,7 @@ def make_step(shift: float = 0.0, device: str = "cpu"):
     return log_priors, [Pairs(*(x.to(device) for x in each)) for each in pairs], dense.flatten(2)
 
 
-#: Of log posteriors: float32 sums of three terms of up to 1000, divided by a temperature of 0.3 or more.
+#: Tolerance of log posteriors: float32 sums of three terms up to 1000, divided by a temperature of at least 0.3.
 ROUNDING = {"rtol": 1e-5, "atol": 1e-4}
 BUDGETS = pytest.mark.parametrize("memory_budget", [1, 500, 2**28], ids=["pair by pair", "in groups", "by a product"])
 
@@ -65,7 +66,7 @@ BUDGETS = pytest.mark.parametrize("memory_budget", [1, 500, 2**28], ids=["pair b
 @BUDGETS
 @pytest.mark.parametrize("shift", [0.0, -100.0, -1000.0], ids="log prior {}".format)
 def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_budget, device):
-    """Also where the counted pairs are so improbable that products of probabilities would underflow."""
+    """Includes pairs of such low probability that products of probabilities underflow."""
     log_priors, pairs, dense = make_step(shift, device)
     posterior = StepPosterior(log_priors, pairs, likelihood_weight=2.0, memory_budget=memory_budget)
     for temperature in (1.0, 0.3, 4.0):
@@ -80,14 +81,14 @@ def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_bu
         ranked = probabilities.sort(-1, descending=True).values
         before = torch.nn.functional.pad(ranked.cumsum(-1)[..., :-1], (1, 0))
         num_kept = (before < p).sum(-1)
-        # No other pair's log posterior is nearer to the lowest than five times this.
+        # The next log posterior differs from the lowest by more than five times this tolerance.
         assert torch.equal((dense >= lowest[..., None] * (1 + 1e-7) - 1e-5).sum(-1), num_kept)
     for k in (1, 3, 20):
         first, second, log_posterior = (field.cpu() for field in posterior.best(k))
         expected = dense.topk(k, -1).values
         torch.testing.assert_close(log_posterior, expected, **ROUNDING)
         real = expected.isfinite()
-        found = first * NUM_CODES + second  # in any order where log posteriors are equal
+        found = first * NUM_CODES + second  # any order among equal log posteriors
         torch.testing.assert_close(dense.gather(-1, found)[real], expected[real], **ROUNDING)
         assert all(
             len(row[is_real].unique()) == is_real.sum()
@@ -96,7 +97,7 @@ def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_bu
 
 
 def parents_of(num: int) -> torch.Tensor:
-    """Candidates 0, 1, 2 of both mixtures, `num` times each."""
+    """Return candidates 0, 1, 2 of both mixtures, `num` times each."""
     return torch.arange(3).repeat_interleave(num).expand(2, -1)
 
 
@@ -104,11 +105,11 @@ def parents_of(num: int) -> torch.Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_a_uniform_number_means_the_same_pair_however_it_is_drawn(shift, temperature, device):
     log_priors, pairs, dense = make_step(shift, device)
-    num = 3 * (200 if device != SIMULATED else 20)  # which is slow
+    num = 3 * (200 if device != SIMULATED else 20)  # the simulated device is slow
     uniforms = torch.rand(2, num, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     running_sum = (dense.double() / temperature).softmax(-1).cumsum(-1)
     expected = torch.searchsorted(running_sum, uniforms.view(2, 3, -1), right=True).view(2, num)
-    # Running sums in float32, of exponentials of log posteriors around -200, are exact to about 2e-5.
+    # Cumulative sums in float32, of exponentials of log posteriors around -200, have an error of about 2e-5.
     to_border = (running_sum[:, :, None] - uniforms.view(2, 3, -1, 1)).abs().amin(-1).view(2, num)
     clear = to_border > 1e-4
     assert clear.float().mean() > 0.99
@@ -188,7 +189,7 @@ def test_a_prior_that_breaks_its_contract_is_named():
 def test_impossible_candidates_have_no_weight():
     world = random_world(0)
     result = separate_codes(torch.tensor([[1]]), world.priors, world.likelihood, BeamSearch(12))
-    assert result.scores[0].isfinite().sum() == 9  # a world of nine pairs
+    assert result.scores[0].isfinite().sum() == 9  # only nine pairs exist
     assert torch.equal(result.weights[0] > 0, result.scores[0].isfinite())
     assert result.weights.sum().item() == pytest.approx(1.0, abs=1e-5)  # nine float32 terms
 
@@ -250,7 +251,7 @@ def test_refinement_descends_and_treats_mixtures_alone(codec):
     mixtures = torch.rand(3, 1, 8, 8, generator=generator)
     latents = codec.embed(codes.flatten(0, 1)).unflatten(0, (3, 2))
     decoded = NoRefinement().refine(latents, mixtures, codec)
-    # In another batch a convolution may sum its 72 float32 terms in another order.
+    # A convolution may sum its 72 float32 terms in an order that depends on the batch.
     torch.testing.assert_close(decoded[1, 0], codec.decode(codes[1, :1])[0], atol=1e-5, rtol=0)
     refined = LatentDescent(steps=60).refine(latents, mixtures, codec)
     before, after = ((mix(x) - mixtures).square().flatten(1).mean(1) for x in (decoded, refined))
@@ -264,7 +265,7 @@ def test_refinement_descends_and_treats_mixtures_alone(codec):
 
 
 def test_refinement_follows_its_formula(codec):
-    """Two Adam steps by hand, with the gradient from finite differences of the loss as it is written."""
+    """Two Adam steps computed explicitly, with finite differences of the objective."""
     codes = torch.zeros(1, 2, 2, 2, dtype=torch.long)
     mixture = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     codec = codec.double()
@@ -292,7 +293,7 @@ def test_refinement_follows_its_formula(codec):
 
 
 def test_consistent_estimates_are_the_nearest_that_mix_into_the_mixture():
-    """Against a grid of all pairs of pixels in [0, 1]."""
+    """Compare with a grid search over all pairs of pixels in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     estimates = torch.rand(1, 2, 1, 3, 3, generator=generator) * 1.6 - 0.3
     mixtures = torch.rand(1, 1, 3, 3, generator=generator)
@@ -311,10 +312,10 @@ def test_consistent_estimates_are_the_nearest_that_mix_into_the_mixture():
 
 
 def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
-    """Against a loop over candidates, each with its sources in both orders."""
+    """Compare with a loop over candidates, each with its sources in both orders."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(6, (2, 7, 2, 4), generator=generator)
-    codes[:, 3] = codes[:, 1].flip(1)  # one candidate twice, its sources exchanged
+    codes[:, 3] = codes[:, 1].flip(1)  # one candidate twice, with its sources exchanged
     weights = torch.rand(2, 7, generator=generator)
     weights /= weights.sum(1, keepdim=True)
     chosen = torch.tensor([1, 3])
@@ -328,7 +329,7 @@ def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
             orders = [latents, latents.flip(0)] if exchangeable[m] else [latents]
             total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
         torch.testing.assert_close(found[m], total, atol=1e-5, rtol=0)  # seven float32 terms below 4
-    in_double = Candidates(codes, torch.zeros(2, 7).double(), weights.double())  # a prior of double precision
+    in_double = Candidates(codes, torch.zeros(2, 7).double(), weights.double())  # a prior in double precision
     torch.testing.assert_close(mean_latents(in_double, chosen, codec, (2, 2), exchangeable), found)
     impossible = Candidates(codes, torch.full((2, 7), -torch.inf), torch.zeros(2, 7))
     found = mean_latents(impossible, chosen, codec, (2, 2), exchangeable)
@@ -336,10 +337,10 @@ def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
 
 
 def test_entropy_is_that_of_the_weighted_pairs():
-    """Against a dictionary; a pair and its reverse are one only where the order is open."""
+    """Compare with a dictionary; a pair and its reverse are one outcome only for exchangeable sources."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(3, (2, 50, 2, 4), generator=generator)
-    codes[:, :, :, 3] = 2  # all agree
+    codes[:, :, :, 3] = 2  # all candidates agree
     weights = torch.rand(2, 50, generator=generator)
     weights /= weights.sum(1, keepdim=True)
     found = entropy_by_position(Candidates(codes, torch.zeros(2, 50), weights), torch.tensor([True, False]))
@@ -387,7 +388,7 @@ def test_only_equal_priors_and_classes_leave_the_order_open(separator):
 
 
 def test_averaging_refines_the_mean_of_the_candidates(separator, tmp_path):
-    """One of many candidates decodes to something else than their mean; the choice survives saving."""
+    """The estimate is the decoded mean, which differs from a single candidate's; the setting is saved."""
     separator.posterior_mean, separator.refinement = True, NoRefinement()
     mixtures = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     result = separator.separate_batch(mixtures)
@@ -470,13 +471,13 @@ def _deterministic():
 @pytest.mark.usefixtures("_deterministic")
 @pytest.mark.parametrize(("average", "inference"), [(False, True), (True, True), (True, False)])
 def test_all_devices_give_the_same_estimates(separator, average, inference, device):
-    """From images to images: codec, priors, likelihood, sampler, selection or average, refinement, entropy."""
+    """From images to images: codec, priors, likelihood, sampler, selection or mean, refinement, entropy."""
     separator.posterior_mean = average
     mixtures = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = separator.separate_batch(mixtures)
-    with torch.inference_mode(inference):  # as in Trainer.predict, which moves the models there
+    with torch.inference_mode(inference):  # as in Trainer.predict, within which the models are moved
         result = separator.to(device).separate_batch(mixtures)
-    # Devices sum in another order, and Adam's steps are as long for a small gradient as for a large one.
+    # The order of sums depends on the device, and Adam amplifies differences of small gradients.
     for name in ("estimates", "residual", "scores", "weights", "entropy"):
         torch.testing.assert_close(getattr(result, name).cpu(), getattr(expected, name), atol=1e-3, rtol=1e-3)
     assert torch.equal(result.codes.cpu(), expected.codes)

@@ -1,7 +1,7 @@
-"""Long signals in windows: no seams, the past is carried over, whatever the length.
+"""Separation of long signals in windows: no seams, and codes carried over, for any length.
 
-Codes of windows and of the whole signal must be the same although their convolutions round differently: the signals are
-fixed, and their latents and scores are apart by far more than the 1e-6 by which CPUs and BLAS libraries differ.
+The codes of windows and of the whole signal must be equal although their convolutions round differently. The signals
+are fixed, and their latents and scores differ by far more than the 1e-6 by which CPUs and BLAS libraries differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLOSE = {"atol": 1e-4, "rtol": 0}  # signals of order 1; another code changes th
 
 @pytest.fixture
 def separator():
-    """Priors that look one code back, so that a window with a context of one knows all that they look at."""
+    """Separator with priors that depend on the previous code only, so that a context of one code suffices."""
     torch.manual_seed(0)
     codec = AudioVQVAE(8000, NUM_CODES, strides=(2, 2), width=8, latent_dim=4).eval()
     codec.quantizer.codebook.copy_(codec.encode_latents(torch.randn(1, 1, 400))[0, :, ::20].T[:NUM_CODES])
@@ -36,7 +36,7 @@ def separator():
 
 
 def reader(signal, requests=None):
-    """Reads from memory; what lies behind the end is silence."""
+    """Return a function that reads from memory, with zeros beyond the end."""
 
     def read(start, length):
         if requests is not None:
@@ -57,7 +57,7 @@ def test_windows_give_what_one_long_window_gives(separator, window, context, num
     torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
 
 
-@pytest.mark.parametrize("refined", [16, 24, 200])  # 24: its steps are no multiple of the codec's hop
+@pytest.mark.parametrize("refined", [16, 24, 200])  # 24: its hop of 6 is not a multiple of the codec's hop of 4
 @pytest.mark.parametrize("num_samples", [799, 1337])
 def test_a_filter_has_no_seams_either(separator, refined, num_samples):
     torch.manual_seed(2)
@@ -70,7 +70,7 @@ def test_a_filter_has_no_seams_either(separator, refined, num_samples):
 
 
 def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separator):
-    """One candidate that is greedy, many times: averaged or not, the same; of drawn ones another."""
+    """Averaging identical greedy candidates changes nothing; averaging drawn candidates changes the estimate."""
     signal = torch.randn(1, 900, generator=torch.Generator().manual_seed(2))
 
     def run():
@@ -89,7 +89,7 @@ def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separato
 
 
 def test_without_its_past_a_window_decides_otherwise(separator):
-    """So the context of the test above is needed, and is read."""
+    """Check of the test above: without context the result differs, so the context is needed and used."""
     torch.manual_seed(2)
     signal = torch.randn(1, 1337)
     whole = separator.separate_batch(signal[:, None]).estimates[0]

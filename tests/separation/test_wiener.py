@@ -1,4 +1,4 @@
-"""The filter that shares out the mixture's spectrogram."""
+"""`WienerFilter` against SciPy, and its properties."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from lass import LassError
 from lass.separation import Refinement, WienerFilter
 
-#: Signals of order 1; the FFTs of float32 differ by 1e-6 among libraries, and from SciPy's in float64.
+#: Signals of order 1; float32 FFTs differ by 1e-6 between libraries, and from SciPy's float64 FFT.
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
 
 class Identity:
-    """A codec whose latents are the signal; the filter only decodes."""
+    """Codec whose latents are the signal, because the filter only decodes."""
 
     num_codes = 1
 

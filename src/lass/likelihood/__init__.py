@@ -1,4 +1,4 @@
-"""p(mixture | source codes): counted for the mixture's codes, or fitted to its latents."""
+"""Likelihoods p(mixture | source codes): counted for the mixture's codes, or fitted to its unquantised latents."""
 
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LatentLikelihood, LatentMoments

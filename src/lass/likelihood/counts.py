@@ -1,4 +1,4 @@
-"""Counting which pairs of source codes mix into which mixture code: the sparse tensor F of the paper."""
+"""Counts of (first, second, mixture) code triples: the sparse tensor F of the paper."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from lass.likelihood.sorted_runs import Run, collapse, run_of
 from lass.likelihood.sparse import MAX_CODES, SparseLikelihood
 
 WHAT = "likelihood (counts)"
-BUFFER = 2**23  # keys that are sorted at once: 64 MiB
-PART = 2**16  # keys that are made at once: they stay in a CPU's cache
-MERGE_RATIO = 3  # a run is merged with the one before unless that is so many times as long
+BUFFER = 2**23  # number of keys that are sorted at once: 64 MiB
+PART = 2**16  # number of keys computed at once, so that temporaries stay in a CPU's cache
+MERGE_RATIO = 3  # a run is merged with the previous one unless that is at least 3 times as long
 
 
 class SparseCounts:
-    """How often source codes `first` and `second` at one position gave `mixture`, for all triples ever seen.
+    """Sparse frequency counts F[first, second, mixture] of code triples at one position.
 
-    A triple is one int64 key, (mixture · K + first) · K + second. Keys are gathered in a buffer; when it is full they
-    are sorted into a run of distinct ones with their counts. Runs of similar length are merged, so that a triple is
-    moved O(log n) times. Memory: 16 bytes per distinct triple, at most half as much again for runs that wait to be
-    merged, and the buffer. When symmetric, only the half with first ≤ second is stored.
+    A triple is encoded as one int64 key, (mixture · K + first) · K + second. Keys are collected in a buffer. A full
+    buffer is sorted into a run of distinct keys with their counts, and runs of similar length are merged, so that a
+    triple is moved O(log n) times. Memory: 16 bytes per distinct triple, at most half as much again for runs that are
+    not merged yet, and the buffer. If symmetric, only triples with first ≤ second are stored.
 
     Args:
-        num_codes: size K of the codebook.
-        symmetric: count (second, first) along with (first, second), because the sum commutes.
-        device: where counting happens.
-        weights: of the sources in the mixtures that are counted, kept for the record; None for the mean.
-        codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
+        num_codes: Size K of the codebook.
+        symmetric: Whether to count (second, first) together with (first, second), because the sum commutes.
+        device: Device on which triples are counted.
+        weights: Mixing weights of the sources, stored as metadata; None for the mean.
+        codec_fingerprint: Fingerprint of the codec that the codes come from, stored so that codes of another codec are
+            rejected.
 
     Raises:
-        LassError: if K³ does not fit into an int64 key, or weights that differ are to be counted symmetrically.
+        LassError: if K³ does not fit into an int64 key, or the counts are symmetric but the weights differ.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation".
     """
@@ -59,17 +60,17 @@ class SparseCounts:
         self.num_codes, self.symmetric, self.device = num_codes, symmetric, torch.device(device)
         self.weights = None if weights is None else list(weights)
         self.codec_fingerprint = codec_fingerprint
-        self._buffer: Tensor | None = None  # keys that are not in a run yet
+        self._buffer: Tensor | None = None  # keys that are not part of a run yet
         self._num_buffered = 0
         self._runs: list[Run] = []  # longest first
 
     def add(self, first: Int[Tensor, ...], second: Int[Tensor, ...], mixture: Int[Tensor, ...]) -> None:
-        """Count triples; one that occurs several times counts several times.
+        """Count triples; repeated triples are counted repeatedly.
 
         Args:
-            first: codes of one source, any shape.
-            second: codes of the other source at the same positions.
-            mixture: codes of their mixture at the same positions.
+            first: Codes of one source, any shape.
+            second: Codes of the other source at the same positions.
+            mixture: Codes of their mixture at the same positions.
 
         Raises:
             LassError: if the shapes differ or a code is outside 0…num_codes-1; nothing is counted then.
@@ -90,10 +91,10 @@ class SparseCounts:
             self._store(self._keys(*part))
 
     def merge(self, other: SparseCounts) -> None:
-        """Add everything another one has counted; exact, and the order of merging never matters.
+        """Add the counts of another object; exact, and independent of the order of merging.
 
         Raises:
-            LassError: if the other one counts something else: other codes, another codec, another way of mixing.
+            LassError: if num_codes, symmetric, weights or codec_fingerprint differ.
         """
         for name in ("num_codes", "symmetric", "weights", "codec_fingerprint"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -104,7 +105,7 @@ class SparseCounts:
 
     @property
     def num_nonzero(self) -> int:
-        """Non-zero entries of F, both orders of a pair counted when symmetric (Table 1)."""
+        """Number of non-zero entries of F, with both orders of a pair if symmetric (Table 1)."""
         keys, _ = self._merged()
         if not self.symmetric:
             return len(keys)
@@ -113,12 +114,12 @@ class SparseCounts:
 
     @property
     def density(self) -> float:
-        """Fraction of the K³ entries of F that are not zero (Table 1 gives it in percent)."""
+        """Fraction of the K³ entries of F that are non-zero (in percent in Table 1)."""
         return self.num_nonzero / self.num_codes**3
 
     @property
     def num_pairs_seen(self) -> int:
-        """Distinct ordered pairs (first, second) that occurred with any mixture code."""
+        """Number of distinct ordered pairs (first, second) that were counted with at least one mixture code."""
         pairs = (self._merged()[0] % self.num_codes**2).unique()
         if not self.symmetric:
             return len(pairs)
@@ -126,22 +127,22 @@ class SparseCounts:
 
     @property
     def num_triples(self) -> int:
-        """How many triples were added, repeated ones included."""
+        """Number of triples that were added, including repetitions."""
         return int(self._merged()[1].sum())
 
     @property
     def nonzeros_per_mixture_code(self) -> Int[Tensor, " num_codes"]:
-        """Of how many pairs of source codes each mixture code was counted; they sum to `num_nonzero`."""
+        """Number of ordered pairs of source codes counted with each mixture code, (K,); their sum is `num_nonzero`."""
         first, second, mixture = self._codes(self._merged()[0])
         numbers = torch.bincount(mixture, minlength=self.num_codes)
-        if self.symmetric:  # the reverse pairs are not stored
+        if self.symmetric:  # add the reverse pairs, which are not stored
             numbers += torch.bincount(mixture[first != second], minlength=self.num_codes)
         return numbers
 
     def triples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """F as coordinates: (first, second, mixture, counts), grouped by mixture code, then sorted by first, second.
+        """Return F in coordinate format: (first, second, mixture, counts), sorted by mixture, then first, then second.
 
-        When symmetric, both orders are there, and a pair of equal codes counts twice, as in the paper.
+        If symmetric, both orders of a pair are included, and a pair of equal codes is counted twice, as in the paper.
         """
         keys, counts = self._merged()
         first, second, mixture = self._codes(keys)
@@ -157,14 +158,14 @@ class SparseCounts:
     def likelihood(
         self, smoothing: float = 0.0, codebook: Float[Tensor, "num_codes dim"] | None = None
     ) -> SparseLikelihood:
-        """p(mixture | first, second): the counts normalised over the mixture codes, ready for inference.
+        """Return p(mixture | first, second): the counts normalised over the mixture codes.
 
         Args:
-            smoothing: a pseudo-count that every mixture code is given with every pair. It lowers the likelihood of
-                pairs that were seen a few times only, and gives the rest to codes they were never seen with. The
-                separation still chooses among pairs that were counted.
-            codebook: the codec's vectors. A mixture code that was never counted then takes the pairs of the nearest
-                one (L2) that was; without, the pair of itself with itself.
+            smoothing: Pseudo-count of every mixture code for every pair. It lowers the likelihood of pairs that were
+                counted rarely, and assigns the difference to mixture codes they were never counted with. The separation
+                still chooses only among pairs that were counted with the mixture code.
+            codebook: The codec's vectors. With it, a mixture code that was never counted uses the pairs of the nearest
+                (L2) counted code; without it, the pair of the code with itself.
 
         Raises:
             LassError: if nothing was counted, smoothing is negative, or the codebook has another size.
@@ -181,7 +182,7 @@ class SparseCounts:
         return SparseLikelihood.from_table(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; it is the same for the same counts, however they came together."""
+        """Write one safetensors file. It depends only on the counts, not on the order in which they were added."""
         metadata = {
             "num_codes": self.num_codes,
             "symmetric": self.symmetric,
@@ -192,12 +193,12 @@ class SparseCounts:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> SparseCounts:
-        """Read a file of `save`.
+        """Read a file written by `save`.
 
         Raises:
-            LassError: if the file is missing, truncated, or no counts file.
+            LassError: if the file is missing, truncated, or not a counts file.
         """
-        tensors, metadata = load_tensors(path, WHAT, verify=True)  # all of it is needed anyway
+        tensors, metadata = load_tensors(path, WHAT, verify=True)  # the whole file is read in any case
         facts: dict[str, Any] = {
             name: metadata.get(name) for name in ("num_codes", "symmetric", "weights", "codec_fingerprint")
         }
@@ -207,27 +208,27 @@ class SparseCounts:
         return cls(**facts, device=device).load_state_dict(tensors)
 
     def compact(self) -> None:
-        """Merge everything that waits to be merged. Whoever asks for a result does so anyway."""
+        """Empty the buffer and merge all runs into one. Called by all methods that read the counts."""
         self._empty_buffer()
         while len(self._runs) > 1:
             self._merge_last_two()
 
     def to(self, device: torch.device | str) -> SparseCounts:
-        """The same counts on another device."""
+        """Return an object with these counts on another device."""
         return self.empty(device).load_state_dict(self.state_dict())
 
     def empty(self, device: torch.device | str | None = None) -> SparseCounts:
-        """Nothing counted yet, of the same codes in the same way; default on the same device."""
+        """Return an empty object with the same settings; default on the same device."""
         device = self.device if device is None else device
         return SparseCounts(self.num_codes, self.symmetric, device, self.weights, self.codec_fingerprint)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The stored keys and counts, for a checkpoint."""
+        """Return the stored keys and counts, for a checkpoint."""
         keys, counts = self._merged()
         return {"keys": keys, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> SparseCounts:
-        """Replace what is counted by a `state_dict` and return self."""
+        """Replace the counts by those of a `state_dict` and return self."""
         self._num_buffered = 0
         self._runs = [run_of(state["keys"].to(self.device), state["counts"].to(self.device))]
         return self
@@ -264,12 +265,12 @@ class SparseCounts:
 
     def _merge_last_two(self) -> None:
         last = self._runs.pop()
-        if len(last) > len(self._runs[-1]):  # the shorter one is what is copied
+        if len(last) > len(self._runs[-1]):  # `absorb` copies its argument, so this must be the shorter run
             last, self._runs[-1] = self._runs[-1], last
         self._runs[-1].absorb(last)
 
     def _merged(self) -> tuple[Tensor, Tensor]:
-        """Everything, as one list of distinct keys and their counts."""
+        """Return all distinct keys, ascending, and their counts."""
         self.compact()
         if not self._runs:
             empty = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -278,7 +279,7 @@ class SparseCounts:
 
 
 def _are_counts(tensors: dict[str, Tensor], num_codes: int) -> bool:
-    """Whether tensors from a file are ascending keys of triples of these codes, and a positive count of each."""
+    """Whether tensors from a file are ascending keys of triples of these codes with a positive count for each."""
     if tensors.keys() != {"keys", "counts"} or any(x.dtype != torch.int64 or x.dim() != 1 for x in tensors.values()):
         return False
     keys, counts = tensors["keys"], tensors["counts"]
@@ -289,7 +290,7 @@ def _are_counts(tensors: dict[str, Tensor], num_codes: int) -> bool:
 
 
 def _nearest_counted(is_counted: Tensor, codebook: Tensor) -> Tensor:
-    """For each code itself if it was counted, and else the nearest one that was."""
+    """Return the nearest (L2) counted code of each code; a counted code is its own nearest."""
     counted = is_counted.nonzero()[:, 0]
     nearest = torch.arange(len(codebook), device=codebook.device)
     missing = ~is_counted

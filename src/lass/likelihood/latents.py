@@ -1,4 +1,4 @@
-"""A likelihood of the mixture's latents before they are quantised: it tells more than the code that they become."""
+"""Likelihood of the mixture's unquantised latents, which carry more information than its codes."""
 
 # K num_codes, d channels of the latents
 
@@ -18,24 +18,28 @@ from lass.errors import LassError, check_number, check_sizes
 from lass.likelihood.protocol import Pairs
 
 MOMENTS, LIKELIHOOD = "latent moments", "latent likelihood"
-MAX_BYTES = 2**30  # of the sums, one vector for each of the K² pairs; making a likelihood takes a few times that
-MAX_PAIRS_AT_ONCE = 2**18  # that a likelihood gives for each mixture; with more pairs only the nearest are looked at
-NEAREST_PAIRS = 2**15  # so many
-FACTS = ("num_codes", "dim", "symmetric", "codec_fingerprint")  # what moments must agree in to be merged
+MAX_BYTES = 2**30  # limit of the size of the sums (K² vectors); computing a likelihood takes a few times as much
+MAX_PAIRS_AT_ONCE = 2**18  # per mixture; with more pairs in total, only the most likely ones are returned
+NEAREST_PAIRS = 2**15  # number of pairs that are returned in that case
+FACTS = ("num_codes", "dim", "symmetric", "codec_fingerprint")  # attributes that must be equal for merging
 
 
 class LatentMoments:
-    """How often each pair of source codes occurred, and the sums of what the mixture's latents were there.
+    """Sufficient statistics of the mixture's latents given each pair of source codes: counts, sums and second moments.
+
+    For K² pairs and latents v of dimension d these are the number of occurrences (K²), Σ v per pair (K², d), and Σ v vᵀ
+    over all pairs (d, d), in float64.
 
     Args:
-        num_codes: size K of the codebook.
-        dim: channels of the latents.
-        symmetric: a pair and its reverse are the same, because the sum commutes.
-        device: where the sums are; the CPU if the device has no float64, which sums of millions of latents need.
-        codec_fingerprint: of the codec the codes come from, kept so that another codec's are refused.
+        num_codes: Size K of the codebook.
+        dim: Number d of channels of the latents.
+        symmetric: Whether a pair and its reverse are identified, because the sum commutes.
+        device: Device of the sums; replaced by the CPU if it has no float64, which sums of millions of latents need.
+        codec_fingerprint: Fingerprint of the codec that the codes come from, stored so that codes of another codec are
+            rejected.
 
     Raises:
-        LassError: if K² vectors are too many to keep.
+        LassError: if the sums would exceed 1 GiB.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class LatentMoments:
     def add(
         self, first: Int[Tensor, " count"], second: Int[Tensor, " count"], latents: Float[Tensor, "count dim"]
     ) -> None:
-        """Take in the latents of mixtures at positions whose sources have the codes `first` and `second`."""
+        """Add the mixtures' latents at positions at which the sources have the codes `first` and `second`."""
         if self.symmetric:
             first, second = torch.minimum(first, second), torch.maximum(first, second)
         check_finite({"latents": latents}, "This batch")
@@ -74,10 +78,10 @@ class LatentMoments:
         self._products += latents.T @ latents
 
     def merge(self, other: LatentMoments) -> None:
-        """Add everything another one has taken in.
+        """Add the sums of another object.
 
         Raises:
-            LassError: if the other one is of another codec, or of ordered pairs where this one is not.
+            LassError: if num_codes, dim, symmetric or codec_fingerprint differ.
         """
         for name in FACTS:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -87,17 +91,17 @@ class LatentMoments:
             mine += other.state_dict()[name].to(mine)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums themselves."""
+        """Return the sums: `counts` (K²,), `sums` (K², d), `products` (d, d); not copied."""
         return {"counts": self._counts, "sums": self._sums, "products": self._products}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> LatentMoments:
-        """Replace the sums by a `state_dict` and return self."""
+        """Replace the sums by those of a `state_dict` and return self."""
         for name, mine in self.state_dict().items():
             mine.copy_(state[name])
         return self
 
     def to(self, device: torch.device | str) -> LatentMoments:
-        """The same moments on another device."""
+        """Return a copy on another device."""
         facts = (self.num_codes, self.dim, self.symmetric, device, self.codec_fingerprint)
         return LatentMoments(*facts).load_state_dict(self.state_dict())
 
@@ -108,12 +112,12 @@ class LatentMoments:
 
     @classmethod
     def load(cls, path: str | Path) -> LatentMoments:
-        """Read a file of `save`.
+        """Read a file written by `save`.
 
         Raises:
-            LassError: if the file is missing, truncated, or holds something else.
+            LassError: if the file is missing, truncated, or not a file of latent moments.
         """
-        tensors, metadata = load_tensors(path, MOMENTS, verify=True)  # all of it is needed anyway
+        tensors, metadata = load_tensors(path, MOMENTS, verify=True)  # the whole file is read in any case
         facts: dict[str, Any] = {name: metadata.get(name) for name in FACTS}
         num_codes, dim = facts["num_codes"], facts["dim"]
         check_sizes(2**16, num_codes=num_codes, dim=dim)
@@ -129,21 +133,20 @@ class LatentMoments:
         shrinkage: float = 4.0,
         ridge: float = 1.0,
     ) -> LatentLikelihood:
-        """p(latents | first, second) up to a constant: like Student's t around the mean of each pair, with one shape
-        for all.
+        """Fit Student's t to the latents around the mean of each pair of codes, with one scatter matrix for all pairs.
 
-        The tails have to be heavy: what a pair leaves open differs much from pair to pair, and a Gaussian that fits
-        all of them is far too sure about most.
+        Gives log p(latents | first, second) up to a constant. Heavy tails are needed because the spread of the latents
+        differs strongly between pairs: a Gaussian with a shared covariance is overconfident for most of them.
 
         Args:
-            codebook: the codec's vectors. The mean of two of them is where a pair's mean starts from.
-            degrees_of_freedom: ν; smaller means heavier tails.
-            shrinkage: how many occurrences that start counts for.
-            ridge: added to the covariance's diagonal, relative to the diagonal's mean. Directions that hardly vary
-                then hardly count.
+            codebook: The codec's vectors. The mean of two of them is the prior mean of their pair.
+            degrees_of_freedom: ν; smaller values mean heavier tails.
+            shrinkage: Weight of the prior mean, in number of occurrences.
+            ridge: Multiple of the mean diagonal element that is added to the diagonal of the covariance. Low-variance
+                directions are thereby down-weighted.
 
         Raises:
-            LassError: if nothing was taken in, the codebook has another size, or a setting makes no sense.
+            LassError: if nothing was added, the codebook has another size, or a setting is out of range.
         """
         check_number("degrees_of_freedom", degrees_of_freedom, above=0)
         check_number("shrinkage", shrinkage, at_least=0)
@@ -158,12 +161,12 @@ class LatentMoments:
         counts, sums = self._counts[:, None], self._sums
         codebook = codebook.to(sums)
         start = ((codebook[:, None] + codebook) / 2).flatten(0, 1)
-        share = torch.where(counts > 0, counts / (counts + shrinkage), 0.0)  # of what was seen
+        share = torch.where(counts > 0, counts / (counts + shrinkage), 0.0)  # weight of the observed mean
         means = share * sums / counts.clamp(min=1) + (1 - share) * start
         crossed = sums.T @ means
         scatter = self._products - crossed - crossed.T + means.T @ (counts * means)
         covariance = scatter / counts.sum()
-        # Where few pairs were seen, rounding could leave less than nothing of the covariance.
+        # With few pairs, rounding can make the covariance indefinite.
         rounding = 1e-9 * self._products.diagonal().mean() / counts.sum()
         floor = (ridge * covariance.diagonal().mean() + rounding) * torch.eye(self.dim).to(covariance)
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + floor)).T
@@ -171,7 +174,7 @@ class LatentMoments:
             pairs = torch.arange(self.num_codes**2, device=self.device)
             first, second = pairs // self.num_codes, pairs % self.num_codes
             means = means[torch.minimum(first, second) * self.num_codes + torch.maximum(first, second)]
-        # With a ridge the latents have fewer directions that count: so many.
+        # Effective dimension with the ridge: trace((covariance + floor)⁻¹ covariance).
         effective_dim = torch.linalg.solve(covariance + floor, covariance).trace()
         table = {
             "means": (means @ whitening).float(),
@@ -184,7 +187,7 @@ class LatentMoments:
 
 
 def _by_cell(means: Float[Tensor, "pairs dim"], centres: Float[Tensor, "cells dim"]) -> dict[str, Tensor]:
-    """The means sorted by the centre that they are nearest to, and what says which are where."""
+    """Sort the means by their nearest centre; return the entries of the table that describe the cells."""
     cells = torch.cat([torch.cdist(part, centres).argmin(1) for part in means.split(2**16)])
     cells, pairs = cells.sort(stable=True)
     bounds = torch.searchsorted(cells, torch.arange(len(centres) + 1, device=cells.device))
@@ -192,27 +195,27 @@ def _by_cell(means: Float[Tensor, "pairs dim"], centres: Float[Tensor, "cells di
 
 
 class LatentLikelihood:
-    """log p(mixture's latents | first, second) up to a constant, for all pairs of codes, or for the nearest.
+    """log p(mixture's latents | first, second) up to a constant, for all pairs of codes or for the most likely ones.
 
-    With W the whitening, q = |W (latents − mean of the pair)|², ν the degrees of freedom and d' the effective
-    dimension, it is −(ν + d') / 2 · log(1 + q / ν). Without a ridge d' is the dimension and that is Student's t; with
-    one it is t-shaped, but no density. Only differences between pairs mean something, and so `log_evidence` of a
-    sampler compares mixtures under one such likelihood, no more.
+    For latents v it is −(ν + d') / 2 · log(1 + q / ν) with q = |W (v − μ)|², where μ is the mean of the pair, W the
+    whitening, ν the degrees of freedom and d' the effective dimension. Without a ridge d' is the dimension and this is
+    Student's t; with a ridge it has the shape of Student's t, but is not a density. Only differences between pairs are
+    meaningful. The `log_evidence` of a sampler therefore compares mixtures under one such likelihood only.
 
-    Up to 2¹⁸ pairs (K = 512) all come back for every mixture, outside the `memory_budget` of `separate_codes`. With
-    more codes, pairs are kept in cells, each around a vector of the codebook, and the 2¹⁵ likeliest pairs of the
-    nearest cells come back.
+    With up to 2¹⁸ pairs (K = 512) all pairs are returned for every mixture, in addition to the `memory_budget` of
+    `separate_codes`. With more, the means are partitioned into cells around the codebook vectors; the nearest cells
+    that together have 2¹⁵ pairs are evaluated, and the 2¹⁵ most likely pairs among them returned.
 
     Args:
-        num_codes: size K of the codebook.
-        table: see `state_dict`.
-        codec_fingerprint: of the codec that the codes belong to.
-        symmetric: the mean of (first, second) is that of (second, first).
+        num_codes: Size K of the codebook.
+        table: Tensors, see `state_dict`.
+        codec_fingerprint: Fingerprint of the codec that the codes belong to.
+        symmetric: Whether the mean of (first, second) always equals that of (second, first).
 
     Source: our own, in place of the counted likelihood of LASS (arXiv:2301.08562), Eq. 4.
     """
 
-    needs_latents = True  # of the mixture; `Separator` asks the codec for them
+    needs_latents = True  # `Separator` then passes the mixture's latents to `at`
 
     def __init__(
         self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None, symmetric: bool = False
@@ -226,10 +229,10 @@ class LatentLikelihood:
         self._degrees_of_freedom, self._effective_dim = table["tail"].tolist()
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
-        """See Likelihood; the codes are not looked at.
+        """See `Likelihood`; depends on the latents only, not on the codes.
 
         Raises:
-            LassError: if there are no latents.
+            LassError: if no latents are given.
         """
         if mixture_latents is None:
             raise LassError("This likelihood looks at the mixture's latents: give separate_codes mixture_latents.")
@@ -239,7 +242,7 @@ class LatentLikelihood:
         return [Pairs(self._first, self._second, row) for row in self._log_likelihood(whitened, slice(None))]
 
     def _nearest(self, latents: Float[Tensor, " dim"]) -> Pairs:
-        """The pairs in the cells that are nearest to a mixture's (whitened) latents."""
+        """Return the most likely pairs in the cells nearest to a mixture's whitened latents."""
         cells = (self._table["centres"] - latents).square().sum(1).argsort()
         starts, ends = self._table["bounds"][cells], self._table["bounds"][cells + 1]
         num_cells = int(((ends - starts).cumsum(0) < NEAREST_PAIRS).sum()) + 1
@@ -260,25 +263,28 @@ class LatentLikelihood:
 
     @property
     def device(self) -> torch.device:
-        """Where the table lies."""
+        """Device of the table."""
         return self._table["means"].device
 
     def to(self, device: torch.device | str) -> LatentLikelihood:
-        """The same likelihood on another device."""
+        """Return the likelihood on another device; self if it is there already."""
         if torch.device(device) == self.device:
             return self
         table = {name: tensor.to(device) for name, tensor in self._table.items()}
         return LatentLikelihood(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`means` (K², d) of the pairs, whitened; `whitening` (d, d), to be multiplied from the right; `tail`, the
-        degrees of freedom and the effective dimension. With cells also `pairs`, what the rows of `means` are the means
-        of; `bounds`, where each cell begins and the last one ends; and `centres` of the cells, whitened.
+        """Return the table.
+
+        `means` (K², d): whitened mean of each pair; `whitening` (d, d): matrix by which latents are multiplied from the
+        right; `tail` (2,): degrees of freedom and effective dimension. With cells also `pairs` (K²,): pair, first · K +
+        second, of each row of `means`; `bounds` (cells + 1,): first row of each cell, and the end of the last;
+        `centres` (cells, d): whitened centres of the cells.
         """
         return dict(self._table)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, or link the one that this likelihood was loaded from; see `Origin`."""
+        """Write one safetensors file, or a hard link to the file that this likelihood was loaded from; see `Origin`."""
         if self._origin is not None and self._origin.link(Path(path), fingerprint(self._table)):
             return
         facts = {name: getattr(self, name) for name in ("num_codes", "codec_fingerprint", "symmetric")}
@@ -286,10 +292,10 @@ class LatentLikelihood:
 
     @classmethod
     def load(cls, path: str | Path) -> LatentLikelihood:
-        """Read a file of `save`.
+        """Read a file written by `save`.
 
         Raises:
-            LassError: if the file is missing, truncated, or holds something else.
+            LassError: if the file is missing, truncated, or not a file of a latent likelihood.
         """
         table, metadata = load_tensors(path, LIKELIHOOD)
         num_codes: Any = metadata.get("num_codes")
@@ -302,7 +308,7 @@ class LatentLikelihood:
 
 
 def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
-    """Whether tensors from a file have the names, shapes and ranges that `LatentLikelihood.state_dict` describes."""
+    """Whether tensors from a file have the names, shapes and ranges described in `LatentLikelihood.state_dict`."""
     if not {"means", "whitening", "tail"} <= table.keys() or table["whitening"].dim() != 2:
         return False
     dim = len(table["whitening"])

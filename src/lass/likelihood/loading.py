@@ -1,4 +1,4 @@
-"""A likelihood from a file, whichever kind it holds."""
+"""Load a likelihood of any kind from a file."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ def load_likelihood(
     codebook: Float[Tensor, "num_codes dim"] | None = None,
     keep: bool = False,
 ) -> Likelihood:
-    """The likelihood in a file: as it was saved, or made of counts or of moments.
+    """Load a likelihood from a file, or compute it from a file of counts or latent moments.
 
     Args:
-        path: of a likelihood of codes or of latents, or of what `make count` wrote.
-        smoothing: of counts, see `SparseCounts.likelihood`.
-        codebook: the codec's vectors, for counts and moments.
-        keep: write a likelihood that was made of counts or moments beside their file, as `<name>.likelihood-<key>`, and
-            read it from there the next time. The key identifies the counts, the smoothing and the codebook.
+        path: Path of a saved likelihood, of counts or of latent moments.
+        smoothing: Pseudo-count for counts, see `SparseCounts.likelihood`.
+        codebook: The codec's vectors, for counts and moments.
+        keep: Whether to save a computed likelihood beside its source, as `<name>.likelihood-<key>.safetensors`, and to
+            load it from there the next time. The key identifies the source, the smoothing and the codebook.
 
     Raises:
-        LassError: if the file is missing, damaged, or neither; or smoothing is asked for where counts are needed.
+        LassError: if the file is missing, damaged, or of another kind; or smoothing is given for anything other than
+            counts.
     """
     path = Path(path)
-    _, metadata = load_tensors(path, "likelihood", verify=False)  # mapped into memory: nothing is read twice
+    _, metadata = load_tensors(path, "likelihood", verify=False)  # memory-mapped, so no tensor is read twice
     kind = metadata.get("kind")
     if smoothing and kind != "counts":
         raise LassError(f"Smoothing needs counts, but {path} holds something else: name the file of the counts.")
@@ -49,7 +50,7 @@ def load_likelihood(
     if keep and kept.is_file():
         try:
             return load_likelihood(kept)
-        except LassError:  # damaged, or of another version: it is made again
+        except LassError:  # damaged, or of another version: compute it again
             pass
     likelihood: SparseLikelihood | LatentLikelihood
     if kind == MOMENTS and codebook is not None:
@@ -62,6 +63,6 @@ def load_likelihood(
         for outdated in path.parent.glob(f"{path.stem}.likelihood-*.safetensors"):
             outdated.unlink()
         likelihood.save(kept)
-    except (OSError, LassError):  # a folder that cannot be written, or a full disk
+    except (OSError, LassError):  # read-only folder or full disk
         return likelihood
     return load_likelihood(kept)

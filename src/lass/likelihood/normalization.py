@@ -1,4 +1,4 @@
-"""From counts to the likelihood: F normalised over the mixture codes."""
+"""Normalisation of the counts F over the mixture codes, which gives the likelihood P of the paper."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from torch import Tensor
 
 from lass.devices.numerics import widest_float
 
-CHUNK = 2**18  # stored triples that are put in order at once: temporaries stay in a CPU's cache
+CHUNK = 2**18  # number of stored triples sorted at once, so that temporaries stay in a CPU's cache
 
 
 def normalize(
     keys: Int[Tensor, " stored"], counts: Int[Tensor, " stored"], num_codes: int, symmetric: bool, smoothing: float
 ) -> dict[str, Tensor]:
-    """The table of a SparseLikelihood, p = (F + α) / (Σ_m F + α K); see `SparseLikelihood.state_dict`.
+    """Return the table of a `SparseLikelihood`, p(m | a, b) = (F[a, b, m] + α) / (Σₘ F[a, b, m] + α K).
 
-    Written chunk by chunk into its final place, so that beside it there are only a few numbers per stored triple.
+    The table is written in place, chunk by chunk; beside it only a few numbers per stored triple are allocated. See
+    `SparseLikelihood.state_dict` for its entries.
 
     Args:
-        keys: (mixture · K + first) · K + second of the stored triples, ascending; first ≤ second when symmetric.
-        counts: of the stored triples.
+        keys: (mixture · K + first) · K + second of the stored triples, ascending; first ≤ second if symmetric.
+        counts: Counts of the stored triples.
         num_codes: K.
-        symmetric: whether every triple stands for both orders of its pair.
-        smoothing: the pseudo-count α that every mixture code is given.
+        symmetric: Whether every stored triple represents both orders of its pair.
+        smoothing: Pseudo-count α of every mixture code.
 
     Source: LASS (arXiv:2301.08562), "Discrete Likelihoods for Source Separation"; Lidstone (additive) smoothing.
     """
@@ -36,14 +37,14 @@ def normalize(
         starts = stored_starts
     else:
         pair = keys % num_codes**2
-        single = (pair // num_codes == pair % num_codes).cumsum(0)  # pairs of equal codes, which have one order only
+        single = (pair // num_codes == pair % num_codes).cumsum(0)  # equal codes: one order only
         single = torch.nn.functional.pad(single, (1, 0))[stored_starts]
         starts = 2 * stored_starts - single
         table = _table(int(starts[-1]), keys)
         stored, begins = stored_starts.tolist(), starts.tolist()
         mixture = 0
         while mixture < num_codes:
-            after = mixture + 1  # one mixture code at least, and more while they fit into the chunk
+            after = mixture + 1  # at least one mixture code, and more while they fit into the chunk
             while after < num_codes and stored[after + 1] - stored[mixture] <= CHUNK:
                 after += 1
             part = slice(stored[mixture], stored[after])
@@ -59,14 +60,15 @@ def normalize(
 def _log_likelihood(
     keys: Tensor, counts: Tensor, num_codes: int, symmetric: bool, smoothing: float
 ) -> tuple[Float[Tensor, " stored"], Int[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-    """Of the stored triples; the distinct pairs, and their log likelihood of mixture codes they never gave.
+    """Return the log likelihood of the stored triples, the distinct pairs, and each pair's log likelihood of uncounted
+    codes.
 
-    On devices without float64 the log likelihoods are off by up to 2⁻²¹ more than rounding them to float32 does.
+    On devices without float64 the log likelihoods have an additional error of up to 2⁻²¹ beyond rounding to float32.
     """
     widest = widest_float(keys.device)
     seen_pairs, pair = (keys % num_codes**2).unique(return_inverse=True)
     totals = torch.zeros_like(seen_pairs).index_add_(0, pair, counts).to(widest)
-    # In F a pair of equal codes was counted in both orders, at the same place.
+    # F counts a pair of equal codes twice if symmetric: both orders are the same entry.
     equal = seen_pairs // num_codes == seen_pairs % num_codes
     times = (1 + equal.to(widest)) if symmetric else torch.ones_like(totals)
     totals = times * totals + smoothing * num_codes

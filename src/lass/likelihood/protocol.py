@@ -14,7 +14,7 @@ class Pairs(NamedTuple):
 
     first: Tensor  # (nonzeros,) long
     second: Tensor  # (nonzeros,) long
-    log_likelihood: Tensor  # (nonzeros,) float, log p(mixture code | first, second)
+    log_likelihood: Tensor  # (nonzeros,) float, log p(mixture | first, second)
 
 
 @runtime_checkable
@@ -32,8 +32,8 @@ class Likelihood(Protocol):
         """The pairs for one position of each mixture: at least one each, distinct, sorted by first and second code.
 
         Args:
-            mixture_codes: one code per mixture.
-            mixture_latents: (mixtures, dim), unquantised latents at that position, where the caller has them.
+            mixture_codes: One code per mixture.
+            mixture_latents: (mixtures, dim), unquantised latents at that position, or None.
         """
         ...
 

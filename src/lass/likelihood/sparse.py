@@ -1,4 +1,4 @@
-"""The sparse likelihood p(mixture | first, second), grouped by mixture code."""
+"""Sparse likelihood p(mixture | first, second) of the mixture's codes, grouped by mixture code."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from lass.errors import LassError, check_sizes
 from lass.likelihood.protocol import Pairs
 
 KIND = "likelihood"
-MAX_CODES = 2**21 - 1  # a triple of codes is one 63-bit number when it is counted
+MAX_CODES = 2**21 - 1  # a triple of codes is encoded as one 63-bit number when it is counted
 
 
 class SparseLikelihood:
-    """The non-zero entries of the paper's tensor P, one group of pairs per mixture code.
+    """Non-zero entries of the paper's tensor P, stored as one group of pairs per mixture code.
 
-    A mixture code that was never counted has no pairs of its own. Those of the code that stands in for it take their
-    place: the nearest counted code of the codebook, where `SparseCounts.likelihood` was given one. Otherwise it is the
-    pair (m, m), which is certain because the mean of a signal with itself is that signal.
+    A mixture code that was never counted has no pairs. The pairs of the nearest counted code are used instead if
+    `SparseCounts.likelihood` was given a codebook. Otherwise the pair (m, m) with likelihood 1 is used, because the
+    mean of a signal with itself is that signal.
 
     Args:
-        num_codes: size K of the codebook.
-        first, second, mixture: coordinates of the entries, sorted by mixture, then first, then second.
-        log_likelihood: log of the entries.
-        codec_fingerprint: of the codec that the codes belong to.
-        symmetric: the entry of (first, second) is always that of (second, first).
+        num_codes: Size K of the codebook.
+        first, second, mixture: Coordinates of the entries, sorted by mixture, then first, then second.
+        log_likelihood: Log of the entries.
+        codec_fingerprint: Fingerprint of the codec that the codes belong to.
+        symmetric: Whether the entry of (first, second) always equals that of (second, first).
 
-    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation"; standing in is our own.
+    Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation"; the treatment of uncounted
+    codes is our own.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SparseLikelihood:
     def from_table(
         cls, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None = None, symmetric: bool = False
     ) -> SparseLikelihood:
-        """A likelihood of what `state_dict` gives; nothing is copied or computed."""
+        """Return a likelihood with the table of a `state_dict`, without copies."""
         likelihood = object.__new__(cls)
         likelihood._set(num_codes, table, codec_fingerprint, symmetric)
         return likelihood
@@ -67,15 +68,17 @@ class SparseLikelihood:
         self._nearest_counted_codes = None if nearest_counted is None else nearest_counted.tolist()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The table: `first`, `second`, `log_likelihood` of the entries, sorted by mixture code, first and second;
-        `starts` (K + 1), where each mixture code's entries begin; with a codebook `nearest_counted` (K), the nearest
-        counted code of each code; with smoothing `seen_pairs`, first · K + second of all counted pairs, and
-        `log_unseen`, their log likelihood of a mixture code that they were not counted with.
+        """Return the table.
+
+        `first`, `second`, `log_likelihood` (nonzeros,): the entries, sorted by mixture, first and second code; `starts`
+        (K + 1,): first entry of each mixture code, and the end. With a codebook also `nearest_counted` (K,): nearest
+        counted code of each code. With smoothing also `seen_pairs`: first · K + second of all counted pairs, ascending;
+        and `log_unseen`: their log likelihood of a mixture code with which they were not counted.
         """
         return dict(self._table)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, or link the one that this likelihood was loaded from; see `Origin`."""
+        """Write one safetensors file, or a hard link to the file that this likelihood was loaded from; see `Origin`."""
         if self._origin is not None and self._origin.link(Path(path), fingerprint(self._table)):
             return
         facts = {name: getattr(self, name) for name in ("num_codes", "codec_fingerprint", "symmetric")}
@@ -83,10 +86,10 @@ class SparseLikelihood:
 
     @classmethod
     def load(cls, path: str | Path) -> SparseLikelihood:
-        """Read a file of `save`: it is mapped into memory, and only the entries that are needed are ever read.
+        """Read a file written by `save`. It is mapped into memory, and entries are read from it only when needed.
 
         Raises:
-            LassError: if the file is missing, truncated, or holds something else.
+            LassError: if the file is missing, truncated, or not a file of a sparse likelihood.
         """
         table, metadata = load_tensors(path, KIND)
         num_codes: Any = metadata.get("num_codes")
@@ -100,22 +103,22 @@ class SparseLikelihood:
 
     @property
     def device(self) -> torch.device:
-        """Where the entries lie."""
+        """Device of the table."""
         return self._table["first"].device
 
     def to(self, device: torch.device | str) -> SparseLikelihood:
-        """The same likelihood on another device."""
+        """Return the likelihood on another device; self if it is there already."""
         if torch.device(device) == self.device:
             return self
         table = {name: tensor.to(device) for name, tensor in self._table.items()}
         return self.from_table(self.num_codes, table, self.codec_fingerprint, self.symmetric)
 
     def is_counted(self, mixture_code: int) -> bool:
-        """Whether any pair was ever seen to give this mixture code."""
+        """Whether the mixture code was counted with any pair."""
         return self._starts[mixture_code] < self._starts[mixture_code + 1]
 
     def pairs(self, mixture_code: int) -> Pairs:
-        """All pairs that were seen to give `mixture_code`: views into the table, not copies.
+        """Return all pairs that were counted with `mixture_code`, as views of the table.
 
         Raises:
             LassError: if the code is outside 0…num_codes-1.
@@ -131,22 +134,22 @@ class SparseLikelihood:
         return Pairs(*(self._table[name][part] for name in Pairs._fields))
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
-        """See Likelihood; the latents are not looked at."""
+        """See `Likelihood`; depends on the codes only, not on the latents."""
         return [self.pairs(code) for code in mixture_codes]
 
     def contains(
         self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
     ) -> Bool[Tensor, "*shape"]:
-        """Whether each triple was ever counted."""
+        """Whether each triple was counted."""
         return self._look_up(first, second, mixture)[1]
 
     def log_likelihood(
         self, first: Int[Tensor, "*shape"], second: Int[Tensor, "*shape"], mixture: Int[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """log p(mixture | first, second) of each triple.
+        """Return log p(mixture | first, second) of each triple.
 
-        Where it was never counted: −inf, or with smoothing what that leaves for it. For a mixture code that was never
-        counted at all, the entry of the one that stands in for it, or 0 for the pair (m, m).
+        A triple that was not counted has −inf, or its smoothed value with smoothing. For a mixture code that was never
+        counted, the entry of the nearest counted code is returned; without a codebook, 0 for the pair (m, m).
         """
         nearest_counted = self._table.get("nearest_counted")
         position, found = self._look_up(first, second, mixture if nearest_counted is None else nearest_counted[mixture])
@@ -166,7 +169,9 @@ class SparseLikelihood:
         return torch.where(seen_pairs[position] == pair, self._table["log_unseen"][position], never)
 
     def _look_up(self, first: Tensor, second: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Position of each triple in the table, and whether it is there: bisection within its mixture code."""
+        """Return the position of each triple in the table, and whether it is there, by bisection within its mixture
+        code.
+        """
         starts, firsts, seconds = (self._table[name] for name in ("starts", "first", "second"))
         low, high = starts[mixture], starts[mixture + 1]
         end, last = high, len(firsts) - 1
@@ -181,7 +186,7 @@ class SparseLikelihood:
 
 
 def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
-    """Whether tensors from a file have the names, shapes and ranges that `SparseLikelihood.state_dict` describes."""
+    """Whether tensors from a file have the names, shapes and ranges described in `SparseLikelihood.state_dict`."""
     if not {"starts", *Pairs._fields} <= table.keys():
         return False
     starts, nearest_counted = table["starts"], table.get("nearest_counted", table["starts"][:0])
@@ -196,6 +201,6 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
         and len(nearest_counted) in (0, num_codes)
     ):
         return False
-    # Entries of a large file are read when they are needed, not before.
+    # The entries of a large file are not checked, because that would read all of it.
     codes = (first, second, nearest_counted) if first.nbytes <= VERIFIED_BYTES else (nearest_counted,)
     return all(not len(x) or (int(x.min()) >= 0 and int(x.max()) < num_codes) for x in codes)

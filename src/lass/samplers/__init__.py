@@ -1,4 +1,4 @@
-"""How pairs of codes are chosen from the posterior: one file per sampler, one protocol."""
+"""Samplers, which choose pairs of source codes from the posterior of each position: one per file, one protocol."""
 
 from lass.samplers.ancestral import Ancestral
 from lass.samplers.beam_search import BeamSearch

@@ -1,4 +1,4 @@
-"""Ancestral sampling."""
+"""Ancestral sampling from the per-position posteriors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class Ancestral:
-    """Draws every pair from the posterior of its position.
+    """Draw every pair from the normalised posterior of its position.
 
     Args:
-        num_candidates: independent draws per mixture, the paper's batch of 512.
-        temperature: below 1 sharpens the posterior of each position, above 1 flattens it; scores are not tempered.
+        num_candidates: Number of independent draws per mixture; 512 in the paper.
+        temperature: The posterior of each position is raised to the power 1 / temperature: below 1 sharpens it, above 1
+            flattens it. Scores are not tempered.
 
-    Source: LASS (arXiv:2301.08562), Table 3, "Ancestral Sampl.". This is not a draw from the posterior of the whole
-    sequence, because every position is normalised by itself; see SequentialMonteCarlo.
+    Source: LASS (arXiv:2301.08562), Table 3, "Ancestral Sampl.". The sequences are not distributed by the posterior of
+    whole sequences, because the posterior of every position is normalised separately; see `SequentialMonteCarlo`.
     """
 
-    independent: ClassVar[bool] = True  # no candidate looks at another
+    independent: ClassVar[bool] = True  # candidates do not interact
 
     num_candidates: int = 512
     temperature: float = 1.0
@@ -35,7 +36,7 @@ class Ancestral:
         check_settings(self.num_candidates, self.temperature)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """See Sampler."""
+        """See `Sampler`."""
         parents = unchanged_parents(scores, self.num_candidates)
         drawn = posterior.draw(parents, generator.uniform(self.num_candidates), self.temperature)
         return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)

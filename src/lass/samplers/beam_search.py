@@ -1,4 +1,4 @@
-"""Beam search."""
+"""Beam search for the most probable pair of sequences."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class BeamSearch:
-    """Keeps the best-scoring beginnings, best first; exact when there are as many beams as sequences.
+    """Keep the partial sequences with the highest log posterior; exact with at least as many beams as sequences.
 
-    Sources that share a prior, under a symmetric likelihood, have two orders with the same score; only one is kept, so
-    that all beams are distinct separations.
+    If the sources share a prior and the likelihood is symmetric, the two orders of a pair of sequences have equal
+    scores. Only one order is kept, so that all beams are distinct separations.
 
     Args:
-        num_candidates: beams per mixture. While there are fewer sequences than that, the rest have score −inf.
-        temperature: taken like every sampler's, so that configs can swap them; the order of the beams is the same at
-            any temperature.
+        num_candidates: Number of beams per mixture. While fewer partial sequences exist, the remaining beams have score
+            −inf.
+        temperature: Without effect, because the ranking of the beams does not depend on it; accepted so that samplers
+            are interchangeable in configs.
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models" and Table 3, "Beam Search"; Reddy et al. 1977.
     """
@@ -35,10 +36,10 @@ class BeamSearch:
         check_settings(self.num_candidates, self.temperature)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """See Sampler."""
+        """See `Sampler`."""
         best = posterior.best(
             self.num_candidates, canonical=True
-        )  # no beam can contribute more than all of the new ones
+        )  # a beam has at most num_candidates children among the new beams
         extended = (scores[..., None] + best.log_posterior).flatten(1)
         scores, chosen = extended.topk(self.num_candidates, dim=1)
         first, second = (codes.flatten(1).gather(1, chosen) for codes in (best.first, best.second))

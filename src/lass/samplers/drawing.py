@@ -1,4 +1,4 @@
-"""What the samplers that draw have in common."""
+"""Functions shared by the samplers: validation of settings and draws from discrete distributions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lass.devices.numerics import running_sum
 from lass.errors import check_number
 from lass.samplers.protocol import Choice, Drawn
 
-MAX_CANDIDATES = 2**20  # a number from a file must not become any amount of memory
+MAX_CANDIDATES = 2**20  # upper limit, so that a number in a file cannot exhaust the memory
 
 
 def check_settings(num_candidates: int, temperature: float) -> None:
-    """Raise LassError for a number of candidates or a temperature that makes no sense."""
+    """Raise LassError if the number of candidates or the temperature is out of range."""
     check_number("num_candidates", num_candidates, at_least=1, at_most=MAX_CANDIDATES, whole=True)
     check_number("temperature", temperature, above=0)
 
@@ -25,11 +25,11 @@ def invert_log_weights(
     """Draw indices with probability proportional to exp(log_weights).
 
     Args:
-        log_weights: −inf for options that cannot be drawn.
-        uniforms: in [0, 1), one per draw.
+        log_weights: Unnormalised log probabilities; −inf for options of probability 0.
+        uniforms: Uniform numbers in [0, 1), one per draw.
 
     Returns:
-        An index per draw; some index where no option can be drawn.
+        Index of each draw; arbitrary if all options have probability 0.
     """
     highest = log_weights.amax(-1, keepdim=True).clamp(min=torch.finfo(log_weights.dtype).min)
     return invert_running_sum(running_sum((log_weights - highest).exp_()), uniforms)[0]
@@ -38,20 +38,21 @@ def invert_log_weights(
 def invert_running_sum(
     sums: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
 ) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    """Draw indices by inverting the running sum of their weights.
+    """Draw indices with probability proportional to non-negative weights, by inverting their cumulative sum.
 
     Args:
-        sums: running sums of weights that are not negative.
-        uniforms: in [0, 1), one per draw.
+        sums: Cumulative sums of the weights.
+        uniforms: Uniform numbers in [0, 1), one per draw.
 
     Returns:
-        An index per draw, and where in its share of the sum the uniform number fell: uniform in [0, 1) again, and
-        independent of the index. It has as many binary digits as the number had, less those that decided the index:
-        enough for a second draw in float64; in float32 the probability of both together is off by up to 2⁻²³.
+        Index of each draw, and a residual uniform number: the relative position of the target within the interval of
+            the chosen option. The residual is uniform in [0, 1) and independent of the index. It has the precision of
+            the uniform number less the bits that determined the index: enough for a second draw in float64; in float32
+            the joint probability of both draws is off by up to 2⁻²³.
     """
     total = sums[..., -1:]
     targets = uniforms * total.to(uniforms.dtype)
-    # Rounding must not reach the total itself: no sum lies above it.
+    # Rounding must not reach the total, because no cumulative sum exceeds it.
     rounded = torch.minimum(targets.to(total.dtype), total.nextafter(torch.zeros_like(total)))
     chosen = torch.searchsorted(sums, rounded.contiguous(), right=True).clamp_(max=sums.shape[-1] - 1)
     above = sums.gather(-1, chosen).to(uniforms.dtype)
@@ -60,7 +61,7 @@ def invert_running_sum(
 
 
 def unchanged_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:
-    """Every candidate continues itself; at the first position all continue the only one there is."""
+    """Parents with which every candidate continues itself; at the first position all continue the only candidate."""
     num_mixtures, num_before = scores.shape
     parents = torch.arange(num_before, device=scores.device).repeat_interleave(num_candidates // num_before)
     return parents.expand(num_mixtures, -1)
@@ -69,7 +70,7 @@ def unchanged_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[
 def draw_among(
     pairs: Drawn, log_weights: Float[Tensor, "M C k"], scores: Float[Tensor, "M C"], uniforms: Float[Tensor, "M N"]
 ) -> Choice:
-    """Every candidate is continued by one of its k pairs, drawn in proportion to exp(log_weights)."""
+    """Extend every candidate by one of its k pairs, drawn with probability proportional to exp(log_weights)."""
     parents = unchanged_parents(scores, uniforms.shape[1])
     chosen = invert_log_weights(log_weights, uniforms.view(*scores.shape, -1))
     first, second, log_posterior = (field.gather(-1, chosen).flatten(1) for field in pairs)

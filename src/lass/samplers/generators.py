@@ -1,4 +1,4 @@
-"""Randomness that belongs to a mixture, not to the batch it happens to be in."""
+"""Random streams per mixture, so that a mixture's random numbers do not depend on its batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lass.devices.numerics import widest_float
 class MixtureGenerators:
     """One independent random stream per mixture, seeded by (seed, index of the mixture).
 
-    Numbers are drawn on the CPU and moved, so that a CPU and a GPU see the same ones.
+    Numbers are drawn on the CPU and moved to the device, so that they are equal for all devices.
 
     Args:
-        seed: of the whole run.
-        indices: one number per mixture that identifies it.
-        device: where the numbers are wanted.
+        seed: Seed of the run.
+        indices: Index of each mixture.
+        device: Device of the returned numbers.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -31,10 +31,10 @@ class MixtureGenerators:
         ]
 
     def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """`num` uniform numbers in [0, 1) for each mixture, float64 where the device has it.
+        """Return `num` uniform numbers in [0, 1) per mixture; float64, or float32 on devices without float64.
 
-        Rounded to float32 they are the same numbers to 2⁻²⁵, and so are the draws that they decide, except where a
-        number lies that close to the border between two outcomes.
+        The float32 numbers equal the float64 numbers up to 2⁻²⁵. They lead to the same draws, except where a number is
+        that close to the boundary between two outcomes.
         """
         numbers = torch.stack([torch.rand(num, generator=each, dtype=torch.float64) for each in self._generators])
         dtype = widest_float(self.device)
@@ -43,12 +43,13 @@ class MixtureGenerators:
 
 
 class CandidateGenerators(MixtureGenerators):
-    """The numbers that some of the candidates would get if all were drawn together.
+    """Random streams for a chunk of the candidates, with the numbers that these get if all candidates are drawn at
+    once.
 
     Args:
-        seed, indices, device: see MixtureGenerators.
-        own: which of the candidates.
-        num_candidates: how many there are in all.
+        seed, indices, device: See `MixtureGenerators`.
+        own: Slice of the candidates in the chunk.
+        num_candidates: Total number of candidates.
     """
 
     def __init__(
@@ -58,5 +59,5 @@ class CandidateGenerators(MixtureGenerators):
         self.own, self.num_candidates = own, num_candidates
 
     def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """One number for each of the own candidates; `num` is their number."""
+        """Return one number for each candidate of the chunk; `num` must be their number."""
         return super().uniform(self.num_candidates)[:, self.own]

@@ -1,4 +1,4 @@
-"""Greedy decoding."""
+"""Greedy decoding: the most probable pair at every position."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class Greedy:
-    """Takes the most probable pair at every position; one candidate.
+    """Choose the most probable pair at every position; one candidate.
 
     Args:
-        temperature: taken like every sampler's, so that configs can swap them; the most probable pair is the same at
-            any temperature.
+        temperature: Without effect, because the most probable pair does not depend on it; accepted so that samplers are
+            interchangeable in configs.
 
     Source: LASS (arXiv:2301.08562), Table 3, "Greedy".
     """
@@ -31,7 +31,7 @@ class Greedy:
         check_settings(self.num_candidates, self.temperature)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """See Sampler."""
+        """See `Sampler`."""
         best = posterior.best(1)
         first, second = best.first[..., 0], best.second[..., 0]
         return Choice(first.new_zeros(first.shape), first, second, scores + best.log_posterior[..., 0])

@@ -1,4 +1,4 @@
-"""The one step protocol that every sampler follows, and what it gets to see."""
+"""Protocols of samplers and of the posterior that they draw from, and the types that they exchange."""
 
 # M mixtures, C candidates before the step (1 at the first position), N candidates after it
 
@@ -13,33 +13,38 @@ from lass.samplers.generators import MixtureGenerators
 
 
 class Drawn(NamedTuple):
-    """Pairs of codes with their log posterior: log p(first) + log p(second) + λ log p(mixture | first, second)."""
+    """Pairs of codes with their unnormalised log posterior, log p(first) + log p(second) + λ log p(mixture | first,
+    second).
+    """
 
-    first: Tensor  # long, (M, N) where drawn, (M, C, k) where the best were asked for
-    second: Tensor  # the same
-    log_posterior: Tensor  # float, not normalised; −inf where there is no such pair
+    first: Tensor  # long, (M, N) from `draw`, (M, C, k) from `best`
+    second: Tensor  # long, shape of `first`
+    log_posterior: Tensor  # float, shape of `first`; −inf for fill-in entries that are not pairs
 
 
 class Choice(NamedTuple):
-    """What a sampler decides at one position."""
+    """Extension of the candidates by one position, as chosen by a sampler.
 
-    parents: Tensor  # (M, N) long: the candidate, 0…C-1, from which each new candidate continues
-    first: Tensor  # (M, N) long: its next code for the first source
-    second: Tensor  # (M, N) long: and for the second
-    scores: Tensor  # (M, N) float: its log posterior so far, unnormalised
-    log_weights: Tensor | None = None  # (M, N) float: what it counts for; the mean of exp estimates the evidence so far
+    The mean of exp(log_weights) over the candidates is an unbiased estimate of the evidence so far.
+    """
+
+    parents: Tensor  # (M, N) long: index in 0…C-1 of the candidate that each new candidate extends
+    first: Tensor  # (M, N) long: next code of the first source
+    second: Tensor  # (M, N) long: next code of the second source
+    scores: Tensor  # (M, N) float: unnormalised log posterior of the sequences so far
+    log_weights: Tensor | None = None  # (M, N) float: unnormalised log importance weights, or None
 
 
 @runtime_checkable
 class Posterior(Protocol):
-    """The posterior of one position, for all mixtures and candidates; how it is stored is nobody's business.
+    """Protocol of the posterior at one position, for all mixtures and candidates; its representation is private.
 
     Source: LASS (arXiv:2301.08562), Eq. 2, and Lines 5 to 7 of Algorithm 1.
     """
 
     num_mixtures: int
     num_candidates: int  # C
-    log_weights: Tensor  # (M, C): as the sampler gave them at the position before; 0 where it gave none
+    log_weights: Tensor  # (M, C): the sampler's `Choice.log_weights` of the previous position; 0 if None
 
     def draw(
         self,
@@ -48,38 +53,50 @@ class Posterior(Protocol):
         temperature: float = 1.0,
         at_least: Float[Tensor, "M C"] | None = None,
     ) -> Drawn:
-        """One pair for each of N new candidates, given its parent.
+        """Draw one pair for each of N new candidates, given its parent.
 
-        From the posterior to the power 1 / temperature, among the pairs whose log posterior is `at_least` so high;
-        exact, by inverting the running sum at the uniform number.
+        Pairs are drawn exactly from the posterior raised to the power 1 / temperature, by inversion of its cumulative
+        sum.
+
+        Args:
+            parents: Candidate whose posterior each pair is drawn from.
+            uniforms: Uniform numbers in [0, 1), one per draw.
+            temperature: Inverse exponent of the posterior.
+            at_least: Lower limit of the (untempered) log posterior; pairs below it have probability 0.
         """
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
-        """The k most probable pairs of each candidate, best first; filled up with −inf where there are fewer.
+        """Return the k most probable pairs of each candidate, best first; filled up with −inf if fewer exist.
 
-        With `canonical`, of a pair (a, b) and its reverse that lead to the same two sequences in another order only
-        the one with first ≤ second is kept. That is so where exchangeable sources have had the same codes so far.
+        Args:
+            k: Number of pairs per candidate.
+            canonical: Whether to exclude duplicates under exchange of the sources. For candidates of exchangeable
+                sources with equal pasts, (a, b) and (b, a) give the same two sequences; only the pair with first ≤
+                second is then kept.
         """
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """Log posterior of the least probable pair that is in the nucleus of probability p.
+        """Return the (untempered) log posterior of the least probable pair in the nucleus of probability p.
 
-        A pair is in it while all that are more probable hold less than p of the posterior to the power 1 / temperature.
+        The nucleus refers to the posterior to the power 1 / temperature, normalised: a pair is in it if all more
+        probable pairs together have probability less than p.
         """
 
     def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """log Z_s: the log of the sum of the unnormalised posterior, to the power 1 / temperature, over all pairs."""
+        """Return log Z_s: the log of the sum, over all pairs, of the unnormalised posterior to the power 1 /
+        temperature.
+        """
 
     def entropy(self) -> Float[Tensor, "M C"]:
-        """Entropy of the normalised posterior, in nats."""
+        """Return the entropy of the normalised posterior, in nats."""
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Line 8 of Algorithm 1, for M mixtures at once.
+    """Protocol of samplers: Line 8 of Algorithm 1, for M mixtures at once.
 
-    Ancestral sampling lets every candidate continue itself, beam search chooses which ones go on: both say so with
-    `parents`. At the first position there is one candidate, the empty one, per mixture.
+    `Choice.parents` expresses which candidates survive: in ancestral sampling every candidate continues itself, in beam
+    search the best ones continue. At the first position each mixture has one candidate, the empty one.
 
     A sampler may also implement `IndependentSampler`.
     """
@@ -90,12 +107,12 @@ class Sampler(Protocol):
         ...
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """Choose `num_candidates` continuations per mixture.
+        """Choose `num_candidates` extensions per mixture.
 
         Args:
-            posterior: of the next pair, given each candidate.
-            scores: (M, C) log posterior of the candidates so far.
-            generator: source of randomness, one stream per mixture.
+            posterior: Posterior of the next pair, given each candidate.
+            scores: (M, C) unnormalised log posterior of the candidates so far.
+            generator: Random streams, one per mixture.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: the sampler whose candidates follow the posterior of whole sequences."""
+"""Sequential Monte Carlo: weighted candidates that approximate the posterior of whole sequences."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class SequentialMonteCarlo:
-    """Draws every pair from the posterior of its position, and weighs candidates by what that normalised away.
+    """Fully adapted particle filter over pairs of codes; the incremental weight is the normaliser Z_s of each position.
 
-    Ancestral sampling divides every position by its normaliser Z_s, the evidence of the mixture's code given the past,
-    and so forgets which pasts explain the mixture well. Here Z_s is a candidate's weight. When few candidates hold most
-    of the weight, the others are replaced: candidates are multiplied or dropped in proportion to their weight, which
-    already knows the code that comes next, and each copy draws its own pair. As the number of candidates grows, the
-    weighted candidates converge to the posterior of the whole sequences, p(z¹) p(z²) p(m | z¹, z²)^λ.
-    The mean unnormalised weight is an unbiased estimate of the sum of that, the evidence (the probability of the
-    mixture when λ = 1).
+    Every pair is drawn from the normalised posterior of its position, as in ancestral sampling. For λ = 1 the
+    normaliser Z_s is the probability of the mixture's code given the past. Ancestral sampling ignores it, and so does
+    not favour the pasts that explain the mixture well; here the weight of a candidate is multiplied by it. Z_s does not
+    depend on the pair that is drawn, so candidates are resampled before the draw, and copies of one candidate draw
+    separate pairs.
+
+    As the number of candidates grows, the weighted candidates converge to the posterior of whole sequences, which is
+    proportional to p(z¹) p(z²) p(m | z¹, z²)^λ. The mean unnormalised weight is an unbiased estimate of the sum of this
+    product over all z¹ and z²: the evidence (the probability of the mixture when λ = 1).
 
     Args:
-        num_candidates: per mixture.
-        resample_below: replace candidates when the effective sample size falls below this fraction of their number;
-            0 never does (sequential importance sampling), 1 does at almost every position.
-        temperature: of the draws; below 1 sharpens them, above 1 flattens them. The weights make up for it, so that the
-            candidates converge to the same posterior.
+        num_candidates: Number of candidates (particles) per mixture.
+        resample_below: Resample when the effective sample size is below this fraction of `num_candidates`; 0 never
+            resamples (sequential importance sampling), 1 does at almost every position.
+        temperature: The proposal is the posterior of the position to the power 1 / temperature: below 1 sharpens it,
+            above 1 flattens it. The weights correct for it, so that the candidates converge to the same posterior.
 
     Source: Doucet and Johansen 2009 (sequential Monte Carlo); Pitt and Shephard 1999 (weights known before the draw,
-    "fully adapted"); Kitagawa 1996 (systematic resampling). Its use here is our own.
+    "fully adapted"); Kitagawa 1996 (systematic resampling). Its application to code sequences is our own.
     """
 
     num_candidates: int = 512
@@ -50,14 +52,14 @@ class SequentialMonteCarlo:
         check_number("resample_below of SequentialMonteCarlo", self.resample_below, at_least=0, at_most=1)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """See Sampler."""
+        """See `Sampler`."""
         uniforms = generator.uniform(1 + self.num_candidates)
         log_normalizer = posterior.log_normalizer()
         parents = unchanged_parents(scores, self.num_candidates)
         log_weights = (posterior.log_weights + log_normalizer).gather(1, parents)
         resampled = effective_sample_size(log_weights) < self.resample_below * self.num_candidates
         if resampled.any() and posterior.num_candidates > 1:
-            # Rounding aside, all weights are the mean weight after resampling.
+            # After resampling every weight is the mean weight.
             mean = (log_weights.logsumexp(1) - math.log(self.num_candidates))[:, None].expand_as(log_weights)
             parents = torch.where(resampled[:, None], systematic_resampling(log_weights, uniforms[:, 0]), parents)
             log_weights = torch.where(resampled[:, None], mean, log_weights)
@@ -72,7 +74,7 @@ class SequentialMonteCarlo:
 
 
 def effective_sample_size(log_weights: Float[Tensor, "M N"]) -> Float[Tensor, " M"]:
-    """(Σ w)² / Σ w²: how many equally weighted candidates are worth as much; N where all weights are zero.
+    """Effective sample size (Σ w)² / Σ w² of each mixture; N if all weights are zero.
 
     Source: Kong, Liu and Wong 1994.
     """
@@ -81,12 +83,16 @@ def effective_sample_size(log_weights: Float[Tensor, "M N"]) -> Float[Tensor, " 
 
 
 def systematic_resampling(log_weights: Float[Tensor, "M N"], uniforms: Float[Tensor, " M"]) -> Int[Tensor, "M N"]:
-    """N indices in ascending order; the i-th occurs ⌊N wᵢ⌋ or ⌈N wᵢ⌉ times, N wᵢ on average.
+    """Systematic resampling: N indices in ascending order; index i occurs ⌊N wᵢ⌋ or ⌈N wᵢ⌉ times, N wᵢ on average.
+
+    Args:
+        log_weights: Unnormalised log weights; w is their softmax.
+        uniforms: Uniform numbers in [0, 1), one per mixture.
 
     Source: Kitagawa 1996.
     """
     num = log_weights.shape[1]
     sums = running_sum(log_weights.to(uniforms.dtype).softmax(1))
     comb = (torch.arange(num, device=uniforms.device) + uniforms[:, None]) / num * sums[:, -1:]
-    highest = sums[:, -1:].nextafter(sums.new_zeros(1))  # rounding must not reach the total itself
+    highest = sums[:, -1:].nextafter(sums.new_zeros(1))  # rounding must not reach the total
     return torch.searchsorted(sums, torch.minimum(comb, highest), right=True).clamp_(max=num - 1)

@@ -1,4 +1,4 @@
-"""Ancestral sampling among the fewest pairs that hold most of the probability."""
+"""Nucleus sampling: ancestral sampling among the fewest pairs that together have probability p."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class TopP:
-    """Draws every pair from the most probable ones of its position that together reach the probability p.
+    """Draw every pair from the posterior of its position, truncated to the most probable pairs that together reach p.
 
     Args:
-        num_candidates: independent draws per mixture.
-        p: in (0, 1]. A pair is kept while all that are more probable hold less than p, so that at least one is; of
-            equally probable pairs all are kept or none.
-        temperature: below 1 sharpens the posterior of each position, above 1 flattens it, before pairs are kept; scores
-            are not tempered.
+        num_candidates: Number of independent draws per mixture.
+        p: Probability in (0, 1]. A pair is kept if all more probable pairs together have probability less than p, so
+            that at least one is kept; of equally probable pairs either all are kept or none.
+        temperature: The posterior of each position is raised to the power 1 / temperature before truncation: below 1
+            sharpens it, above 1 flattens it. Scores are not tempered.
 
     Source: Holtzman et al. 2020 ("nucleus sampling"), here over pairs of codes.
     """
 
-    independent: ClassVar[bool] = True  # no candidate looks at another
+    independent: ClassVar[bool] = True  # candidates do not interact
 
     num_candidates: int = 512
     p: float = 0.9
@@ -40,7 +40,7 @@ class TopP:
         check_number("p of TopP", self.p, above=0, at_most=1)
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
-        """See Sampler."""
+        """See `Sampler`."""
         parents = unchanged_parents(scores, self.num_candidates)
         least_probable = posterior.nucleus(self.p, self.temperature)
         uniforms = generator.uniform(self.num_candidates)

@@ -1,4 +1,4 @@
-"""Algorithm 1 and what surrounds it: selection, refinement, and the Separator that holds it all."""
+"""Source separation in code space: Algorithm 1, selection and refinement of its candidates, and the `Separator`."""
 
 from lass.separation.algorithm import Candidates, separate_codes
 from lass.separation.refinement import LatentDescent, LocalRefinement, NoRefinement, Refinement

@@ -1,4 +1,4 @@
-"""Algorithm 1: walk through the mixture's codes and choose a pair of source codes at each. Read this file first."""
+"""Algorithm 1: sample pairs of source codes, position by position, given the mixture's codes. Read this file first."""
 
 # M mixtures, C candidates before a step, N after it, S sources, T code positions, K num_codes
 
@@ -23,21 +23,21 @@ from lass.separation.batched_priors import BatchedPriors
 from lass.separation.memory import fit
 from lass.separation.posterior import StepPosterior
 
-#: Sequences that go through a prior together: enough to keep the device busy. A mixture has candidates × sources.
+#: Sequences per batch of the priors that keep the device busy. A mixture has candidates × sources sequences.
 SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
 
-#: Goes through the positions, and may show how far it is: `tqdm`, for instance.
+#: Wrapper of the loop over positions, for example `tqdm`; it must yield every element in order.
 Progress = Callable[[Sequence[list[int]]], Iterable[list[int]]]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Joint code sequences for each mixture, best first."""
+    """Joint code sequences of the sources of each mixture, sorted by score, best first."""
 
     codes: Tensor  # (M, N, S, T) long
-    scores: Tensor  # (M, N) log posterior of the whole sequences, unnormalised
-    weights: Tensor  # (M, N) sums to 1 per mixture (to 0 where every candidate is impossible)
-    log_evidence: Tensor | None = None  # (M,) from samplers that estimate it; its exponential is unbiased
+    scores: Tensor  # (M, N) unnormalised log posterior of the whole sequences: log(prior × likelihood^λ)
+    weights: Tensor  # (M, N) normalised weights; they sum to 1, or to 0 if every candidate has score −inf
+    log_evidence: Tensor | None = None  # (M,) log of an unbiased estimate of the evidence
 
 
 @torch.no_grad()
@@ -56,36 +56,42 @@ def separate_codes(
     memory_budget: int = 2**30,
     progress: Progress = iter,
 ) -> Candidates:
-    """Separate the codes of mixtures into the codes of two sources.
+    """Sample candidate code sequences of two sources given the codes of their mixture (Algorithm 1).
 
-    Mixtures are independent of each other: each has its own randomness and, on a CPU with 64 candidates or more, its
-    own passes through the priors, so that its result is the same to the last bit whatever else is in the batch. Where
-    the priors' caches do not fit into memory, candidates that do not look at each other go through the priors in
-    groups, with the same random numbers, which gives the same result up to rounding.
+    At each position the log posterior of every pair of codes is the joint log prior of the pair plus λ times the log
+    likelihood of the mixture's code given the pair (Lines 5 to 7). The sampler chooses the pairs that extend the
+    candidates (Line 8).
 
-    Log priors, likelihoods, scores and weights are float32 also under autocast; only the priors' networks follow it.
+    Mixtures are independent of each other. Each has its own random stream and, on a CPU with 64 candidates or more, its
+    own batches of the priors, so that its result is bitwise independent of the other mixtures. If the priors' caches do
+    not fit into memory, independent candidates (`Sampler.independent`) are evaluated in chunks with unchanged random
+    numbers; the result is the same up to rounding.
+
+    Log priors, likelihoods, scores and weights are float32 also under autocast, which applies to the priors' networks
+    only.
 
     Args:
-        mixture_codes: codes of the mixtures, in the order in which the priors read them.
-        priors: one per source; naming one object twice means a shared prior, which is then evaluated in one pass.
-        likelihood: which pairs of source codes give a mixture code, and how likely.
-        sampler: how pairs are chosen from the posterior.
+        mixture_codes: Codes of the mixtures, in the order in which the priors read them.
+        priors: One prior per source. If both are the same object, it is evaluated in one batch.
+        likelihood: Log likelihood of the mixture given pairs of source codes, for the pairs where it is not −inf.
+        sampler: Rule that chooses pairs from the posterior.
         conditions: (M, S) classes of the sources, for class-conditional priors.
-        likelihood_weight: λ; above 1 trusts the likelihood more.
-        mixture_latents: unquantised latents of the mixtures, for likelihoods that look at them.
-        past: codes of the sources before the first position, which the priors read but which are decided already; for
-            signals that are longer than a prior's sequences.
-        seed: of all randomness, together with `indices`.
-        indices: one number per mixture, so that its result does not depend on its batch; default 0…M-1.
-        memory_budget: bytes that the posterior of one position may take for temporaries; the priors' caches are apart.
-        progress: goes through the positions, once for each group of what goes through the priors together.
+        likelihood_weight: Exponent λ of the likelihood; values above 1 give it more weight than the prior.
+        mixture_latents: Unquantised latents of the mixtures, for likelihoods of latents.
+        past: Codes of the sources before the first position, on which the priors are conditioned; for signals that are
+            longer than a prior's sequences.
+        seed: Seed of all randomness; each mixture's stream is seeded by (seed, its index).
+        indices: Index of each mixture in the data set, so that its result does not depend on its batch; default 0…M-1.
+        memory_budget: Upper bound in bytes of the temporaries of the posterior at one position, without the priors'
+            caches.
+        progress: Wrapper of the loop over positions; called once per batch of mixtures or chunk of candidates.
 
     Returns:
-        The sampler's candidates, sorted by score. Each has the weight 1/N, impossible ones (score −inf) excepted,
-        unless the sampler weighs them.
+        The sampler's candidates, sorted by score. If the sampler gives no log weights, all candidates of finite score
+        have equal weight.
 
     Raises:
-        LassError: if the parts do not fit together, or the caches not into memory.
+        LassError: if the parts do not fit together, or the caches do not fit into memory.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1.
     """
@@ -136,7 +142,7 @@ def _with_candidates(sampler: Sampler, num_candidates: int) -> Sampler:
 
 
 def _joined(parts: Sequence[tuple[Any, ...]], dim: int) -> tuple[Any, ...]:
-    """Field by field; what is None in one is None in all."""
+    """Concatenate field by field; a field that is None in the first part is None in the result."""
     return tuple(None if fields[0] is None else torch.cat(fields, dim) for fields in zip(*parts, strict=True))
 
 
@@ -152,9 +158,9 @@ def _run(
     memory_budget: int,
     progress: Progress,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Algorithm 1 for what goes through the priors together: codes (M, N, S, T), scores (M, N), log weights (M, N)."""
+    """Run Algorithm 1 for one batch: return codes (M, N, S, T), scores (M, N) and log weights (M, N) or None."""
     num_mixtures, device = len(mixture_codes), mixture_codes.device
-    codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # one empty candidate per mixture: Lines 2, 3
+    codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # Lines 2, 3: one empty candidate per mixture
     scores = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device)
     log_weights: Tensor | None = None
     parents = torch.zeros_like(scores, dtype=torch.long)
@@ -176,7 +182,7 @@ def _run(
 
 
 def _sorted(codes: Tensor, scores: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Best first, with weights that sum to 1: the fields of Candidates."""
+    """Sort candidates by score and normalise their weights; return the fields of `Candidates`."""
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     codes = codes.gather(1, order[..., None, None].expand_as(codes))
     if log_weights is None:

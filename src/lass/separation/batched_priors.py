@@ -1,4 +1,4 @@
-"""The priors of all sources, walked through together; what has the same past is computed once."""
+"""Batched evaluation of the priors of all sources; sequences with equal pasts are evaluated once."""
 
 # G sources that share a prior, M mixtures, C candidates before a step, N after it, K num_codes
 
@@ -17,20 +17,21 @@ from lass.priors import Prior
 
 
 class LogPrior(NamedTuple):
-    """log p(next code | past) of one source: a row per distinct past, and which row is whose."""
+    """log p(next code | past) of one source, stored once per distinct past."""
 
-    rows: Tensor  # (rows, K) float
-    row_of: Tensor  # (M, C) long
+    rows: Tensor  # (rows, K) float, one row per distinct past
+    row_of: Tensor  # (M, C) long, index into `rows` of each candidate
 
 
 class BatchedPriors:
-    """Runs the prior of every source for M mixtures × C candidates; rows are float32 whatever a prior returns.
+    """Evaluate the prior of every source for M mixtures × C candidates; log probabilities are float32 for every prior.
 
-    Sources that share a prior share its passes. Sequences with the same prior, condition and past share a row of them:
-    candidates that have the first source in common need it computed once, whatever their second source is.
+    Sources with the same prior object are evaluated in one batch. Sequences of that prior with the same condition and
+    past share one row of the batch: candidates that agree in the first source, but not in the second, need one
+    evaluation for the first source.
 
     Args:
-        priors: one per source.
+        priors: One prior per source.
         conditions: (M, S) classes, or None.
     """
 
@@ -45,7 +46,14 @@ class BatchedPriors:
     def start(
         self, num_mixtures: int, num_candidates: int, device: torch.device, past: Int[Tensor, "M S P"]
     ) -> list[LogPrior]:
-        """log p(first code | past) of each source, for one candidate per mixture; there will be `num_candidates`."""
+        """Return log p(first code | past) of each source, for one candidate per mixture.
+
+        Args:
+            num_mixtures: M.
+            num_candidates: Number of candidates per mixture at later positions; caches are allocated for as many.
+            device: Device of the results.
+            past: Codes of the sources before the first position; P may be 0.
+        """
         log_priors = self._by_source(prior.start(num_mixtures, num_candidates, device) for prior in self._shared)
         only_candidate = torch.zeros(num_mixtures, 1, dtype=torch.long, device=device)
         for codes in past[:, None].unbind(-1):
@@ -53,7 +61,12 @@ class BatchedPriors:
         return log_priors
 
     def step(self, parents: Int[Tensor, "M N"], codes: Int[Tensor, "M N S"]) -> list[LogPrior]:
-        """Candidate n of a mixture continues its candidate `parents[n]` with `codes[n]`: each source's next code."""
+        """Return log p(next code | past) of each source, after appending the chosen codes.
+
+        Args:
+            parents: Candidate that each new candidate extends.
+            codes: Codes appended to each new candidate, one per source.
+        """
         return self._by_source(prior.step(parents, codes) for prior in self._shared)
 
     def _by_source(self, log_priors) -> list[LogPrior]:
@@ -65,7 +78,7 @@ class BatchedPriors:
 
 
 class _PriorBatch:
-    """One prior and the sources that share it."""
+    """One prior and the G sources that use it."""
 
     def __init__(self, prior: Prior, sources: list[int], conditions: Tensor | None) -> None:
         self.prior, self.sources = prior, sources
@@ -74,14 +87,16 @@ class _PriorBatch:
         self._row_of: Tensor  # (G, M, C)
 
     def start(self, num_mixtures: int, num_candidates: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rows of log p(first code), one per condition, and (G, M, 1), which row is whose."""
+        """Return log p(first code), one row per distinct condition, and the row index of each source and mixture, (G,
+        M, 1).
+        """
         shape = (len(self.sources), num_mixtures, 1)
         if self.conditions is None:
             distinct, self._row_of = torch.zeros(1, device=device), torch.zeros(shape, dtype=torch.long, device=device)
         else:
             distinct, row_of = self.conditions.unique(return_inverse=True)
             self._row_of = row_of.view(shape)
-        # Start as many sequences as there will be, so that a cache has room for them; go on with the distinct ones.
+        # Start with the largest number of sequences, so that the cache is allocated once; then keep the distinct ones.
         rows = torch.arange(len(distinct), device=device)
         most = rows.repeat(-(-num_candidates * math.prod(shape) // len(rows)))
         state = self.prior.start(len(most), None if self.conditions is None else distinct[most])
@@ -89,7 +104,7 @@ class _PriorBatch:
         return self._rows(None, len(rows)), self._row_of
 
     def step(self, parents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of log p(next code | past), and (G, M, N), which row is whose."""
+        """Return log p(next code | past), one row per distinct past, and the row index of each candidate, (G, M, N)."""
         row_of = self._row_of.gather(2, parents.expand(len(self.sources), -1, -1))
         continued = row_of * self.prior.num_codes + codes[..., self.sources].movedim(-1, 0)
         continued, row_of = continued.unique(return_inverse=True)
@@ -112,9 +127,15 @@ class _PriorBatch:
 
 
 def _stay_in_place(parents: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """Where to put new rows, given the (ascending) old rows they continue, so that as many as possible need not move.
+    """Choose positions for the new rows such that as few cache rows as possible have to be copied.
 
-    The first child of an old row takes its place; the others fill the places of rows that died.
+    The first child of an old row takes its position; the other children fill the positions of rows without children.
+
+    Args:
+        parents: Old row that each new row continues, ascending.
+
+    Returns:
+        Position of each new row.
     """
     num_rows = len(parents)
     first_child = torch.ones_like(parents, dtype=torch.bool)

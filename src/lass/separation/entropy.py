@@ -1,4 +1,4 @@
-"""How much the candidates differ, position by position."""
+"""Entropy of the candidates' code pairs at each position, as a measure of uncertainty."""
 
 # M mixtures, N candidates, S sources, T code positions
 
@@ -12,15 +12,16 @@ from lass.separation.algorithm import Candidates
 
 
 def entropy_by_position(candidates: Candidates, exchangeable: Bool[Tensor, " M"]) -> Float[Tensor, "M T"]:
-    """Entropy, in nats, of the pairs that the weighted candidates have at each position; at most log N.
+    """Entropy of the weighted empirical distribution of code pairs at each position, in nats; at most log N.
 
-    It is 0 where all candidates with a weight agree, and it speaks of these candidates: samplers that cut the posterior
-    (TopK, TopP, BeamSearch) agree more than it does, and those of SequentialMonteCarlo share ancestors, so that early
-    positions look more settled than they are.
+    It is 0 where all candidates of positive weight have the same pair. It can underestimate the entropy of the
+    posterior: TopK, TopP and BeamSearch truncate the posterior, and the candidates of SequentialMonteCarlo share
+    ancestors, so that early positions appear more certain than they are.
 
     Args:
-        candidates: of Algorithm 1, with their weights.
-        exchangeable: mixtures in which a pair and its reverse are the same.
+        candidates: Weighted candidates of Algorithm 1.
+        exchangeable: Mixtures for which a pair and its reverse count as one outcome, because the sources have the same
+            prior and class.
 
     Source: our own.
     """

@@ -1,4 +1,4 @@
-"""Whether the priors' caches fit into memory, asked before a separation begins."""
+"""Memory planning: how many mixtures and candidates fit, given the size of the priors' caches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lass.artifacts import Artifact
 from lass.errors import LassError
 from lass.priors import Prior, SizedPrior
 
-USABLE = 0.9  # of what is free; others need some too
-CGROUP = Path("/sys/fs/cgroup")  # limits of a container
+USABLE = 0.9  # fraction of the free memory that is used; the rest is left to other processes
+CGROUP = Path("/sys/fs/cgroup")  # memory limits of a container (cgroup v2)
 
 
 def fit(
@@ -26,19 +26,19 @@ def fit(
     divisible: bool,
     reserved: int,
 ) -> tuple[int, int]:
-    """How many mixtures, and how many candidates of each, the memory at hand has room for at once.
+    """Return how many mixtures, and how many candidates of each, fit into memory at once.
 
     Args:
-        priors: one per source. Those that say nothing about their state (`bytes_for`) are taken to need nothing.
-        num_mixtures: that are wanted at once; they go one after the other where there is no room.
-        num_candidates: that the sampler wants.
-        num_positions: codes of a sequence.
-        device: where the priors run.
-        divisible: whether candidates may go one group after the other, too.
-        reserved: bytes for everything else.
+        priors: One prior per source. A prior without `bytes_for` is assumed to need no memory for its state.
+        num_mixtures: Desired number of mixtures at once; halved until they fit.
+        num_candidates: Number of candidates of the sampler.
+        num_positions: Number of codes of a sequence.
+        device: Device of the priors.
+        divisible: Whether the candidates of one mixture may be split into chunks.
+        reserved: Bytes reserved for everything other than the caches.
 
     Raises:
-        LassError: if there is no room for the candidates of one mixture where they have to be together, or for one.
+        LassError: if a single candidate does not fit, or all candidates of a mixture do not fit and are not divisible.
     """
     free = free_bytes(priors, device)
     if free is None:
@@ -68,7 +68,7 @@ def fit(
 
 
 def bytes_for(priors: Sequence[Prior], num_candidates: int, num_positions: int) -> int:
-    """What the states of the priors take at most for so many candidates."""
+    """Upper bound of the size of the priors' states for `num_candidates` candidates, in bytes."""
     distinct = {id(prior): prior for prior in priors}.values()
     return sum(
         prior.bytes_for(num_candidates * sum(other is prior for other in priors), num_positions)
@@ -78,21 +78,21 @@ def bytes_for(priors: Sequence[Prior], num_candidates: int, num_positions: int) 
 
 
 def free_bytes(priors: Sequence[Prior], device: torch.device) -> int | None:
-    """Memory that could still be taken on the device, with the priors in it; None where that cannot be known."""
+    """Bytes that can still be allocated on the device; None if unknown. Mapped weights count as used."""
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps what it freed
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # freed, but kept by torch
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type != "cpu":
         return None
     machine, container = psutil.virtual_memory().available, _free_in_container()
     free = machine if container is None else min(machine, container)
-    # Weights that are mapped count as free, but have to be read again at every position once they lost their place.
+    # The system counts mapped weights as free; once evicted, they would be read from disk again at every position.
     mapped = {id(prior): prior for prior in priors if isinstance(prior, Artifact) and prior.mapped}.values()
     return max(0, free - sum(parameter.nbytes for prior in mapped for parameter in prior.parameters()))
 
 
 def _free_in_container() -> int | None:
-    """What a limit for this group of processes leaves; None without one. What files take in memory can go."""
+    """Bytes left under the memory limit of the cgroup; None without a limit. The page cache of files counts as free."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""The posterior of one position, on the pairs that were counted and nowhere else."""
+"""Posterior over pairs of source codes at one position, restricted to the non-zero entries of the likelihood."""
 
 # M mixtures, C candidates before the step, N after it, K num_codes
 
@@ -16,37 +16,41 @@ from lass.samplers.drawing import invert_log_weights, invert_running_sum
 from lass.samplers.protocol import Drawn
 from lass.separation.batched_priors import LogPrior
 
-BYTES_PER_ENTRY = 24  # a pair's log posterior, tempered, its exponential, the running sum, and what passes by
-NUCLEUS = 64  # best pairs looked at for the nucleus; four times as many while they do not hold enough probability
-CACHE_BYTES = 2**22  # temporaries of this size stay in a CPU's cache, larger ones do not
-PRODUCT_FROM_DENSITY = 1 / 128  # from this density on a matrix product is faster than going through the pairs
-SMALLEST_TOTAL = 1e-20  # of a candidate's products of probabilities; below, what underflows in them would show
+BYTES_PER_ENTRY = 24  # per candidate and pair: log posterior, tempered copy, exponential, cumulative sum, others
+NUCLEUS = 64  # initial number of best pairs in the search for the nucleus; multiplied by 4 until their mass reaches p
+CACHE_BYTES = 2**22  # largest temporaries on a CPU, so that they stay in its cache
+PRODUCT_FROM_DENSITY = 1 / 128  # density of the pairs from which the matrix product is faster than gathering
+SMALLEST_TOTAL = 1e-20  # smallest sum of products of probabilities that is accurate in spite of underflow in its terms
 
 
 class StepPosterior:
-    """Prior times likelihood at one position, for M mixtures × C candidates; implements `lass.samplers.Posterior`.
+    """Posterior of Algorithm 1, prior × likelihood^λ, at one position for M mixtures × C candidates.
 
-    Only the pairs counted with a mixture's code have a posterior. Candidates whose sources have the same pasts share
-    one. It is computed in one of two ways, mixture by mixture and in groups of candidates, so that no temporary exceeds
-    the memory budget:
+    Implements `lass.samplers.Posterior`. Let L[a,b] be the likelihood of the mixture at this position given the pair of
+    codes (a, b). The unnormalised posterior of a candidate with the pasts z¹ and z² is p(a|z¹)·p(b|z²)·L[a,b]^λ. It is
+    zero except at the pairs given by the likelihood, and is evaluated at these only. Candidates whose sources have
+    equal pasts share one posterior. It is computed by one of two methods, separately for each mixture and in chunks of
+    candidates, so that no temporary exceeds the memory budget:
 
-    - through the pairs: the log posterior of every candidate and pair is gathered; for best pairs, and where few pairs
-      were counted.
-    - as a product: with L[a, b] the likelihood, Σ_b p(a) p(b) L[a, b] is a matrix product of the priors of the second
-      source with L. Its rows give Z_s, and a draw of the first code; the second follows given the first. The cost does
-      not depend on the number of pairs, and no candidate's K×K posterior ever exists.
+    - Gathering: the log posterior of every candidate and pair is gathered. Used for the best pairs, the nucleus and the
+      entropy, and for normaliser and draws if the mixture has few pairs.
+    - Matrix product: the marginal posterior of the first code, p(a|z¹)·Σ_b p(b|z²)·L[a,b]^λ, is one matrix product for
+      all candidates. Its sum over a is the normaliser Z_s. The first code is drawn from it, the second from
+      p(b|z²)·L[a,b]^λ given the first. The cost does not depend on the number of pairs, and no candidate's K×K
+      posterior is stored.
 
-    Both invert the same running sum, over pairs ordered by (first, second): a uniform number means the same pair.
+    Both methods invert the cumulative sum over pairs in the order (first, second), so that they map a uniform number to
+    the same pair.
 
     Args:
-        log_priors: of the two sources.
-        pairs: one per mixture.
-        likelihood_weight: the paper's λ.
-        log_weights: of the candidates, as their sampler weighed them; None for all alike.
-        memory_budget: bytes for temporaries.
-        symmetric: the likelihood of (first, second) is that of (second, first).
+        log_priors: log p(next code | past) of the two sources.
+        pairs: Pairs and their log likelihood, one entry per mixture.
+        likelihood_weight: Exponent of the likelihood, λ in the paper.
+        log_weights: Log importance weights of the candidates from the sampler; None for equal weights.
+        memory_budget: Upper bound of the temporaries in bytes.
+        symmetric: Whether the likelihood of (first, second) always equals that of (second, first).
 
-    Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7; the product is our own.
+    Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7; the matrix product is our own.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class StepPosterior:
                 pairs[mixture],
                 likelihood_weight,
                 memory_budget // self.num_mixtures,
-                # Rows are shared by sources that have the same prior, condition and past.
+                # Sources with one prior object share their rows: equal row indices mean equal pasts and classes.
                 symmetric and log_priors[0].rows is log_priors[1].rows,
             )
             for mixture in range(self.num_mixtures)
@@ -81,7 +85,7 @@ class StepPosterior:
         temperature: float = 1.0,
         at_least: Float[Tensor, "M C"] | None = None,
     ) -> Drawn:
-        """See Posterior."""
+        """See `Posterior`."""
         drawn = []
         for mixture, posterior in enumerate(self._mixtures):
             lowest = None if at_least is None else at_least[mixture]
@@ -89,25 +93,25 @@ class StepPosterior:
         return Drawn(*map(torch.stack, zip(*drawn, strict=True)))
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
-        """See Posterior."""
+        """See `Posterior`."""
         best = (posterior.best(k, canonical) for posterior in self._mixtures)
         return Drawn(*map(torch.stack, zip(*best, strict=True)))
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """See Posterior."""
+        """See `Posterior`."""
         return torch.stack([posterior.nucleus(p, temperature) for posterior in self._mixtures])
 
     def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """See Posterior."""
+        """See `Posterior`."""
         return torch.stack([posterior.log_normalizer(temperature) for posterior in self._mixtures])
 
     def entropy(self) -> Float[Tensor, "M C"]:
-        """See Posterior."""
+        """See `Posterior`."""
         return torch.stack([posterior.entropy() for posterior in self._mixtures])
 
 
 class _MixturePosterior:
-    """The same for one mixture and its distinct candidates."""
+    """Posterior of one mixture, evaluated once per distinct candidate; see `StepPosterior`."""
 
     def __init__(
         self,
@@ -118,10 +122,10 @@ class _MixturePosterior:
         exchangeable: bool,
     ) -> None:
         (rows_1, row_1), (rows_2, row_2) = log_priors
-        distinct, self._which = (row_1 * len(rows_2) + row_2).unique(return_inverse=True)  # of the candidates
+        distinct, self._which = (row_1 * len(rows_2) + row_2).unique(return_inverse=True)  # per candidate
         distinct_1, distinct_2 = distinct // len(rows_2), distinct % len(rows_2)
         self._log_prior_1, self._log_prior_2 = rows_1[distinct_1], rows_2[distinct_2]
-        #: Candidates whose sources have the same past, so that (a, b) and (b, a) continue it to the same sequences.
+        #: Candidates of exchangeable sources with equal pasts: (a, b) and (b, a) continue them to the same sequences.
         self._mirrored = (distinct_1 == distinct_2) & exchangeable
         self._first, self._second, log_likelihood = pairs
         self._log_likelihood = likelihood_weight * log_likelihood
@@ -151,7 +155,7 @@ class _MixturePosterior:
             values, chosen = log_posterior.topk(min(k, log_posterior.shape[1]), dim=1)
             found = [self._first[chosen], self._second[chosen], values]
             missing = k - values.shape[1]
-            if missing > 0:  # fewer pairs than asked for
+            if missing > 0:  # fewer than k pairs
                 fillers = (0, 0, -torch.inf)
                 found = [torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(found, fillers, strict=True)]
             best.append(found)
@@ -168,7 +172,7 @@ class _MixturePosterior:
                 if k == num_pairs or not (mass[:, -1] < p).any():
                     break
                 k = min(4 * k, num_pairs)
-            num_kept = (mass < p).sum(1).clamp(max=k - 1)  # and the one with which p is reached
+            num_kept = (mass < p).sum(1).clamp(max=k - 1)  # the pairs before the one that reaches p
             lowest.append(values.gather(1, num_kept[:, None])[:, 0])
         return torch.cat(lowest)[self._which]
 
@@ -188,7 +192,9 @@ class _MixturePosterior:
         return torch.cat(entropies)[self._which]
 
     def _product(self, temperature: float) -> _Product | None:
-        """The product for this temperature, computed once; None where it does not pay."""
+        """Return the matrix product for this temperature, computed once; None if gathering is cheaper or memory is
+        short.
+        """
         num_candidates, num_codes = self._log_prior_1.shape
         num_bytes = 4 * num_codes * (3 * num_codes + 6 * num_candidates) * len({*self._products, temperature})
         if len(self._first) < PRODUCT_FROM_DENSITY * num_codes**2 or num_bytes > self._memory_budget:
@@ -202,7 +208,7 @@ class _MixturePosterior:
     def _draw_through_pairs(
         self, parents: Tensor, uniforms: Tensor, temperature: float, at_least: Tensor | None = None
     ) -> Drawn:
-        if len(self._log_prior_1) == 1:  # all draw from one posterior, as at the first position
+        if len(self._log_prior_1) == 1:  # one posterior for all draws, as at the first position
             parents, uniforms = parents[:1], uniforms[None]
         else:
             uniforms = uniforms[:, None]
@@ -220,7 +226,9 @@ class _MixturePosterior:
         return torch.cat([(x / temperature).logsumexp(1) for x in self._through_pairs(candidates)])
 
     def _through_pairs(self, candidates: Tensor | None = None) -> Iterator[Tensor]:
-        """Log posterior of all pairs, (candidates in the group, pairs), for one group after the other."""
+        """Yield the log posterior of all pairs, (candidates in the chunk, pairs), for one chunk of candidates at a
+        time.
+        """
         log_priors = [self._log_prior_1, self._log_prior_2]
         if candidates is not None:
             log_priors = [log_prior[candidates] for log_prior in log_priors]
@@ -234,13 +242,13 @@ class _MixturePosterior:
 
 
 class _Product:
-    """The posterior of C candidates through the product of their priors with the likelihood.
+    """Normaliser and draws of the tempered posterior of C candidates by a matrix product; see `StepPosterior`.
 
     Args:
         log_prior_1, log_prior_2: (C, K).
-        pair: (pairs,), first · K + second of the pairs that were counted.
-        log_likelihood: (pairs,), weighted.
-        temperature: the posterior is taken to the power 1 / temperature.
+        pair: (pairs,), first · K + second of the pairs with non-zero likelihood.
+        log_likelihood: (pairs,), multiplied by λ.
+        temperature: The posterior is raised to the power 1 / temperature.
     """
 
     def __init__(
@@ -253,7 +261,7 @@ class _Product:
         dense = likelihood.new_zeros(num_codes**2).scatter_(0, pair, likelihood)
         self._likelihood = dense.view(num_codes, num_codes)
         self._weights_2 = self._power(log_prior_2)
-        # Summed over the second code, and accumulated over the first.
+        # Marginal posterior of the first code (unnormalised), and its cumulative sum.
         mass = self._power(log_prior_1).mul_(self._weights_2 @ self._likelihood.T)
         self._running_sum = running_sum(mass)
         total = self._running_sum[:, -1]

@@ -1,4 +1,4 @@
-"""What all candidates say together: the mean of their latents."""
+"""Posterior mean of the latents, estimated from the weighted candidates."""
 
 # M mixtures, N candidates, S sources, T code positions
 
@@ -20,18 +20,19 @@ def mean_latents(
     grid: tuple[int, ...],
     exchangeable: Bool[Tensor, " M"],
 ) -> Float[Tensor, "M S dim *grid"]:
-    """The weighted mean of the candidates' codebook vectors.
+    """Weighted mean of the candidates' codebook vectors, an estimate of the posterior mean of the latents.
 
-    Candidates are samples of the posterior. One of them is off by its own deviation from the posterior's mean and by
-    that of the truth; the mean is off by the truth's only, so its expected squared error is up to half as large.
+    A posterior sample has expected squared error 2 Var(z | y), the posterior mean Var(z | y). Averaging many candidates
+    therefore reduces the expected squared error by up to a factor of two.
 
     Args:
-        candidates: of Algorithm 1, with their weights.
-        chosen: the selected candidate of each mixture.
-        codec: whose codebook is looked up.
-        grid: shape of the codes of one signal.
-        exchangeable: mixtures in which nothing says which source is which, so that each candidate's sources are put in
-            that order in which they are closest to the chosen one's.
+        candidates: Weighted candidates of Algorithm 1.
+        chosen: Index of the selected candidate of each mixture. It gets weight 1 where every candidate has weight 0.
+        codec: Codec whose codebook vectors are averaged.
+        grid: Shape of the codes of one signal.
+        exchangeable: Mixtures whose sources have the same prior and class. Their posterior is invariant under exchange
+            of the sources, so each candidate's sources are first permuted to the order nearest (L2) to the selected
+            candidate.
 
     Source: our own; the posterior mean minimises the expected squared error (Bayes).
     """
@@ -49,7 +50,7 @@ def mean_latents(
             which = torch.where((swapped < kept)[:, None], which.flip(1), which)
         if not weights.any():  # every candidate is impossible
             weights = torch.zeros_like(weights).index_fill_(0, chosen.new_tensor([best]), 1.0)
-        share = vectors.new_zeros(codes.shape[1], len(distinct))  # of each distinct sequence in each source
+        share = vectors.new_zeros(codes.shape[1], len(distinct))  # weight of each sequence, by source
         share.scatter_add_(1, which.T, weights.to(vectors).expand(codes.shape[1], -1))
         means.append((share @ vectors).unflatten(-1, embedded.shape[1:]))
     return torch.stack(means)

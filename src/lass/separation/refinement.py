@@ -1,4 +1,4 @@
-"""Refinement: move the latents of the estimates until their decodings mix into the mixture."""
+"""Refinement: optimise the latents of the estimates so that the decoded sources mix into the mixture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class Refinement(Protocol):
     """Turns latents into signals. Audio can be separated as a stream with a `LocalRefinement` only."""
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
-        """Estimates, (M, S, channels, *space).
+        """Return the estimates, (M, S, channels, *space).
 
         Args:
-            latents: (M, S, dim, *grid) to start from: the codebook vectors of the chosen candidates, or their mean.
+            latents: (M, S, dim, *grid), initial latents: the codebook vectors of the selected candidates, or the
+                posterior mean.
             mixtures: (M, channels, *space).
-            codec: whose decoder is descended through.
+            codec: Codec with a differentiable decoder.
         """
         ...
 
@@ -47,33 +48,37 @@ class LocalRefinement(Refinement, Protocol):
 @register
 @dataclass(frozen=True)
 class NoRefinement:
-    """Only decodes."""
+    """Decode the latents without refinement."""
 
     reach: ClassVar[int] = 0
     step: ClassVar[int] = 1
 
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
-        """See Refinement."""
+        """See `Refinement`."""
         return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
 
 @register
 @dataclass(frozen=True)
 class LatentDescent:
-    """Gradient descent (Adam) on the latents.
+    """Minimise the squared error between the mixture and the mixed decodings by gradient descent (Adam) on the latents.
+
+    The objective is mean((mix(D(e¹), D(e²)) − y)²) + proximal_weight · Σₛ mean((eˢ − eˢ₀)²), where eˢ₀ are the initial
+    latents of source s.
 
     Args:
-        steps: T of the paper.
-        learning_rate: α of the paper.
-        halve_every: steps after which α is halved, as in the authors' code; 0 keeps it.
-        proximal_weight: weight of the mean squared distance to the start. It keeps the estimates near the prior: with
-            the authors' 1e-3 the mixture is met, but the sources drift away (experiments/README.md, "Refinement").
-        project_to_mixture: finally replace the estimates by the nearest (L2) images in [0, 1] whose mean is the
-            mixture. For mixtures in [0, 1].
+        steps: Number of steps, T in the paper.
+        learning_rate: Step size, α in the paper.
+        halve_every: Number of steps after which α is halved, as in the authors' code; 0 keeps it constant.
+        proximal_weight: Weight of the mean squared distance to the initial latents. It keeps the estimates near the
+            prior: with the authors' 1e-3 the mixture is reproduced, but the sources drift away (experiments/README.md,
+            "Refinement").
+        project_to_mixture: Whether to replace the estimates finally by the nearest (L2) images in [0, 1] whose mean is
+            the mixture. For mixtures in [0, 1].
 
-    Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term:
-    the authors' code.
+    Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term: the
+    authors' code.
     """
 
     steps: int = 500
@@ -90,9 +95,9 @@ class LatentDescent:
         check_flag("project_to_mixture of LatentDescent", self.project_to_mixture)
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
-        """See Refinement. Mixtures do not influence each other."""
+        """See `Refinement`. Mixtures do not influence each other."""
         num_mixtures_and_sources = latents.shape[:2]
-        # Lightning predicts in inference mode, whose tensors cannot be part of a gradient: leave it and copy.
+        # Lightning predicts in inference mode, whose tensors cannot take part in autograd: leave it and copy them.
         with torch.inference_mode(False), torch.enable_grad():
             start = latents.flatten(0, 1).clone().detach()
             mixtures = mixtures.clone()
@@ -102,7 +107,7 @@ class LatentDescent:
                 if self.halve_every and step and step % self.halve_every == 0:
                     optimizer.param_groups[0]["lr"] /= 2
                 remixed = mix(codec.decode_latents(moving).unflatten(0, num_mixtures_and_sources))
-                # Means within a mixture, a sum over mixtures: each has the gradient that it would have alone.
+                # Mean within a mixture, sum over mixtures: the gradient of a mixture does not depend on its batch.
                 misfit = (remixed - mixtures).square().flatten(1).mean(1).sum()
                 distance = (moving - start).square().unflatten(0, num_mixtures_and_sources).flatten(2).mean(2).sum()
                 loss = misfit + self.proximal_weight * distance
@@ -114,7 +119,7 @@ class LatentDescent:
 
 
 def nearest_consistent(estimates: Tensor, mixtures: Tensor) -> Tensor:
-    """The nearest (L2) pair of images in [0, 1] whose mean is the mixture.
+    """Project estimates to the nearest (L2) pair of images in [0, 1] whose mean is the mixture.
 
     Args:
         estimates: (M, 2, channels, *space).

@@ -1,4 +1,4 @@
-"""Which of the candidates becomes the estimate."""
+"""Selection of one candidate per mixture as the estimate."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from lass.separation.algorithm import Candidates
 
 @runtime_checkable
 class Selection(Protocol):
-    """Chooses one candidate per mixture."""
+    """Protocol of rules that select one candidate per mixture."""
 
     def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
-        """Index, (M,), of the chosen candidate.
+        """Return the index of the selected candidate of each mixture, (M,).
 
         Args:
-            candidates: of Algorithm 1.
-            mixtures: (M, channels, *space), the signals that were separated.
-            codec: decodes codes of shape (batch, *grid).
-            grid: shape of the codes of one signal.
+            candidates: Candidates of Algorithm 1.
+            mixtures: (M, channels, *space), the mixtures that were separated.
+            codec: Codec that decodes codes of shape (batch, *grid).
+            grid: Shape of the codes of one signal.
         """
 
 
 @register
 @dataclass(frozen=True)
 class HighestScore:
-    """The candidate with the highest log posterior; decodes nothing."""
+    """Select the candidate with the highest log posterior; nothing is decoded."""
 
     def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
-        """See Selection: candidates are sorted, so it is the first."""
+        """See `Selection`."""
         return candidates.scores.argmax(1)
 
 
 @register
 @dataclass(frozen=True)
 class ClosestToMixture:
-    """The candidate whose decoded sources mix into what is closest (L2) to the mixture.
+    """Select the candidate whose decoded sources have the mean nearest (L2) to the mixture.
 
     Args:
-        batch_size: signals decoded at once.
+        batch_size: Number of signals decoded at once.
 
     Source: LASS (arXiv:2301.08562), caption of Table 3.
     """
@@ -58,7 +58,7 @@ class ClosestToMixture:
 
     @torch.no_grad()
     def select(self, candidates: Candidates, mixtures: Tensor, codec: Codec, grid: tuple[int, ...]) -> Tensor:
-        """See Selection. Each distinct sequence of a mixture is decoded once."""
+        """See `Selection`. Each distinct code sequence of a mixture is decoded once."""
         chosen = []
         for codes, scores, mixture in zip(candidates.codes, candidates.scores, mixtures, strict=True):
             sequences, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)

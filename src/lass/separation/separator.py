@@ -1,4 +1,4 @@
-"""Everything needed to separate a signal, in one object that can be saved: no Trainer, no config."""
+"""The `Separator`: codec, priors, likelihood, sampler, selection and refinement in one object that can be saved."""
 
 from __future__ import annotations
 
@@ -34,27 +34,31 @@ from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
 
 CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
-MAX_SOURCES = 64  # that a folder may name
+MAX_SOURCES = 64  # upper limit of the number of priors in a folder
 
 
 class Separator:
-    """Codec, priors, likelihood, sampler, selection and refinement.
+    """Separate mixtures of two sources with a codec, autoregressive priors over its codes and a likelihood.
+
+    `separate` encodes the mixture, samples candidate code sequences (Algorithm 1), selects one candidate, refines its
+    latents and decodes them.
 
     Args:
-        codec: signals to codes and back.
-        priors: one per source, or a single one that all share.
-        likelihood: p(mixture code | source codes).
-        sampler: chooses codes; default the paper's top-k 32 with 512 candidates.
-        selection: chooses among the candidates; default the one closest to the mixture.
-        refinement: improves the chosen one; default the paper's 500 steps.
-        likelihood_weight: the paper's λ.
-        memory_budget: bytes that the posterior of one position may take, see `separate_codes`.
-        posterior_mean: start the refinement from the mean latents of all candidates, not from those of the chosen one.
-        source_names: of the sources, for files and tables, where each has its own prior. They become names of files.
+        codec: Codec between signals and codes.
+        priors: One prior per source, or a single one for all sources.
+        likelihood: p(mixture code | source codes), or a likelihood of the mixture's latents.
+        sampler: Rule that chooses pairs of codes; default top-k with k = 32 and 512 candidates, as in the paper.
+        selection: Rule that selects one candidate; default the one whose decoded mean is nearest to the mixture.
+        refinement: Refinement of the selected candidate's latents; default 500 steps, as in the paper.
+        likelihood_weight: Exponent of the likelihood, λ in the paper.
+        memory_budget: Upper bound in bytes of the temporaries of the posterior at one position, see `separate_codes`.
+        posterior_mean: Whether the refinement starts from the weighted mean of all candidates' latents instead of the
+            latents of the selected candidate.
+        source_names: Names of the sources if each has its own prior; used in file names and tables.
 
     Raises:
-        LassError: if a prior or the likelihood was made for another codec, or needs latents that it does not give; or
-            a setting is out of its range.
+        LassError: if a prior or the likelihood was made for another codec, the likelihood needs latents that the codec
+            does not provide, or a setting is out of range.
 
     Example:
         >>> separator = Separator.from_pretrained("runs/digits/separate/separator")  # doctest: +SKIP
@@ -106,9 +110,9 @@ class Separator:
                 module.eval()
 
     def to(self, device: torch.device | str) -> Separator:
-        """Move everything that can be moved and return self."""
+        """Move codec, priors and likelihood to a device and return self."""
         self.device = torch.device(device)
-        # Lightning predicts in inference mode: parameters that are moved there could not be part of a gradient.
+        # Lightning predicts in inference mode: parameters that are moved within it could not take part in autograd.
         with torch.inference_mode(False):
             for module in (self.codec, *self.priors):
                 if isinstance(module, nn.Module):
@@ -123,14 +127,14 @@ class Separator:
         """Separate one mixture.
 
         Args:
-            mixture: (channels, *space), in the range that the codec was trained on.
+            mixture: (channels, *space), in the value range that the codec was trained on.
             conditions: (sources,) classes, for class-conditional priors.
-            seed: the same seed gives the same result.
-            progress: goes through the code positions and may show how far it is: `tqdm`, for instance.
+            seed: Seed of all randomness; equal seeds give equal results.
+            progress: Wrapper of the loop over code positions, for example `tqdm`.
 
         Raises:
-            LassError: if the mixture has another shape than the codec's signals, values that are not finite or far
-                outside the codec's range, or the estimates become NaN.
+            LassError: if the mixture's shape is not one of the codec's signals, its values are not finite or far
+                outside the codec's range, or the estimates become NaN or infinite.
         """
         conditions = None if conditions is None else conditions[None]
         result = self.separate_batch(mixture[None], conditions, seed=seed, progress=progress)
@@ -146,14 +150,15 @@ class Separator:
         indices: Sequence[int] | None = None,
         progress: Progress = iter,
     ) -> SeparationResult:
-        """Separate several mixtures at once; each comes out as it would alone under its index.
+        """Separate a batch of mixtures; each result equals that of the mixture alone with its index, see
+        `separate_codes`.
 
         Args:
             mixtures: (M, channels, *space).
             conditions: (M, sources) classes, for class-conditional priors.
-            seed: of all randomness, together with `indices`.
-            indices: one number per mixture, default 0…M-1.
-            progress: as `separate`.
+            seed: Seed of all randomness; each mixture's stream is seeded by (seed, its index).
+            indices: Index of each mixture, default 0…M-1.
+            progress: See `separate`.
 
         Raises:
             LassError: as `separate`.
@@ -192,7 +197,7 @@ class Separator:
         )
 
     def checked(self, mixtures: Tensor) -> Tensor:
-        """Mixtures as float32 on the separator's device; errors as in `separate`."""
+        """Validate mixtures and return them as float32 on the separator's device; errors as in `separate`."""
         if not mixtures.is_floating_point():
             raise LassError(f"The mixture holds {mixtures.dtype}: expected floating-point numbers.")
         mixtures = mixtures.to(self.device, torch.float32)
@@ -203,7 +208,10 @@ class Separator:
 
     @torch.no_grad()
     def encode(self, mixtures: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes, (M, *grid), and for a likelihood that looks at them latents, (M, dim, *grid); in float32."""
+        """Return the mixtures' codes, (M, *grid), and unquantised latents, (M, dim, *grid), both computed in float32.
+
+        The latents are None if the likelihood does not need them.
+        """
         with full_precision(self.device):
             codes = self.codec.encode(mixtures)
             if not needs_latents(self.likelihood) or not isinstance(self.codec, LatentCodec):
@@ -211,14 +219,14 @@ class Separator:
             return codes, self.codec.encode_latents(mixtures)
 
     def candidates(self, mixture_codes: Tensor, mixture_latents: Tensor | None, **options: Any) -> Candidates:
-        """Algorithm 1 with the parts and settings of this separator; options of `separate_codes` that it does not set.
+        """Run Algorithm 1 with the parts and settings of this separator.
 
         Args:
             mixture_codes: (M, T).
-            mixture_latents: (M, dim, T), where the likelihood looks at them.
-            options: conditions, past, seed, indices, progress.
+            mixture_latents: (M, dim, T), for a likelihood of latents.
+            options: Arguments of `separate_codes`: conditions, past, seed, indices, progress.
         """
-        prior = self.priors[0]  # all have the same order
+        prior = self.priors[0]  # all priors have the same reading order
         candidates = separate_codes(
             to_reading_order(mixture_codes, prior),
             self.priors,
@@ -235,13 +243,14 @@ class Separator:
     def codes_and_latents(
         self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], exchangeable: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Codes of the chosen candidates, (M, S, *grid), and the latents to be refined, (M, S, dim, *grid).
+        """Return the selected candidates' codes, (M, S, *grid), and the initial latents of the refinement, (M, S, dim,
+        *grid).
 
         Args:
-            candidates: of Algorithm 1.
-            chosen: (M,), the selected candidate of each mixture.
-            grid: shape of the codes of one signal.
-            exchangeable: see `exchangeable`.
+            candidates: Candidates of Algorithm 1.
+            chosen: (M,), index of the selected candidate of each mixture.
+            grid: Shape of the codes of one signal.
+            exchangeable: (M,) bool, see `exchangeable`.
         """
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         if self.posterior_mean:
@@ -249,11 +258,12 @@ class Separator:
         return codes, self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
     def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
-        """Which mixtures have sources that nothing tells apart, (num_mixtures,) bool: one prior, and one class if any.
+        """Return which mixtures have exchangeable sources, (num_mixtures,) bool: equal priors and, if given, equal
+        classes.
 
         Args:
             conditions: (num_mixtures, sources) classes, or None.
-            num_mixtures: how many there are.
+            num_mixtures: Number of mixtures.
         """
         if any(prior is not self.priors[0] for prior in self.priors):
             return torch.zeros(num_mixtures, dtype=torch.bool, device=self.device)
@@ -270,16 +280,19 @@ class Separator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is not weights: sampler, selection, averaging, refinement and λ, ready for JSON."""
+        """All settings except weights, as JSON-serialisable values: sampler, selection, refinement, λ and
+        posterior_mean.
+        """
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
         return {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write everything into a folder that `from_pretrained` can rebuild it from, and return it.
+        """Write the separator into a folder, from which `from_pretrained` rebuilds it, and return the folder.
 
         Raises:
             LassError: if a part cannot be saved: codec and priors need `save_pretrained` (as from
-                `lass.artifacts.Artifact`), the likelihood `save`, the others must be registered dataclasses.
+                `lass.artifacts.Artifact`), the likelihood `save`; sampler, selection and refinement must be registered
+                dataclasses.
         """
         settings, folder = self.settings, Path(folder)
         if not isinstance(self.likelihood, SavableLikelihood):
@@ -298,10 +311,12 @@ class Separator:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Separator:
-        """Rebuild a separator from its folder, on the CPU. Nothing in the folder is run, and no name in it is a path.
+        """Rebuild a separator from its folder, on the CPU.
+
+        The folder is data: no code in it is executed, and no name in it is used as a path unchecked.
 
         Raises:
-            LassError: if something is missing or damaged, or the parts do not belong together.
+            LassError: if a file is missing or damaged, or the parts do not belong together.
         """
         folder = Path(folder)
         source = folder / CONFIG_FILE

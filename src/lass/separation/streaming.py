@@ -1,4 +1,6 @@
-"""Long signals: separated window by window, each of which continues the codes of the one before."""
+"""Separation of audio of any length: overlapping windows of codes, each conditioned on the codes of the previous
+window.
+"""
 
 from __future__ import annotations
 
@@ -30,28 +32,29 @@ def separate_stream(
     seed: int = 0,
     progress: Progress = iter,
 ) -> Iterator[Float[Tensor, "sources channels samples"]]:
-    """Separate a signal of any length, piece by piece, in memory that does not grow with it.
+    """Separate a signal of any length window by window, with memory that does not grow with its length.
 
-    A window has `window` code positions. Of these the first `context` are the last ones of the window before, decided
-    already: the priors read them as their past. The candidate that is selected at the end of a window is the one that
-    the next goes on with. The signal is encoded, and what was decided is decoded and refined, with a margin to each
-    side, so that neither has seams: pieces that follow each other are what refining all latents at once gives.
+    A window has `window` code positions. Its first `context` positions are the last ones of the previous window; their
+    codes are fixed and are the past on which the priors are conditioned. One candidate is selected at the end of each
+    window, and the next window continues it. Encoding, decoding and refinement use a margin to each side that covers
+    their receptive fields. The concatenated pieces therefore equal the refinement of all latents at once, without
+    seams.
 
     Args:
-        read: gives `length` samples of the mixture from `start` on, (channels, length); behind the end it gives
-            silence. Channels are separated independently of each other.
-        num_samples: length of the mixture.
-        separator: for audio, with a refinement that works locally.
-        window: code positions in a window, at most what the priors were made for.
-        context: how many of them are carried over, fewer than `window`.
-        seed: of all randomness; each window has its own.
-        progress: goes through the positions of each window, see `separate_codes`.
+        read: Function (start, length) -> mixture, (channels, length); zeros beyond the end. Channels are separated
+            independently of each other.
+        num_samples: Length of the mixture in samples.
+        separator: Separator with an audio codec and a local refinement (one that has `reach` and `step`).
+        window: Code positions per window, at most the priors' `num_positions`.
+        context: Code positions carried over from the previous window, fewer than `window`.
+        seed: Seed of all randomness; each window has its own random stream.
+        progress: Wrapper of the loop over the positions of a window, see `separate_codes`.
 
     Yields:
-        (sources, channels, samples) of the pieces in order, together `num_samples` long.
+        Consecutive pieces, (sources, channels, samples), `num_samples` samples in total.
 
     Raises:
-        LassError: if the codec is not for audio, the refinement needs the whole signal, the signal is shorter than a
+        LassError: if the codec is not for audio, the refinement needs the whole signal, the signal is shorter than one
             code, or window and context do not fit.
     """
     codec = audio_codec_of(separator)
@@ -82,7 +85,7 @@ def separate_stream(
             codes, latents = fresh
         else:
             codes, latents = torch.cat([codes, fresh[0]], -1), torch.cat([latents, fresh[1]], -1)
-        ready = stop if stop == num_positions else max(decoded, stop - margin)  # what comes later no longer changes it
+        ready = stop if stop == num_positions else max(decoded, stop - margin)  # end of what no longer changes
         if ready > decoded:
             since = max(first, (decoded - margin) // step * step)
             mixture = read(since * hop, (stop - since) * hop)[:, None].to(separator.device)
@@ -103,12 +106,12 @@ def audio_codec_of(separator: Separator) -> AudioCodec:
 
 
 def num_windows(num_samples: int, hop: int, window: int, context: int) -> int:
-    """How many windows `separate_stream` goes through."""
+    """Number of windows of `separate_stream`."""
     return len(_starts(-(-num_samples // hop), window, context))
 
 
 def _starts(num_positions: int, window: int, context: int) -> list[int]:
-    """The first undecided position of each window."""
+    """First new code position of each window."""
     return [0, *range(window, num_positions, window - context)]
 
 
@@ -139,7 +142,7 @@ def _separate_window(
         indices=[number * len(mixture) + channel for channel in range(len(mixture))],
         progress=progress,
     )
-    # How candidates sound also depends on the codes before them, where some are carried over.
+    # The decoder's receptive field includes the codes before the window: decode candidates with those carried over.
     lead = 0 if past is None else min(before, past.shape[-1])
     heard = candidates.codes
     if past is not None and lead:

@@ -1,4 +1,4 @@
-"""Refinement of audio: the estimates say how each moment and frequency of the mixture is shared out."""
+"""Refinement of audio estimates by time-frequency masks on the mixture (generalised Wiener filter)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from lass.artifacts import register
 from lass.codecs import Codec
 from lass.errors import LassError, check_number
 
-SILENCE = 1e-8  # power below which a bin is shared equally
+SILENCE = 1e-8  # added to the power of every bin, so that a bin in which all sources are silent is shared equally
 
 
 @register
 @dataclass(frozen=True)
 class WienerFilter:
-    """The sources' spectrograms share out the mixture's, bin by bin, in proportion to their power.
+    """Refine audio by masking the mixture's spectrogram in proportion to the power of the decoded sources.
 
-    Phases are the mixture's and the estimates mix into the mixture exactly, whatever the codec loses: what it rebuilds
-    well enough to tell where a source is loud is heard as it was recorded.
+    With Vₛ = |STFT(decoded source s)|^exponent, estimate s is ISTFT(STFT(S · mixture) · Vₛ / Σₜ Vₜ) for S sources. The
+    phases are those of the mixture, and the mean of the estimates is the mixture. Errors of the codec therefore affect
+    the estimates only through the masks.
 
     Args:
-        window: samples of the Hann window; it moves by a quarter of that.
-        exponent: of the magnitudes that bins are shared by; 2 is power, Wiener's filter.
+        window: Length of the Hann window in samples, a multiple of 4; the hop is window / 4.
+        exponent: Exponent of the magnitudes in the masks; 2 gives powers, as in Wiener's filter.
 
     Raises:
-        LassError: for a window that is no multiple of 4, or an exponent that is not above 0.
+        LassError: if the window is not a multiple of 4 or the exponent not above 0.
 
     Source: our choice for audio. Liutkus and Badeau 2015, "Generalized Wiener filtering with fractional power
     spectrograms".
@@ -44,30 +45,30 @@ class WienerFilter:
 
     @property
     def reach(self) -> int:
-        """Samples to each side that a sample of the result depends on."""
+        """Number of samples to each side of an output sample on which it depends; see `Refinement`."""
         return self.window
 
     @property
     def step(self) -> int:
-        """Signals that are cut at multiples of this give the same result within the reach."""
+        """Hop of the STFT in samples; excerpts must start at multiples of it, see `Refinement`."""
         return self.window // 4
 
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
-        """See Refinement; for signals of shape (channels, samples)."""
+        """See `Refinement`; for signals of shape (channels, samples)."""
         estimates = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
         power = self._spectra(estimates).abs().pow(self.exponent) + SILENCE
         spectra = power / power.sum(1, keepdim=True) * self._spectra(mixtures * estimates.shape[1])[:, None]
         return self._signals(spectra, estimates.shape[-1])
 
     def _spectra(self, signals: Tensor) -> Tensor:
-        """(..., samples) to (..., frequencies, frames)."""
+        """STFT: (..., samples) to (..., frequencies, frames)."""
         spectra = torch.stft(
             signals.flatten(0, -2),
             self.window,
             self.step,
             window=torch.hann_window(self.window, device=signals.device),
-            pad_mode="constant",  # for signals that are shorter than the window
+            pad_mode="constant",  # reflection needs more than window / 2 samples
             return_complex=True,
         )
         return spectra.unflatten(0, signals.shape[:-1])
