@@ -1,4 +1,4 @@
-"""Signal to codes and back."""
+"""Codecs: encode signals into discrete codes and decode them; helpers for any codec."""
 
 import warnings
 from pathlib import Path
@@ -38,13 +38,13 @@ __all__ = [
 
 
 def load_codec(folder: str | Path) -> Codec:
-    """The codec saved in a folder, whatever its class; see `lass.artifacts.load_artifact` for errors."""
+    """Load a codec of any registered class from a folder; raises the errors of `lass.artifacts.load_artifact`."""
     return load_artifact(folder, "codec")
 
 
 @torch.no_grad()
 def codebook_of(codec: Codec) -> Tensor | None:
-    """The codec's vectors, (num_codes, dim); None for a codec that tells neither them nor the grid of its codes."""
+    """Codebook vectors of a codec, (num_codes, dim); None for a codec with neither `codebook` nor `grid`."""
     if isinstance(codebook := getattr(codec, "codebook", None), Tensor):
         return codebook
     if not hasattr(codec, "grid"):
@@ -56,12 +56,12 @@ def codebook_of(codec: Codec) -> Tensor | None:
 
 
 def check_range(codec: Codec, signals: Tensor) -> None:
-    """Compare signals with the codec's `signal_range`, where it has one: [0, 1] for images, [-1, 1] for audio.
+    """Check signals against the codec's `signal_range`, if it has one: [0, 1] for images, [-1, 1] for audio.
 
-    Signals that leave the range by a few times its width, as loud recordings do, give a warning.
+    Signals that exceed the range by over 1 % of its width, such as loud recordings, give a warning.
 
     Raises:
-        LassError: for signals that leave it by more, such as images in 0…255 or audio in 16-bit integers.
+        LassError: if signals exceed it by over four times its width, such as images in 0…255 or 16-bit integer audio.
     """
     if not hasattr(codec, "signal_range") or not signals.numel():
         return
@@ -76,11 +76,11 @@ def check_range(codec: Codec, signals: Tensor) -> None:
 
 
 def shape_codes(codec: Codec, codes: Tensor) -> Tensor:
-    """(batch, time) as the codec decodes them: (batch, *grid) where it has a fixed grid."""
+    """Reshape codes (batch, time) for decoding: (batch, *grid) for codecs with a fixed grid, otherwise unchanged."""
     return codes.unflatten(1, codec.grid) if hasattr(codec, "grid") else codes
 
 
 def pad_to_codes(codec: Codec, signals: Tensor) -> Tensor:
-    """Signals (batch, channels, *space), with silence up to a whole number of codes where the codec has a hop."""
+    """Zero-pad signals (batch, channels, *space) at the end to a multiple of the hop; unchanged without a hop."""
     hop = getattr(codec, "hop", None)
     return signals if hop is None else F.pad(signals, (0, -signals.shape[-1] % hop))

@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a codec, and nothing else."""
+"""Protocol of codecs: the interface that all other modules rely on."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,26 +8,30 @@ from torch import Tensor
 
 @runtime_checkable
 class Codec(Protocol):
-    """Signals to codes and back. Any published VQ model becomes one in about twenty lines.
+    """Protocol of codecs, which map signals to discrete codes and back.
 
-    `signal` has shape (batch, channels, *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
+    A published VQ model needs about twenty lines of adapter code to implement it. Shapes: `signal` (batch, channels,
+    *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
 
-    For a likelihood of latents a codec also has `encode_latents(signal) -> latents`, what `encode` quantises, and
-    `codebook`, the (num_codes, dim) vectors (or `grid`, from which they are found). A codec for images has their
-    `image_shape` and the `grid` of their codes; one for audio has `sample_rate`, `hop` and `margin`, see AudioCodec.
-    `signal_range`, (low, high), lets signals of another range be refused.
+    Optional attributes:
+
+    - A likelihood of latents needs `encode_latents(signal) -> latents`, the latents that `encode` quantises, and
+      `codebook`, the vectors (num_codes, dim); without `codebook`, the vectors are computed with `embed` and `grid`.
+    - Image codecs have `image_shape` (channels, height, width) and the shape `grid` of their codes.
+    - Audio codecs have `sample_rate`, `hop` and `margin`, see `AudioCodec`.
+    - `signal_range`, (low, high), enables the check of signals in `check_range`.
     """
 
     num_codes: int
 
     def encode(self, signal: Float[Tensor, "batch channels *space"]) -> Int[Tensor, "batch *grid"]:
-        """Codes of a signal: the nearest codebook vector at each position of the grid."""
+        """Encode a signal: index of the nearest codebook vector at each grid position."""
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
-        """Codebook vectors of the codes. Refinement starts from them (Eq. 5, 6)."""
+        """Codebook vectors of the codes; the starting point of refinement (Eq. 5, 6)."""
 
     def decode_latents(self, latents: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch channels *space"]:
-        """Signal of (not necessarily quantised) latents; differentiable, because refinement descends through it."""
+        """Decode latents, quantised or not, into a signal; differentiable, because refinement descends its gradient."""
 
     def decode(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch channels *space"]:
-        """Signal of codes: `decode_latents(embed(codes))`."""
+        """Decode codes into a signal: `decode_latents(embed(codes))`."""
