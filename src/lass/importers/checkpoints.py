@@ -91,7 +91,7 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
 
     Args:
         path: Path of the file.
-        key: Key of the dictionary of weights. A safetensors file, or a file without this key, is that dictionary itself.
+        key: Key of the dictionary of weights. A safetensors file, or a file without this key, is itself the dictionary.
         origin: Where to get the file, for error messages.
         program: Name of the program that writes such files, for error messages.
 

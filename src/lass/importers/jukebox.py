@@ -53,7 +53,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
     for name, tensor in weights.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if prefix:
-            ours[_plain(prefixes[prefix] + name.removeprefix(prefix))] = tensor.float().clone()  # not a view of the file
+            ours[_plain(prefixes[prefix] + name.removeprefix(prefix))] = tensor.float().clone()  # no view of the file
     blocks = range(len({name.split(".")[1] for name in ours if name.startswith("encoder.")}))
     first = [[w for name, w in ours.items() if re.fullmatch(rf"encoder\.{i}\.\d+\.0\.weight", name)] for i in blocks]
     depths = {int(match[1]) for name in ours if (match := re.match(r"encoder\.0\.0\.1\.(\d+)\.", name))}
