@@ -32,7 +32,7 @@ class CodeUsage(Metric):
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
     def compute(self) -> dict[str, Tensor]:
-        """`{"perplexity", "used", "counts"}`."""
+        """Perplexity, share of used codes and counts, as `{"perplexity", "used", "counts"}`."""
         frequencies = self.counts / self.counts.sum()
         return {
             "perplexity": torch.special.entr(frequencies).sum().exp(),

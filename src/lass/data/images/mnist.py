@@ -14,7 +14,7 @@ from lass.errors import LassError
 
 
 class MNIST(ImageDataModule):
-    """60,000 training and 10,000 test digits of 28×28 pixels.
+    """MNIST, 60,000 training and 10,000 test images of handwritten digits, 28×28 pixels.
 
     Args:
         root: Folder that contains `MNIST/raw`; default the environment variable DATA_ROOT. If neither is set,

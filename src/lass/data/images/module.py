@@ -58,7 +58,7 @@ class ImageDataModule(SourceDataModule):
         self._identities: dict[Split, str] = {}
 
     def read(self, official_split: Split) -> SourceDataset:
-        """All images of one of the `official_splits`."""
+        """Read all images of one of the `official_splits`."""
         raise NotImplementedError(f"{type(self).__name__} must define read()")
 
     def part(self, name: Split) -> SourceDataset:
