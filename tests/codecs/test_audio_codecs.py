@@ -1,7 +1,7 @@
-"""The audio VQ-VAE, and Jukebox's against vectors from its own code (tests/golden/jukebox.py made them).
+"""Tests of the audio VQ-VAE and of Jukebox's, against outputs of its original code (tests/golden/jukebox.py).
 
-Two CPUs, or two BLAS libraries, differ by about 1e-6 of the largest value in what float32 gives after some twenty
-layers; a wrong weight changes more than 1e-2 of it. Hence `assert_close_to` allows 1e-4 of the largest value.
+After some twenty layers in float32, outputs of different CPUs or BLAS libraries differ by about 1e-6 of the largest
+value; a wrong weight changes outputs by more than 1e-2. Hence `assert_close_to` allows 1e-4 of the largest value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lass.importers.jukebox import read_jukebox
 
 
 def assert_close_to(given, expected):
-    """Up to rounding, whatever the size of the values."""
+    """Assert equality up to 1e-4 of the largest expected value."""
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
@@ -50,7 +50,7 @@ def test_odd_lengths_are_rounded_up_to_whole_codes(codec, num_samples):
     "make", [lambda: AudioVQVAE(8000, 16, (4, 4, 2), 8, 6), lambda: JukeboxVQVAE((2, 1), (2, 2), 8, 2)]
 )
 def test_a_position_sees_its_margin_and_no_more(make):
-    """By gradients: what a latent depends on, and what a latent changes."""
+    """Receptive fields of encoder and decoder, measured with gradients."""
     codec = make().eval()
     hop, middle, length = codec.hop, 60, 120
     signal = torch.randn(1, 1, length * hop, requires_grad=True)
@@ -67,7 +67,7 @@ def test_codes_are_the_nearest_vectors(codec):
     latents = torch.randn(2, 6, 10)
     distances = (latents[:, :, None] - codebook_of(codec).T[None, :, :, None]).square().sum(1)
     chosen = distances.gather(1, codec.quantizer.lookup(latents)[:, None])[:, 0]
-    assert_close_to(chosen, distances.amin(1))  # of two that are equally near, either
+    assert_close_to(chosen, distances.amin(1))  # at a tie, either code is correct
     assert torch.equal(codec.embed(torch.tensor([[3, 5]]))[0].T, codebook_of(codec)[[3, 5]])
 
 
@@ -90,7 +90,7 @@ def test_wrong_signals_and_strides_are_refused(codec):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """As Jukebox publishes its own, in small."""
+    """Small checkpoint in the format of the published one."""
     golden = load_file(GOLDEN)
     weights = {name.removeprefix("weights."): x for name, x in golden.items() if name.startswith("weights.")}
     path = tmp_path / "vqvae.pth.tar"
@@ -104,7 +104,7 @@ def test_jukebox_gives_what_its_own_code_gives(checkpoint, level):
     codec = read_jukebox(checkpoint, level, upsampling=1)
     assert codec.hop == [8, 32, 128][level]
     codes = golden[f"codes.{level}"].long()
-    assert codes.unique().numel() == 12  # so that equal codes mean something; none is near a tie: see the script
+    assert codes.unique().numel() == 12  # all codes occur, none near a tie (see the script)
     assert torch.equal(codec.encode(golden["signal"]), codes)
     with torch.no_grad():
         assert_close_to(codec.decode(codes), golden[f"decoded.{level}"])
@@ -114,7 +114,7 @@ def test_half_the_native_rate_is_reached_by_linear_interpolation(checkpoint):
     native, half = read_jukebox(checkpoint, 2, 1), read_jukebox(checkpoint, 2, 2)
     assert (native.sample_rate, half.sample_rate, half.hop) == (44100, 22050, 64)
     signal = torch.randn(1, 1, 640)
-    before = torch.cat([signal[..., :1], signal[..., :-1]], -1)  # the signal goes on as it begins and ends
+    before = torch.cat([signal[..., :1], signal[..., :-1]], -1)  # replicate padding at both ends
     after = torch.cat([signal[..., 1:], signal[..., -1:]], -1)
     doubled = torch.stack([0.25 * before + 0.75 * signal, 0.75 * signal + 0.25 * after], -1).flatten(-2)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_settings_of_a_checkpoint_are_checked(checkpoint, value):
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
-        ("encoders.2.level_blocks.0.model.0.0.weight", torch.zeros(3_000_000, 1, 4)),  # 36 TB, were it a layer's width
+        ("encoders.2.level_blocks.0.model.0.0.weight", torch.zeros(3_000_000, 1, 4)),  # as a layer width: 36 TB
         ("encoders.2.level_blocks.0.model.0.0.weight", torch.zeros(4)),
         ("encoders.2.level_blocks.999999999.model.0.0.weight", torch.zeros(1)),
         ("encoders.2.level_blocks.0.model.0.1.model.999999999.model.1.bias", torch.zeros(1)),
@@ -186,7 +186,7 @@ def test_safetensors_are_read_too(checkpoint, tmp_path):
 
 
 def test_files_of_older_versions_of_pytorch_are_read(checkpoint, tmp_path):
-    """As OpenAI's own is: no zip archive."""
+    """The format of OpenAI's checkpoint, which is not a zip archive."""
     loaded = torch.load(checkpoint, weights_only=True)
     torch.save(loaded, tmp_path / "old.tar", _use_new_zipfile_serialization=False)
     assert fingerprint(read_jukebox(tmp_path / "old.tar")) == fingerprint(read_jukebox(checkpoint))

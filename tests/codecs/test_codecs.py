@@ -1,4 +1,4 @@
-"""Quantizer and image VQ-VAE."""
+"""Tests of the quantiser and of the image VQ-VAE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, load_codec
 from lass.data.sources import Sources
 from lass.tasks import VQVAETraining
 
-#: Values of order 1 in float32, over ten layers at most: CPUs and BLAS libraries differ by about 1e-6.
+#: Tolerance for values of order 1 in float32 after at most ten layers: CPUs and BLAS libraries differ by about 1e-6.
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
@@ -60,7 +60,7 @@ def test_commitment_loss_pulls_the_encoder_only():
 
 
 def test_codebook_moves_to_the_mean_of_its_latents():
-    """Four well-separated clusters: the moving averages end at their means, and no code stays dead."""
+    """Four well-separated clusters: the codebook converges to the cluster means, and no code stays dead."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     centres = torch.tensor([[10.0, 0], [0, 10], [-10, 0], [0, -10]])
@@ -111,14 +111,14 @@ def test_codes_of_a_patch_encoder_see_their_own_patch_only():
         elsewhere = image.clone()
         elsewhere[..., 8:, :] = torch.rand(4, 16)
         before, after = codec.encode_latents(image), codec.encode_latents(elsewhere)
-        difference = (before - after).abs().amax((0, 1, 3))  # of each row; rounding gives 1e-7
+        difference = (before - after).abs().amax((0, 1, 3))  # per row of codes; rounding errors are 1e-7
         assert difference[2] > 1e-3
         assert (difference[:2].max() < 1e-6) == patch_encoder
         assert codec.grid == (3, 4)
 
 
 class LinearCodec(ImageVQVAE):
-    """Whose latents of a mixture are exactly the mean of its sources'."""
+    """Codec with a linear encoder: latents of a mixture are the mean of the latents of its sources."""
 
     def encode_latents(self, signal):
         return torch.nn.functional.avg_pool2d(signal, 4).expand(-1, self.config["latent_dim"], -1, -1)
@@ -131,12 +131,12 @@ def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
     batch = Sources(torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.long))
     losses, logged = [], {}
     for weight in (0.0, 0.5):
-        task = VQVAETraining(codec, linearity=weight).eval()  # the codebook stays as it is
+        task = VQVAETraining(codec, linearity=weight).eval()  # no update of the codebook
         monkeypatch.setattr(task, "log_dict", logged.update)
         losses.append(task.training_step(batch).item())
     latents = codec.encode_latents(batch.signals)
     squares = []
-    for i in range(3):  # half the batch is mixed, each with the one before
+    for i in range(3):  # half the batch is mixed, each source with its predecessor
         mixed = codec.encode_latents((batch.signals[i] + batch.signals[i - 1])[None] / 2)[0]
         squares.append((mixed - (latents[i] + latents[i - 1]) / 2).square().mean())
     deviation = torch.stack(squares).mean() / latents.movedim(1, 0).flatten(1).var(1).mean()
@@ -146,7 +146,7 @@ def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
 
 
 def test_a_single_source_is_no_reason_for_a_loss_that_is_no_number(monkeypatch):
-    """The last batch of an epoch may be one: nothing is mixed then, and linearity has nothing to compare."""
+    """The last batch of an epoch may hold one source, so no mixtures for the linearity loss; the loss stays finite."""
     task = VQVAETraining(ImageVQVAE((1, 8, 8), num_codes=6, width=8, latent_dim=4), linearity=0.5)
     monkeypatch.setattr(task, "log_dict", lambda scores: None)
     assert task.training_step(Sources(torch.rand(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))).isfinite()

@@ -1,4 +1,4 @@
-"""Audio files read by seeking, and a tiny Slakh written by the test."""
+"""Tests of segments of audio files and of audio data modules, on a tiny Slakh written by the tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def noise(num_samples, seed, level=0.1):
 
 
 def write_tiny_slakh(root, num_songs=2, seconds=3.2, rate=22050):
-    """Songs with two drum stems, a bass and a piano; drums pause in the second quarter, one stem was not rendered."""
+    """Write songs with stems S00 to S03; drums (S00, S02) are silent in the second quarter, S04 is not rendered."""
     length = round(seconds * rate)
     for part, number in itertools.product(("train", "validation", "test"), range(num_songs)):
         track = root / "slakh_like" / part / f"Track{number:05d}"
@@ -84,7 +84,7 @@ def test_a_segment_is_that_part_of_the_whole_file_resampled(tmp_path, wanted, st
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44056])
 def test_tones_below_both_limits_stay_what_they_are_and_others_vanish(tmp_path, rate):
-    """44,056 Hz, an old rate of video recorders, has hardly a common divisor with the others."""
+    """44,056 Hz, an old rate of video recorders, has a small greatest common divisor with 22,050 Hz."""
     seconds, common = 0.5, 0.45 * min(rate, 22050)
     time = np.arange(round(seconds * rate)) / rate
     wanted = np.arange(round(seconds * 22050)) / 22050
@@ -221,12 +221,12 @@ def test_mixtures_are_aligned_seeded_and_at_most_as_many(tiny, tmp_path):
     chunks = module.part("test").chunks
     assert all(chunks[first][:2] == chunks[second][:2] for first, second in pairs.tolist())
     starts = {chunks[first].start for first in pairs[:, 0].tolist()}
-    assert starts == {0, 2000, 8000, 10000, 12000, 14000}  # the drums pause from 4000 to 8000
+    assert starts == {0, 2000, 8000, 10000, 12000, 14000}  # the drums are silent from 4000 to 8000
     few = data(tiny, tmp_path, most_mixtures=5).mixture_pairs()
     assert torch.equal(few, pairs[:5])
     other = data(tiny, tmp_path, most_mixtures=5, split_seed=1)
     assert places(other, other.mixture_pairs()) != places(module, few)
-    assert {song for song, _ in places(module, few)} == {"Track00000", "Track00001"}  # not those of the first song
+    assert {song for song, _ in places(module, few)} == {"Track00000", "Track00001"}  # not only the first song
     signals = next(iter(module.predict_dataloader())).signals
     assert signals.shape[1:] == (2, 1, 2000)
 
@@ -237,7 +237,7 @@ def places(module, pairs):
 
 
 def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
-    """So that a list stays true when songs are added, and tells when it belongs to other data."""
+    """Names and times keep a list valid when songs are added, and reveal a list of other data."""
     module = data(tiny, tmp_path)
     drawn = places(module, module.mixture_pairs())
     (stored,) = (tmp_path / "cache").glob("*mixtures*.csv")
@@ -245,7 +245,7 @@ def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
     assert lines[:2] == ["mixture,song,start_seconds", f"0,{drawn[0][0]},{drawn[0][1] / RATE}"]
     stored.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     again = data(tiny, tmp_path)
-    assert places(again, again.mixture_pairs()) == drawn[::-1]  # the file decides
+    assert places(again, again.mixture_pairs()) == drawn[::-1]  # the stored order is used
     named = data(tiny, tmp_path, split_seed=7, mixtures=str(stored))
     assert places(named, named.mixture_pairs()) == drawn[::-1]
     with pytest.raises(LassError, match=r"names 'Track0000\d' at .* s, where drums and bass do not both sound"):
@@ -255,7 +255,7 @@ def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
 
 
 def test_a_set_without_parts_is_divided(tiny, tmp_path):
-    """As BabySlakh is: one folder of tracks, WAV files."""
+    """Layout of BabySlakh: one folder of tracks with WAV files."""
     flat = tmp_path / "babyslakh_16k"
     for number in range(20):
         track = flat / f"Track{number:05d}"
@@ -287,7 +287,7 @@ def test_songs_that_were_replaced_are_looked_at_again(tiny, tmp_path):
 
 
 def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
-    """Of 17 pairs for two ranks in batches of 8, the second rank's last batch is one."""
+    """Example: with 17 pairs, two ranks and batches of 8, the last batch of the second rank is padding only."""
     chunks = data(tiny, tmp_path).part("train")
     for dataset in (FreshPairs(chunks), FixedPairs(chunks, torch.tensor([[0, 1]]))):
         batch = dataset.__getitems__([None])
@@ -326,7 +326,7 @@ def test_mistakes_are_named(tiny, tmp_path, options, words):
 
 def test_audio_of_another_rate_than_the_codecs_is_refused(tiny, tmp_path):
     check_sample_rate(data(tiny, tmp_path), AudioVQVAE(RATE, 4))
-    check_sample_rate(data(tiny, tmp_path), ImageVQVAE())  # which has other mistakes to report
+    check_sample_rate(data(tiny, tmp_path), ImageVQVAE())  # no sample rate: no error
     with pytest.raises(
         LassError, match=r"data has 8000 samples per second, but the codec is for 22050: set the data's"
     ):
@@ -334,7 +334,7 @@ def test_audio_of_another_rate_than_the_codecs_is_refused(tiny, tmp_path):
 
 
 def test_samples_that_are_no_numbers_are_no_silence(tiny, tmp_path):
-    """NaN is not louder than anything: such chunks would be left out without a word."""
+    """Comparisons with NaN are false, so chunks of NaN would be dropped as silent without an error."""
     track = tiny / "train" / "Track00000" / "stems"
     (track / "S01.flac").unlink()
     soundfile.write(track / "S01.wav", np.full(16_000, np.nan), RATE, subtype="FLOAT")

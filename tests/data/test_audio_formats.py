@@ -1,4 +1,4 @@
-"""Every format that is read by seeking, and headers that do not know or do not say the truth."""
+"""Tests of random access in all audio formats, and of headers with an unknown or wrong length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lass import LassError
 from lass.data.audio import files as audio_files
 from lass.data.audio.files import audio_info, check_whole, read_segment
 
-LONG = 300_000  # samples, more than a decoder is given to settle after a seek
+LONG = 300_000  # samples; more than PREROLL
 SHORT = 20_000
 
 
 def music(num_samples, channels, seed=0):
-    """A voice, then fading tones with silence between them: what encoders save bits in, and predict from afar."""
+    """Signal that exercises bit reservoirs and long-term prediction: a voice, then decaying tones between silence."""
     time = np.arange(num_samples)[:, None]
     phase = np.cumsum(0.012 + 0.004 * np.sin(time / 9_000), 0)
     voice = 0.15 * sum(np.sin(k * phase + k) / k for k in range(1, 25)) * (1 + np.sin(time / 7_000))
@@ -29,7 +29,7 @@ def music(num_samples, channels, seed=0):
 
 def write(path, samples, rate, format, subtype, **options):
     with soundfile.SoundFile(path, "w", rate, samples.shape[1], subtype, format=format, **options) as file:
-        for start in range(0, len(samples), 2**16):  # Vorbis' encoder overflows the stack with more
+        for start in range(0, len(samples), 2**16):  # larger blocks overflow the stack of the Vorbis encoder
             file.write(samples[start : start + 2**16])
     return path
 
@@ -58,7 +58,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_segments_are_those_of_the_whole_file(tmp_path, name):
-    """Decoded in one go. Decoders may round in another way after a seek; a wrong state or place costs 1e-3 or more."""
+    """Compared with the file decoded at once. Rounding may differ; a wrong state or position gives errors of 1e-3."""
     format, subtype, rate, channels, options = FORMATS[name]
     samples = music(LONG, channels)
     path = write(tmp_path / "song", samples, rate, format, subtype, **options)
@@ -74,7 +74,7 @@ def test_segments_are_those_of_the_whole_file(tmp_path, name):
 
 
 def test_blocks_do_not_disturb_the_decoder(tmp_path, monkeypatch):
-    """Lengths are counted, and earlier samples dropped, in blocks; soundfile alone seeks after each."""
+    """Counting and dropping samples in small blocks changes nothing, although `SoundFile` would seek after each."""
     path = write(tmp_path / "song", music(40_000, 1), 24000, *MP3, bitrate_mode="VARIABLE", compression_level=0.99)
     expected = read_segment(path, 30_000, 4_000, 24000)
     monkeypatch.setattr(audio_files, "BLOCK_VALUES", 1_000)
@@ -83,7 +83,7 @@ def test_blocks_do_not_disturb_the_decoder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """Bytes of short files by format: stereo, 22,050 Hz, and 10 times as long where compressed."""
+    """Function that returns the bytes of a stereo file of `SHORT` samples at 22,050 Hz (Opus: 48,000 Hz)."""
 
     def of(format, subtype=None, num_samples=SHORT, **options):
         samples = music(num_samples, 2)
@@ -99,7 +99,7 @@ def put(content, at, form, *values):
 
 
 def stream_info(content, num_samples):
-    """A FLAC file with another length in its header."""
+    """Set the number of samples in the header of a FLAC file."""
     content[21] = content[21] & 0xF0 | num_samples >> 32
     return put(content, 22, ">I", num_samples & 0xFFFFFFFF)
 
@@ -136,7 +136,7 @@ def test_files_of_unknown_length_are_read_to_their_end(tmp_path, files, name):
 
 
 def test_an_empty_wav_file_is_empty(tmp_path, files):
-    """Chunks behind the samples are no samples."""
+    """Chunks after an empty data chunk are not read as samples."""
     content = files("WAV")
     start = content.index(b"data") + 8
     for behind in (b"LIST" + struct.pack("<I", 10) + b"INFOabcdef", b"id3 \x03\0\0\0abc\0"):
@@ -171,12 +171,12 @@ def test_a_truncated_file_is_said_to_be_and_read_to_its_end(tmp_path, files, arg
     path.write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match=r"song is not whole: .*; only the samples that are there are read"):
         left = audio_info(path).num_samples
-    assert 0.1 * num_samples < left < 0.9 * num_samples  # compressed parts differ in size
+    assert 0.1 * num_samples < left < 0.9 * num_samples  # compressed halves differ in length
     check_whole(path)
 
 
 def test_lengths_that_lie_are_not_believed(tmp_path, files):
-    """A FLAC file that claims years, an MP3 that claims 10^12 samples, one stream of two in an Ogg file."""
+    """An MP3 that claims 2^31 - 1 frames, a FLAC file that claims 2^36 - 1 samples, an Ogg file with two streams."""
     path, mp3, ogg = tmp_path / "song", files(*MP3, 200_000, **VARIABLE), files("OGG", "VORBIS", 200_000)
     path.write_bytes(put(mp3, mp3.index(b"Xing") + 8, ">I", 2**31 - 1))
     with pytest.warns(UserWarning, match="not whole: it ends after 20"):
@@ -215,7 +215,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, files, change, words):
 
 
 def test_a_hole_in_an_ogg_file_is_damage(tmp_path, files):
-    """Where a page is lost, what is counted and what is found by seeking differ."""
+    """After a lost page, the number of decoded samples is less than the length found by seeking."""
     content = files("OGG", "OPUS", 200_000)
     content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
     (tmp_path / "song").write_bytes(content)

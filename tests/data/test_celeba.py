@@ -1,4 +1,4 @@
-"""CelebA from a folder in the official layout, written by the test."""
+"""Tests of CelebA in its official layout, on a tiny dataset written by the tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = {"train": 6, "validation": 3, "test": 4}
 
 
 def write_tiny_celeba(root, num_train=6, num_validation=3, num_test=4, height=218, width=178):
-    """Smooth random pictures as JPEG files, and the list of their parts."""
+    """Write smooth random images as JPEG files, and the list of splits; returns the folder of the images."""
     folder = root / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     generator, lines = np.random.default_rng(0), []
@@ -28,7 +28,7 @@ def write_tiny_celeba(root, num_train=6, num_validation=3, num_test=4, height=21
             lines.append(f"{name} {part}")
     (root / "celeba" / "list_eval_partition.txt").write_text(
         "\r\n".join(lines) + "\r\n"
-    )  # as the official one ends lines
+    )  # line ends of the official list
     return folder
 
 
@@ -63,7 +63,7 @@ def test_official_parts_are_cropped_and_resized_as_torchvision_does(tmp_path, he
 def test_images_are_decoded_once_and_mapped(root):
     celeba(root).prepare_data()
     files = sorted((root / "cache").iterdir())
-    assert [file.name.split("-")[1] for file in files] == ["train", "validation"]  # no test images to train
+    assert [file.name.split("-")[1] for file in files] == ["train", "validation"]  # no test images for training
     celeba(root).part("test")
     files = sorted((root / "cache").iterdir())
     before = [file.stat().st_mtime_ns for file in files]
@@ -73,7 +73,7 @@ def test_images_are_decoded_once_and_mapped(root):
     data.prepare_data()
     assert len(data.part("train")) == 6
     assert [file.stat().st_mtime_ns for file in files] == before
-    data.part("train").images[0] = 0  # a private copy: the file stays
+    data.part("train").images[0] = 0  # copy on write: the file is unchanged
     assert celeba(root).part("train").images[0].any()
     whole = np.load(files[0])
     for wrong in (whole[:-1], whole[:, :2], whole[..., :16], whole.astype(np.float32), whole[0]):
@@ -86,7 +86,7 @@ def test_images_are_decoded_once_and_mapped(root):
 
 
 def test_the_archive_of_kaggle_is_read_as_it_is(root, tmp_path):
-    """A folder in the folder, and the list as CSV with a header; also with a byte-order mark and other line ends."""
+    """Nested image folder, and a CSV list with a header; also with a byte-order mark and CRLF line ends."""
     expected = celeba(root).part("test").images.clone()
     folder, table = root / "celeba", root / "celeba" / "list_eval_partition.csv"
     (folder / "img_align_celeba").rename(folder / "images")
@@ -173,10 +173,10 @@ def test_bad_images_are_named_and_counted_and_left_out_only_if_asked(root, caplo
     assert "4 of 6 train images" in message
     assert "000001.jpg is missing; 000002.jpg is damaged or no image; 000003.jpg is grey, not RGB; …" in message
     assert "--data.skip_bad_images=true" in message
-    assert not list((root / "cache").iterdir())  # nothing half done
+    assert not list((root / "cache").iterdir())  # no partial files
     data = celeba(root, skip_bad_images=True)
     data.prepare_data()
-    for _ in range(2):  # also when the small images are there already
+    for _ in range(2):  # with and without cached images
         caplog.clear()
         data = celeba(root, skip_bad_images=True)
         assert torch.equal(data.part("train").images, whole[4:])
@@ -245,7 +245,7 @@ def test_what_is_missing_is_said_with_what_to_put_where(root, tmp_path, monkeypa
 
 
 class Refused(Exception):
-    """As gdown's own errors, which are no more special than this."""
+    """Stand-in for the errors of gdown, which derive from Exception too."""
 
 
 def test_a_download_that_fails_says_what_to_get(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_download_that_fails_says_what_to_get(tmp_path, monkeypatch):
     monkeypatch.setattr("lass.data.images.celeba.datasets.CelebA", fails)
     with pytest.raises(LassError, match=r"no network.*img_align_celeba.zip and list_eval_partition.txt"):
         CelebA().prepare_data()
-    write_tiny_celeba(tmp_path / "data")  # what is there is not downloaded again
+    write_tiny_celeba(tmp_path / "data")  # existing data is not downloaded again
     CelebA().prepare_data()
 
 

@@ -1,4 +1,4 @@
-"""Splits, pairs, mixing, code shards, and MNIST read from files written by the test."""
+"""Tests of splits, pairs, mixing, code shards, and MNIST on files written by the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lass.data.sources import ImageSources, MirroredSources, SourceDataset, Sour
 
 def test_mix_is_the_mean_unless_told_otherwise():
     sources = torch.rand(3, 2, 1, 4, 4)
-    # Each is two products and a sum of numbers below 1, in float32: apart by two roundings, 1.2e-7, at most.
+    # Two products and a sum of numbers below 1 in float32: results differ by at most two roundings, 1.2e-7.
     close = {"atol": 1e-6, "rtol": 0}
     torch.testing.assert_close(mix(sources), (sources[:, 0] + sources[:, 1]) / 2, **close)
     torch.testing.assert_close(mix(sources, [0.2, 0.8]), 0.2 * sources[:, 0] + 0.8 * sources[:, 1], **close)
@@ -86,7 +86,7 @@ def test_lists_of_mixtures_that_are_none_are_one_sentence(tmp_path, content, rea
 
 
 def test_lists_of_mixtures_may_have_been_through_a_spreadsheet(tmp_path):
-    """Which leaves a byte-order mark, other line ends, and an empty line."""
+    """Spreadsheets add a byte-order mark, CRLF line ends and empty lines."""
     (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbfmixture,first,second\r\n0,1,2\r\n\r\n1,3,4\r\n")
     assert read_pairs(tmp_path / "pairs.csv", 5).tolist() == [[1, 2], [3, 4]]
 
@@ -195,7 +195,7 @@ def write_idx(folder, name, array):
 
 
 def write_tiny_mnist(root, num_train=40, num_test=12):
-    """Random images in MNIST's own file format."""
+    """Write random images and labels in MNIST's IDX format."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -208,12 +208,12 @@ def test_mnist_is_read_from_its_official_files(tmp_path, monkeypatch):
     write_tiny_mnist(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     data = MNIST(num_validation=10)
-    data.prepare_data()  # downloads nothing
+    data.prepare_data()  # no download
     assert [len(data.part(name)) for name in ("train", "validation", "test")] == [30, 10, 12]
     raw = (tmp_path / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
     expected = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(12, 1, 28, 28)
     assert torch.equal(data.part("test").images, expected)
-    assert torch.equal(data.part("test")[3].signals, expected[3].float() / 255)  # rounded alike everywhere
+    assert torch.equal(data.part("test")[3].signals, expected[3].float() / 255)  # exact: one rounded division
 
 
 def test_missing_and_truncated_mnist_is_explained(tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_mnist_with_other_labels_is_refused(tmp_path, monkeypatch):
 
 
 class Stripes(ImageDataModule):
-    """A user's own dataset with a setting of its own, which the module that it extends knows nothing of."""
+    """User-defined dataset with settings that its base class does not have."""
 
     def __init__(self, brightness=100, read_lazily=False, **kwargs):
         super().__init__(**kwargs)
@@ -254,7 +254,7 @@ class Stripes(ImageDataModule):
 
 
 class Lazy(SourceDataset):
-    """One without a fingerprint of its own."""
+    """Dataset with the default `fingerprint` of `SourceDataset`."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
@@ -271,7 +271,7 @@ class Lazy(SourceDataset):
 
 @pytest.mark.parametrize("read_lazily", [False, True])
 def test_the_identity_of_a_part_is_that_of_its_images(read_lazily):
-    """Codes are kept under it: settings matter if they change the images, and only then."""
+    """The identity names the cache of codes: it changes with settings that change the images, and only with these."""
 
     def identity(part="train", **settings):
         return Stripes(read_lazily=read_lazily, **settings).identity(part)

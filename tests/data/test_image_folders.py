@@ -1,4 +1,4 @@
-"""CelebA-HQ and ImageNet from folders of image files, written by the test."""
+"""Tests of CelebA-HQ and ImageNet on folders of image files written by the tests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WORDNET_IDS = ["n01440764", "n01443537", "n02099601"]
 
 
 def picture(seed, width=20, height=16):
-    """A smooth random picture in colour."""
+    """Smooth random colour image."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def write_tiny_celebahq(root, num_train=6, num_test=4):
-    """PNG files, and beside their folder the lists, with other suffixes and another order, as the official ones."""
+    """Write PNG files, and beside their folder both lists, unsorted and with suffix `.npy` as the official ones."""
     (root / "celebahq").mkdir(parents=True)
     order = np.random.default_rng(0).permutation(num_train + num_test)
     for number in order:
@@ -38,7 +38,7 @@ def write_tiny_celebahq(root, num_train=6, num_test=4):
 
 
 def write_tiny_imagenet(root, num_train=3, num_val=2, classes=WORDNET_IDS):
-    """JPEG files of some classes, of different sizes."""
+    """Write JPEG files of different sizes for each class, in `train` and `val`."""
     for folder, num in (("train", num_train), ("val", num_val)):
         for label, name in enumerate(classes):
             (root / "imagenet" / folder / name).mkdir(parents=True)
@@ -48,7 +48,7 @@ def write_tiny_imagenet(root, num_train=3, num_val=2, classes=WORDNET_IDS):
 
 
 def by_hand(path, size):
-    """Resize and crop with Pillow alone, following torchvision's documentation of Resize and CenterCrop."""
+    """Reference: resize and crop with Pillow alone, following torchvision's documentation of Resize and CenterCrop."""
     image = Image.open(path).convert("RGB")
     width, height = image.size
     if width < height:
@@ -72,7 +72,7 @@ def test_images_are_resized_by_the_shorter_side_and_cropped(tmp_path, width, hei
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "transparent palette"])
 def test_images_of_every_kind_become_rgb(tmp_path, mode):
-    """The colours are known: a red and a blue half, or a white and a black one where there is no colour."""
+    """Known pixels: a red and a blue half; in grey modes a white and a black half."""
     grey = mode in ("1", "L", "LA")
     left, right = ((255, 255, 255), (0, 0, 0)) if grey else ((255, 0, 0), (0, 0, 255))
     image = Image.new("RGB", (16, 8), left)
@@ -152,7 +152,7 @@ def test_listed_names_may_have_other_suffixes_or_only_the_number_in_common():
     for there in (listed, ["imgHQ00007.png", "imgHQ00008.jpg", "imgHQ00009.npy"], ["7.jpg", "08.jpg", "00009.jpg"]):
         assert match_names(listed, there) == there
     assert match_names(listed, ["imgHQ00007.png", "imgHQ00007.npy"]) == ["imgHQ00007.npy", None, None]
-    assert match_names(listed[:1], ["a7.png", "b7.png"]) == [None]  # either would do
+    assert match_names(listed[:1], ["a7.png", "b7.png"]) == [None]  # ambiguous
 
 
 def test_images_without_lists_are_split_by_seed(tmp_path):
@@ -193,7 +193,7 @@ def test_imagenet_labels_are_positions_of_the_sorted_classes(tmp_path):
 
 
 def test_a_thousand_folders_have_the_class_numbers_of_imagenet(tmp_path):
-    """Without a warning; with fewer there is one, until a list says which of them they are."""
+    """No warning with 1,000 folders; fewer folders give a warning unless `classes` lists all classes."""
     names = [f"n{number:08d}" for number in range(1000)]
     write_tiny_imagenet(tmp_path, 0, 1, names)
     shutil.rmtree(tmp_path / "imagenet/train")
@@ -228,7 +228,7 @@ def test_any_tree_of_classes_is_split_by_seed(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Names of the image files that were opened."""
+    """List to which the names of opened image files are appended."""
     names, open_image = [], Image.open
     monkeypatch.setattr(Image, "open", lambda path, *args: names.append(path.name) or open_image(path, *args))
     return names
@@ -284,12 +284,12 @@ def test_codes_are_kept_apart_by_what_the_images_were_made_of(tmp_path):
     longer = CelebAHQ(root).identity("train")
     assert longer != identities[0]
     for image in (tmp_path / "celebahq").iterdir():
-        picture(99, 17, 16).save(image)  # another one of the same name
+        picture(99, 17, 16).save(image)  # different content under the same name
     assert CelebAHQ(root).identity("train") != longer
 
 
 def test_the_order_of_classes_is_part_of_what_codes_belong_to(tmp_path):
-    """Codes are stored with their labels, and the list of classes decides which label an image has."""
+    """Cached codes contain labels, and the order of the list of classes determines the labels."""
     write_tiny_imagenet(tmp_path)
     identities = set()
     for order in (WORDNET_IDS, WORDNET_IDS[::-1]):

@@ -1,4 +1,4 @@
-"""Files of other programs: read as data, whatever objects they hold; no code is run, no claim is believed."""
+"""Tests of the checkpoint reader: any objects are read as data, no code is executed, claimed sizes are checked."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from lass.importers.checkpoints import UnknownObject, fill, read_weights
 
 
 def read(path):
-    """The weights under "model", and what lies beside them."""
+    """Read the weights under "model", and the remaining content."""
     return read_weights(path, "model", "the internet", "the program")
 
 
 def changed_pickle(path, change):
-    """The same checkpoint with another pickle inside."""
+    """Replace the pickle inside a checkpoint by `change` of it."""
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -46,7 +46,7 @@ def changed_pickle(path, change):
 
 @pytest.fixture(params=[True, False], ids=["zip", "legacy"])
 def save(request, tmp_path):
-    """Writes a checkpoint as PyTorch does since 1.6, and as before."""
+    """Function that writes a checkpoint in the format since PyTorch 1.6, or in the format before."""
 
     def write(content):
         torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=request.param)
@@ -75,7 +75,7 @@ def test_tensors_of_every_kind_are_read(save):
 
 def test_the_state_of_a_module_is_read_as_it_is_saved(save):
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    for content in ({"model": module.state_dict()}, module.state_dict()):  # also without the dictionary around it
+    for content in ({"model": module.state_dict()}, module.state_dict()):  # also without the enclosing dictionary
         weights, _ = read(save(content))
         assert all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items())
 
@@ -93,15 +93,15 @@ class Colour(enum.Enum):
 
 @dataclass
 class Settings:
-    """Of somebody's own module."""
+    """Stand-in for a class of a third-party module."""
 
     rate: float = 0.1
 
 
 def test_objects_beside_the_weights_become_stand_ins(save):
-    """Of classes that are not there when the file is read, too."""
+    """Also objects of classes that cannot be imported when the file is read."""
     gone = types.ModuleType("gone")
-    exec("class Thing:\n    def __init__(self): self.a = 1", gone.__dict__)  # its methods know its module by name
+    exec("class Thing:\n    def __init__(self): self.a = 1", gone.__dict__)  # sets __module__ of the class
     sys.modules["gone"] = gone
     main = sys.modules["__main__"]
     main.OfMain = type("OfMain", (), {"__module__": "__main__"})
@@ -138,7 +138,7 @@ def test_objects_beside_the_weights_become_stand_ins(save):
     weights, beside = read(path)
     assert weights["a"].tolist() == [0, 1]
     assert beside["plain"] == {"b": [1, 2.5, None, True, ("x",)]}
-    assert beside["attributes"] == {"rate": 0.5}  # a kind of dictionary keeps its entries
+    assert beside["attributes"] == {"rate": 0.5}  # subclasses of dict keep their entries
     assert type(beside["thing"]) is UnknownObject
     assert "gone" not in sys.modules
     allowed = (UnknownObject, str, list, dict, tuple, int, float, type(None))
@@ -146,7 +146,7 @@ def test_objects_beside_the_weights_become_stand_ins(save):
 
 
 class Anything:
-    """Calls a function with arguments when it is unpickled, then sets state on what that gives."""
+    """Object whose unpickling calls a function with arguments, then sets state on the result."""
 
     def __init__(self, function, *arguments, state=None):
         self.called = (function, arguments) if state is None else (function, arguments, state)
@@ -157,7 +157,7 @@ class Anything:
 
 @pytest.mark.parametrize("protocol", range(5))
 def test_code_is_not_run(save, tmp_path, protocol, monkeypatch):
-    """Calls through functions, methods, constructors, states, builtins, and modules that would be imported."""
+    """Attacks through functions, methods, constructors, states, builtins, and modules with import side effects."""
     harm = tmp_path / "harm"
     module = tmp_path / "module_with_effects.py"
     module.write_text(f"open({str(harm)!r}, 'w')")
@@ -193,7 +193,7 @@ def test_code_is_not_run(save, tmp_path, protocol, monkeypatch):
 
 
 def persistent(numel, size, stride, offset=0):
-    """A pickle of {"model": {"a": a tensor with these claims}}, as PyTorch writes it."""
+    """Pickle of {"model": {"a": tensor}} in PyTorch's format, with the given claimed sizes."""
 
     def integers(values):
         return b"(" + b"".join(b"L%dL\n" % value for value in values) + b"t"
@@ -207,7 +207,7 @@ def persistent(numel, size, stride, offset=0):
     ("size", "stride", "offset"),
     [
         ([10**12], [1], 0),
-        ([10**12], [0], 0),  # one number, seen a million million times
+        ([10**12], [0], 0),  # one element, repeated 10^12 times by stride 0
         ([2, 3], [10**12, 1], 0),
         ([4], [1], 10**12),
         ([4], [1], -1),
@@ -216,14 +216,14 @@ def persistent(numel, size, stride, offset=0):
         ([2**40, 2**40], [1, 1], 0),
         ([0, 2**70], [1, 1], 0),
         ([1] * 100, [1], 0),
-        ([5], [1], 0),  # the storage has four
+        ([5], [1], 0),  # the storage has four elements
     ],
 )
 def test_claims_of_tensors_are_compared_with_the_file(tmp_path, size, stride, offset):
     path = tmp_path / "a.ckpt"
     torch.save({"model": {"a": torch.arange(4.0)}}, path)
     changed_pickle(path, lambda _: persistent(4, [4], [1]))
-    assert read(path)[0]["a"].tolist() == [0, 1, 2, 3]  # the pickle of this test is right
+    assert read(path)[0]["a"].tolist() == [0, 1, 2, 3]  # the pickle with correct sizes is valid
     changed_pickle(path, lambda _: persistent(10**12, size, stride, offset))
     with pytest.raises(LassError, match="damaged or something else") as error:
         read(path)
@@ -238,13 +238,13 @@ def test_many_names_for_one_storage_are_refused(save):
 
 
 def test_bombs_stay_small(tmp_path, monkeypatch):
-    """Nested references, deep nesting, large indices of the memo, more objects than any checkpoint has."""
+    """Exponential references, deep nesting, large memo indices, and more objects than any real checkpoint."""
     path = tmp_path / "a.ckpt"
     torch.save({"model": {"a": torch.arange(4.0)}}, path)
     monkeypatch.setattr(checkpoints, "MAX_OPERATIONS", 60_000)
     doubling = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(200)) + b"."
     deep = b"(" * 20_000 + b"t" * 20_000 + b"."
-    deep_key = b"}" + b")" + b"\x85" * 50_000 + b"Vx\ns."  # hashing it would overflow the stack of C
+    deep_key = b"}" + b")" + b"\x85" * 50_000 + b"Vx\ns."  # hashing it would overflow the C stack
     memo = b"]r\xff\xff\xff\xff."
     text = b"X\xff\xff\xff\xff" + b"a."
     number = b"\x8b\xff\xff\xff\x7f" + b"1."
@@ -275,7 +275,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     files += [legacy[:n] for n in (1, 10, 30, len(legacy) // 2, len(legacy) - 1)]
     files += [safe[:n] for n in (9, 20, len(safe) - 1)]
     files += [b"", b"<html>not found</html>", bytes(1000), b"\xff" * 1000, compressed.getvalue(), empty.getvalue()]
-    files += [struct.pack("<Q", 2**62) + b"{}"]  # a header of safetensors of that length
+    files += [struct.pack("<Q", 2**62) + b"{}"]  # safetensors header with a claimed length of 2^62 bytes
     for content in files:
         path.write_bytes(content)
         with pytest.raises(LassError, match=r"damaged or something else|no checkpoint of") as error:
@@ -291,7 +291,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
 
 
 def test_any_flipped_byte_gives_weights_or_one_sentence(save):
-    """Nothing but `LassError` comes out, whatever the bytes spell."""
+    """Corrupted files raise `LassError` only."""
     path = save({"model": {"a": torch.arange(4.0)}, "hps": {"rate": 2}})
     whole = path.read_bytes()
     generator = torch.Generator().manual_seed(0)

@@ -1,8 +1,8 @@
-"""Published models of taming-transformers: read without running anything, with the numbers of their own code.
+"""Tests of the importer of taming-transformers, against outputs of the original code (tests/golden/taming.py).
 
-Codes are compared exactly: tests/golden/taming.py makes sure that none is near a tie (1e-4 of the largest score, where
-float32 rounds to 1e-7). Images and log-probabilities are of order 1 and pass through some twenty layers: two CPUs, or
-two BLAS libraries, differ by about 1e-6 of the largest value, and a wrong weight by more than 1e-2.
+Codes are compared exactly: tests/golden/taming.py ensures that none is near a tie (1e-4 of the largest score; float32
+rounds to 1e-7). Images and log-probabilities are of order 1, after some twenty layers: different CPUs or BLAS libraries
+change them by about 1e-6 of the largest value, a wrong weight by more than 1e-2.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ formula = runpy.run_path(str(GOLDEN.with_suffix(".py")))["formula"]
 
 
 def golden(model):
-    """What the original code gave, and its configuration and weights."""
+    """Outputs of the original code for a model, its configuration, and its weights."""
     with safe_open(str(GOLDEN), framework="pt") as file:
         described = json.loads(file.metadata()["models"])[model]
         kept = {name: file.get_tensor(name) for name in file.keys() if name.startswith(f"{model}.")}  # noqa: SIM118
@@ -54,13 +54,13 @@ def golden(model):
     if prefix:
         weights["transformer.blocks.0.attn.mask"] = torch.ones(1, 1, 70, 70)
     weights[f"{prefix}loss.discriminator.main.0.weight"] = torch.zeros(1)
-    weights["model_ema.num_updates"] = torch.tensor(0)  # averages, which latent-diffusion does not use for its codes
+    weights["model_ema.num_updates"] = torch.tensor(0)  # moving averages, unused for codes in latent-diffusion
     weights["model_ema.encoderconv_inweight"] = torch.zeros(1)
     return kept, described["config"], weights
 
 
 def write(folder, config, weights, **more):
-    """Files as they are published, with what PyTorch Lightning leaves beside the weights."""
+    """Write a configuration and a checkpoint as published, with the extra entries of PyTorch Lightning."""
     paths = folder / "project.yaml", folder / "last.ckpt"
     paths[0].write_text(yaml.safe_dump({"model": {"base_learning_rate": 4.5e-6, **config}, "data": {}}))
     beside = {"callbacks": {ModelCheckpoint: {"best": 1.0}}, "hparams": argparse.Namespace(a=1), "epoch": 3, **more}
@@ -73,7 +73,7 @@ def write(folder, config, weights, **more):
 def test_codes_and_images_are_those_of_the_original_code(model, tmp_path):
     kept, config, weights = golden(model)
     codec, _ = read_taming(*write(tmp_path, config, weights))
-    assert kept["codes"].unique().numel() == 20  # so that equal codes mean something
+    assert kept["codes"].unique().numel() == 20  # all 20 codes occur, so the comparison is meaningful
     assert torch.equal(codec.encode(kept["signal"]), kept["codes"].long())
     with torch.no_grad():
         decoded = codec.decode(kept["codes"].long())
@@ -87,7 +87,7 @@ def test_probabilities_are_those_of_the_original_code(model, tmp_path):
     condition = torch.tensor([1, 4]) if model == "classes" else None
     codes = to_reading_order(kept["codes"].long().flatten(1), prior)
     assert torch.equal(codes, kept["read"].long())
-    assert (kept["read"].flatten(1) != kept["codes"].flatten(1)).any() == (model == "classes")  # a spiral
+    assert (kept["read"].flatten(1) != kept["codes"].flatten(1)).any() == (model == "classes")  # read in a spiral
     state, past = prior.start(2, condition), None
     with torch.no_grad():
         for position in range(codes.shape[1]):
@@ -97,7 +97,7 @@ def test_probabilities_are_those_of_the_original_code(model, tmp_path):
 
 
 def test_codes_that_were_never_used_are_left_out(tmp_path):
-    """Their indices count the used ones."""
+    """With `quantize.used`, codes index the list of used codebook entries."""
     kept, config, weights = golden("plain")
     used = torch.arange(3, 20)
     codec, _ = read_taming(*write(tmp_path, config, {**weights, "quantize.used": used}))
@@ -125,7 +125,7 @@ def test_import_from_the_shell_needs_nothing_of_the_original_afterwards(tmp_path
     torch.testing.assert_close(log_prior, kept["log_probabilities"][:, 0], rtol=0, atol=0.1)  # bfloat16 has 8 bits
     with pytest.raises(SystemExit, match="is there already"):
         main([*arguments, "--out", str(tmp_path / "out")])
-    # Codec and prior know each other, and separate.
+    # The fingerprint of the codec matches the prior, and both work in a separator.
     counts = SparseCounts(20, codec_fingerprint=prior.codec_fingerprint)
     counts.add(*torch.randint(20, (3, 5000), generator=torch.Generator().manual_seed(0)))
     separator = Separator(codec, prior, counts.likelihood(), Greedy(), HighestScore(), NoRefinement())
@@ -141,7 +141,7 @@ def test_a_checkpoint_without_a_prior_says_so(tmp_path, capsys):
 
 
 def changed(config, *path, to):
-    """A copy of the configuration with another value."""
+    """Copy of a configuration with the value at `path` replaced."""
     config = json.loads(json.dumps(config))
     *folders, last = path
     inner = config
@@ -192,7 +192,7 @@ def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path):
         read_taming(tmp_path / "project.yaml", tmp_path / "none.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:300])
     (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "page.ckpt").write_text("error code: 1020")  # as a server may send
+    (tmp_path / "page.ckpt").write_text("error code: 1020")  # error page of a server
     for name in ("cut", "empty", "page"):
         with pytest.raises(LassError, match="damaged"):
             read_taming(tmp_path / "project.yaml", tmp_path / f"{name}.ckpt")
@@ -304,7 +304,7 @@ HUGE = 10**30
     ],
 )
 def test_other_odd_values_are_named_in_one_sentence(tmp_path, sentence, path, value):
-    """Before anything of the claimed size is made: sizes are compared with the weights."""
+    """Sizes are checked against the weights before anything of the claimed size is allocated."""
     _, config, weights = golden("classes")
     config["params"]["loop"] = "${model.params.loop}"
     with pytest.raises(LassError, match=sentence) as error:
@@ -368,7 +368,7 @@ def test_weights_of_other_shapes_are_refused(tmp_path, name, tensor):
 
 
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    """On a full disk, and when Ctrl-C comes while the prior is written."""
+    """On a full disk, and on Ctrl-C while the prior is written."""
     _, config, weights = golden("classes")
     paths = write(tmp_path, config, weights)
     arguments = ["import", "taming", "--config", str(paths[0]), "--checkpoint", str(paths[1])]
@@ -416,11 +416,11 @@ def test_orders_come_back():
 
 
 def test_a_separator_walks_in_the_order_of_its_priors():
-    """A prior that reads columns does with a transposed mixture what one that reads rows does with the mixture."""
+    """A prior in column order gives for a transposed mixture the transposed result of the prior in row order."""
     torch.manual_seed(0)
     rows = TransformerPrior(6, 16, 16, 2, 2).eval()
     for parameter in rows.parameters():
-        parameter.data *= 3  # so that codes depend on those before
+        parameter.data *= 3  # makes codes depend on preceding codes
     columns = TransformerPrior(6, 16, 16, 2, 2, order=torch.arange(16).view(4, 4).T.flatten().tolist()).eval()
     columns.load_state_dict(rows.state_dict())
     codec = VQGAN((3, 8, 8), 6, 4, 32, (1, 1), 1, ()).eval()
@@ -443,7 +443,7 @@ def test_samples_of_an_ordered_prior_are_as_long_as_its_grid():
 
 @pytest.fixture
 def photographs(tmp_path):
-    """A folder for each of the two photographs that scikit-learn carries, with squares of 256×256 cut out of it."""
+    """Folder with one class per sample photograph of scikit-learn, each with crops of 256×256 pixels."""
     for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
         folder = tmp_path / "photographs" / name
         folder.mkdir(parents=True)
@@ -453,12 +453,12 @@ def photographs(tmp_path):
 
 
 def test_from_import_to_figure_on_photographs(photographs, tmp_path, monkeypatch, repository):
-    """The published route, in small: import, count, separate by classes; then one file from the shell."""
+    """Small version of the published experiment: import, count, separate by class; then one file from the shell."""
     monkeypatch.chdir(tmp_path)
     _, config, weights = golden("large")
     codec, _ = read_taming(*write(tmp_path, config, weights))
     images = [read_image(path, codec.image_shape) for path in sorted(photographs.rglob("*.png"))[::5]]
-    with torch.no_grad():  # so that its codes differ from place to place
+    with torch.no_grad():  # codebook from latents, so that codes vary over positions
         latents = codec.encode_latents(torch.stack(images)).movedim(1, -1).flatten(0, 2)
     chosen = latents[torch.randperm(len(latents), generator=torch.Generator().manual_seed(0))[:20]]
     weights["first_stage_model.quantize.embedding.weight"] = chosen

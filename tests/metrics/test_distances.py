@@ -1,4 +1,4 @@
-"""Fréchet distances of a run of the whole chain; the distance itself is tested in test_frechet.py."""
+"""Tests of Fréchet distances in complete separation runs; test_frechet.py tests the distance itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lass.report.results import ResultsFolder
 
 @pytest.fixture
 def no_inception(tmp_path, monkeypatch):
-    """A machine on which torch has downloaded nothing."""
+    """Empty download cache of torch."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
@@ -41,7 +41,7 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
 
 
 def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
-    """By the features of an early layer of a random network, of which 65 images are enough."""
+    """Features of an early layer of a random network: 64 features, so 65 images are enough."""
     monkeypatch.setattr("lass.tasks.separation.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
     options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
     log = "--trainer.logger.init_args.save_dir=runs/fid"
@@ -59,7 +59,7 @@ def test_with_inception_there_is_a_fid(chain, repository, random_inception, monk
 
 
 def test_distances_are_those_of_the_stored_estimates(chain, repository, no_inception, caplog, capsys):
-    """And too few images for a distance are said to be."""
+    """Also: a log message reports too few images for a distance."""
     caplog.set_level("INFO")
     features = ImageFeatures(num_features=5, width=8).eval()
     features.save_pretrained("runs/features/features")
@@ -77,16 +77,16 @@ def test_distances_are_those_of_the_stored_estimates(chain, repository, no_incep
         first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
         expected = ((real.mean(0) - fake.mean(0)) ** 2).sum() + np.trace(first + second)
         expected -= 2 * np.trace(sqrtm(first @ second).real)
-        # Features in batches of another size differ by roundings of float32, of which eigenvalues near 0 have roots.
+        # Batch sizes differ, so features differ by float32 rounding, amplified by square roots of eigenvalues near 0.
         assert found[name] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
-    lass(repository, "separate", *options, "--data.num_mixtures=2")  # goes on with the first two
+    lass(repository, "separate", *options, "--data.num_mixtures=2")  # resumes with two stored mixtures
     said = " ".join(caplog.text.split())
     assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
 
 
 def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
-    """Distances and means over both; 5 mixtures, so that one of them has more to do."""
+    """Distances and means over both processes; 5 mixtures, so that the shares are unequal."""
     ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
     few = ["--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
     where = "--trainer.default_root_dir=runs/{}/separate"
@@ -99,7 +99,7 @@ def test_two_processes_score_exactly_what_one_scores(chain, repository, no_incep
     one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, values in one.items():
-        # Batches of another size: scores differ by roundings of float32, while no drawn code does.
+        # Batch sizes differ, so scores differ by float32 rounding; the sampled codes are equal.
         assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
     tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
     assert len(tables[0]) == len(tables[1]) == 6

@@ -1,4 +1,4 @@
-"""Fréchet distances: Gaussians in closed form, SciPy's route, torchmetrics' own FID; and the features we train."""
+"""Tests of Fréchet distances against closed form, SciPy and torchmetrics' FID; and of the trained image features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lass.tasks.features import FeatureTraining, random_view
 
 
 class Pixels(nn.Module):
-    """The pixels themselves as features."""
+    """Feature network that returns the four pixels of an image."""
 
     num_features = 4
 
@@ -31,12 +31,12 @@ class Pixels(nn.Module):
 
 
 def images_of(generator, num, mean, deviation):
-    """2×2 pixels, far from 0 and 1, so that nothing is clipped."""
+    """Gaussian images of 2×2 pixels, far enough from 0 and 1 that clipping has no effect."""
     return mean + deviation * torch.randn(num, 4, generator=generator).view(num, 1, 2, 2)
 
 
 def by_hand(real, fake):
-    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), with SciPy's matrix root."""
+    """Reference: |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), with SciPy's matrix square root."""
     real, fake = (x.flatten(1).double().numpy() for x in (real, fake))
     first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
     root = sqrtm(first @ second).real
@@ -62,9 +62,9 @@ def test_gaussians_give_the_closed_form():
 
 
 def test_batches_add_up_to_scipys_route():
-    """Correlated pixels, two sets, in batches of different sizes.
+    """Correlated pixels, two sets, batches of different sizes.
 
-    Moments are added up in float64, but the pixels are float32, and so are 6e-8 of 0.5 off: 1e-6 of the distance.
+    Moments are accumulated in float64, but pixels are float32, with errors of 6e-8 of 0.5: 1e-6 of the distance.
     """
     generator = torch.Generator().manual_seed(0)
     blend = torch.randn(4, 4, generator=generator) * 0.05
@@ -90,9 +90,10 @@ def test_values_outside_are_clipped_as_a_file_would():
 
 
 def test_with_inception_it_is_torchmetrics_own_fid(random_inception):
-    """On 64 features of an early layer, whose distance is quick to compute; grey images count as equal channels.
+    """On 64 features of an early layer, for speed. Grey images are expanded to three equal channels.
 
-    Five images leave most of the 64 eigenvalues 0, and the square roots of their roundings add up: within 1e-3.
+    With five images, most of the 64 eigenvalues are 0, and the square roots of their rounding errors add up: the
+    tolerance is 1e-3.
     """
     generator = torch.Generator().manual_seed(0)
     real, fake = (torch.randint(high, (5, 3, 16, 16), generator=generator) for high in (256, 128))
@@ -103,8 +104,8 @@ def test_with_inception_it_is_torchmetrics_own_fid(random_inception):
     theirs.update(fake.byte(), real=False)
     assert distances.compute()["fake"] == pytest.approx(theirs.compute().item(), rel=1e-3)
     grey = real[:, :1] / 255
-    # The same numbers in another layout of memory may be added up in another order: 1e-5 of the largest feature, a
-    # hundred roundings of float32.
+    # The memory layout may change the order of summation: the tolerance is 1e-5 of the largest feature, a hundred
+    # float32 roundings.
     features, repeated = distances.network(grey), distances.network(grey.repeat(1, 3, 1, 1))
     torch.testing.assert_close(features, repeated, atol=1e-5 * features.abs().max().item(), rtol=0)
 
@@ -139,7 +140,7 @@ def test_files_that_are_something_else_are_refused_unopened(tmp_path, monkeypatc
     assert not (tmp_path / "trap-was-sprung").exists()
 
 
-# ---- the features we train
+# ---- ImageFeatures and its training
 
 
 def test_features_are_saved_and_take_grey_and_colour(tmp_path):
@@ -150,24 +151,24 @@ def test_features_are_saved_and_take_grey_and_colour(tmp_path):
         images = torch.rand(shape)
         expected = features(images)
         assert expected.shape == (2, 8)
-        # The same sums, at other places in memory: 1e-5 of the largest feature, a hundred roundings of float32.
+        # Memory alignment may change the order of summation: 1e-5 of the largest feature, a hundred float32 roundings.
         torch.testing.assert_close(again(images), expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
 def test_views_are_parts_of_the_image_and_stay_in_range():
     torch.manual_seed(0)
-    column = torch.linspace(0, 1, 32).expand(400, 3, 32, 32).clone()  # darker to the left
+    column = torch.linspace(0, 1, 32).expand(400, 3, 32, 32).clone()  # brightness rises from left to right
     views = random_view(column)
     assert views.min() >= 0
     assert views.max() <= 1
     rising = (views[..., 24:].mean((1, 2, 3)) > views[..., :8].mean((1, 2, 3))).float().mean()
-    assert 0.42 < rising < 0.58  # half are mirrored: four standard deviations of 0.025 would be 0.1
+    assert 0.42 < rising < 0.58  # half are mirrored; 0.08 is about three standard deviations (0.025)
     span = (views.amax((1, 2, 3)) - views.amin((1, 2, 3))).sort().values
-    assert span[20] < 0.8 < span[-20]  # parts of different sizes
+    assert span[20] < 0.8 < span[-20]  # crops of different sizes
 
 
 def test_views_are_found_again_after_a_little_training():
-    """Of 32 views, a guess would find one in 31."""
+    """Top-1 accuracy of finding the other view among 31 candidates; chance level 1/31."""
     torch.manual_seed(0)
     images = torch.rand(16, 3, 3, 3).repeat_interleave(6, 2).repeat_interleave(6, 3)
     task = FeatureTraining(ImageFeatures(num_features=16, width=8))

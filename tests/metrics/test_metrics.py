@@ -1,4 +1,4 @@
-"""Scores against their formulas and against torchmetrics."""
+"""Tests of scores against their formulas and against torchmetrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lass.metrics import CodeUsage, MeanAndDeviation, best_permutation, psnr
 
 
 def test_psnr_matches_its_formula_and_torchmetrics():
-    """In float32 the mean of 192 squares is right to 1.2e-5, in any order: 5e-5 dB of at least 7 dB, within 1e-5."""
+    """Tolerance: the float32 mean of 192 squares is accurate to 1.2e-5 in any order; 5e-5 dB of at least 7 dB."""
     generator = torch.Generator().manual_seed(0)
     estimate, target = torch.rand(2, 4, 3, 8, 8, generator=generator)
     for data_range in (1.0, 2.0):
@@ -26,7 +26,7 @@ def test_psnr_matches_its_formula_and_torchmetrics():
 
 @pytest.mark.parametrize("num_sources", [1, 2, 3, 4])
 def test_best_permutation_matches_trying_all(num_sources):
-    """Scores are integers, so that their sums are exact, and none but the best has the largest sum."""
+    """Scores are distinct powers of 2, so that sums are exact and the maximum is unique."""
     order = torch.stack([torch.randperm(num_sources**2, generator=torch.Generator().manual_seed(i)) for i in range(20)])
     scores = (2.0**order).view(20, num_sources, num_sources)
     found = best_permutation(scores)
@@ -44,7 +44,7 @@ def test_mean_and_deviation():
     for part in values.split(7):
         metric.update(part)
     result = metric.compute()
-    # Both in float64, whose roundings are a millionth of this.
+    # Both are computed in float64, whose rounding errors are a millionth of the tolerance.
     assert result["mean"].item() == pytest.approx(values.double().mean().item(), abs=1e-9)
     assert result["std"].item() == pytest.approx(values.double().std().item(), abs=1e-9)
     assert result["num"] == 50
@@ -57,6 +57,6 @@ def test_code_usage():
     usage = CodeUsage(8)
     usage.update(torch.arange(4).repeat(5))
     usage.update(torch.arange(4)[None])
-    # exp of an entropy in float32: a few roundings of 6e-8, and those of exp and log, which differ between machines.
+    # float32: a few rounding errors of 6e-8, and those of exp and log, which differ between machines.
     assert usage.compute()["perplexity"].item() == pytest.approx(4.0, rel=1e-5)
     assert usage.compute()["used"].item() == 0.5

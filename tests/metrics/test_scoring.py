@@ -1,4 +1,4 @@
-"""Scores at the edges: silent and perfect estimates, silent sources, and the order that the reported score prefers."""
+"""Tests of scores in edge cases: silent or perfect estimates, silent sources, and the order of estimates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sources():
 
 
 def test_a_silent_estimate_has_the_sdr_of_its_definition(sources):
-    """|s|² / |0 − s|² is 1, so 0 dB; the other source keeps its score."""
+    """A silent estimate has |s|² / |0 − s|² = 1, so 0 dB; the score of the other source is unchanged."""
     estimates = sources + 0.01 * torch.randn_like(sources)
     expected = median_sdr(estimates[:, :, 0], sources[:, :, 0], RATE)
     for silent in (0, 1):
@@ -35,7 +35,7 @@ def test_a_silent_estimate_has_the_sdr_of_its_definition(sources):
 
 
 def test_frames_in_which_an_estimate_is_silent_are_scored_too(sources):
-    """Two of three frames silent: the median is theirs, where museval leaves only the good one."""
+    """With two of three frames silent, the median is 0 dB; museval would keep only the good frame."""
     estimates = sources + 0.01 * torch.randn_like(sources)
     estimates[:, 0, :, : 2 * RATE] = 0
     score = AudioScoring(RATE).score_separation(estimates, sources)["sdr_db"]
@@ -82,8 +82,9 @@ def test_pairwise_scores_are_those_of_every_pair():
 
 
 def test_the_order_of_audio_is_the_one_that_its_reported_score_prefers(sources):
-    """In two of three frames the estimates are in order; in the last one they are exchanged and loud, which decides the
-    squared error but not the median over frames.
+    """Estimates are in order in two of three frames, but exchanged and loud in the last.
+
+    The last frame dominates the squared error, but not the median over frames.
     """
     estimates = sources + 0.01 * torch.randn_like(sources)
     estimates[..., 2 * RATE :] = 10 * sources[..., 2 * RATE :].flip(1)

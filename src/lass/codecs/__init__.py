@@ -1,4 +1,4 @@
-"""Signal to codes and back."""
+"""Codecs: encode signals into discrete codes and decode them; helpers for any codec."""
 
 import warnings
 from pathlib import Path
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def load_codec(folder: str | Path) -> Codec:
-    """The codec saved in a folder, whatever its class; see `lass.artifacts.load_artifact` for errors."""
+    """Load a codec of any registered class from a folder; raises the errors of `lass.artifacts.load_artifact`."""
     return cast(Codec, load_artifact(folder, "codec"))
 
 
@@ -61,12 +61,12 @@ def codebook_of(codec: Codec) -> Tensor | None:
 
 
 def check_range(codec: Codec, signals: Tensor) -> None:
-    """Compare signals with the codec's `signal_range`, where it has one: [0, 1] for images, [-1, 1] for audio.
+    """Check signals against the codec's `signal_range`, if it has one: [0, 1] for images, [-1, 1] for audio.
 
-    Signals that leave the range by a few times its width, as loud recordings do, give a warning.
+    Signals that exceed the range by over 1 % of its width, such as loud recordings, give a warning.
 
     Raises:
-        LassError: for signals that leave it by more, such as images in 0…255 or audio in 16-bit integers.
+        LassError: if signals exceed it by over four times its width, such as images in 0…255 or 16-bit integer audio.
     """
     if not isinstance(codec, HasSignalRange) or not signals.numel():
         return
@@ -81,10 +81,10 @@ def check_range(codec: Codec, signals: Tensor) -> None:
 
 
 def shape_codes(codec: Codec, codes: Tensor) -> Tensor:
-    """(batch, time) as the codec decodes them: (batch, *grid) where it has a fixed grid."""
+    """Reshape codes (batch, time) for decoding: (batch, *grid) for codecs with a fixed grid, otherwise unchanged."""
     return codes.unflatten(1, codec.grid) if isinstance(codec, GridCodec) else codes
 
 
 def pad_to_codes(codec: Codec, signals: Tensor) -> Tensor:
-    """Signals (batch, channels, *space), with silence up to a whole number of codes where the codec has a hop."""
+    """Zero-pad signals (batch, channels, *space) at the end to a multiple of the hop; unchanged without a hop."""
     return F.pad(signals, (0, -signals.shape[-1] % codec.hop)) if isinstance(codec, AudioCodec) else signals

@@ -1,4 +1,4 @@
-"""What all codecs for audio share: lengths, the codebook, and what they are refused for."""
+"""Base class and building blocks of audio codecs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lass.errors import LassError
 
 
 class DilatedBlock(nn.Module):
-    """x + f(x) with a dilated convolution of three taps and one of one tap."""
+    """Residual block x + f(x), where f is a dilated convolution with kernel size 3 and one with kernel size 1."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -27,28 +27,27 @@ class DilatedBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, time) to the same."""
+        """Map (batch, width, time) to the same shape."""
         return x + self.block(x)
 
 
 class AudioVQCodec(VQCodec):
-    """Base of codecs for mono audio in [-1, 1] of any length; one code for every `hop` samples.
+    """Base class of codecs for mono audio in [-1, 1] of any length, with one code per `hop` samples.
 
-    A signal whose length is no multiple of the hop is encoded as if silence followed; what codes decode to is a whole
-    number of hops long, and the caller cuts it. Subclasses set the attributes below and define `encode_padded` and
-    `decode_latents`.
+    Signals are zero-padded to a multiple of the hop. Decoded signals are a whole number of hops long; the caller crops
+    them. Subclasses set the attributes below and define `encode_padded` and `decode_latents`.
     """
 
     signal_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    sample_rate: int  # of the signals, in Hz
-    hop: int  # samples for one code
-    margin: int  # code positions to each side that the code, or the sound, of one position can depend on
+    sample_rate: int  # sample rate of the signals, in Hz
+    hop: int  # samples per code
+    margin: int  # receptive field of encoder, and of decoder, to each side, in code positions
 
     def encode_latents(self, signal: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "batch dim positions"]:
-        """Unquantised latents.
+        """Encode a signal into unquantised latents.
 
         Raises:
-            LassError: if the signal has several channels, or not as many samples as a code stands for.
+            LassError: if the signal has several channels or fewer than `hop` samples.
         """
         if signal.shape[1] != 1 or signal.shape[2] < self.hop:
             raise LassError(
@@ -58,7 +57,7 @@ class AudioVQCodec(VQCodec):
         return self.encode_padded(F.pad(signal, (0, -signal.shape[2] % self.hop)))
 
     def encode_padded(self, signal: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim positions"]:
-        """Unquantised latents of a signal that is a whole number of hops long."""
+        """Encode a signal whose length is a multiple of the hop into unquantised latents."""
         raise NotImplementedError(f"{type(self).__name__} must define encode_padded()")
 
 
@@ -66,8 +65,8 @@ def margin_of(strides: Sequence[int], dilations: Sequence[int]) -> int:
     """`AudioVQCodec.margin` of strided convolutions with residual blocks between them.
 
     Args:
-        strides: of the convolutions, from the signal on.
-        dilations: of the residual blocks after each.
+        strides: Strides of the convolutions, in the order of the encoder.
+        dilations: Dilations of the residual blocks after each convolution.
     """
     hops = [math.prod(strides[: i + 1]) for i in range(len(strides))]
     samples = sum(hop * (1 + sum(dilations)) for hop in hops) + hops[-1]

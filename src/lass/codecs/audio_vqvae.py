@@ -1,4 +1,4 @@
-"""The VQ-VAE for audio: strided 1-D convolutions each way, between them residual blocks with growing dilation."""
+"""VQ-VAE for audio: strided 1-D convolutions and residual blocks with growing dilation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import MAX_CODES
 from lass.errors import LassError, check_number, check_sizes
 
-MIN_WIDTH = 8  # channels at the highest rates
+MIN_WIDTH = 8  # minimum number of channels at high rates
 
 
 @register
@@ -23,17 +23,17 @@ class AudioVQVAE(AudioVQCodec):
     """Codec for mono audio; see AudioVQCodec.
 
     Args:
-        sample_rate: of the signals, in Hz; for whoever reads and writes files.
-        num_codes: size K of the codebook.
-        strides: of the convolutions, the hop is their product (128 by default).
-        width: channels of the convolutions at the rate of the codes; half as many at each higher rate, 8 at least.
-        latent_dim: channels of the latents and of the codebook vectors.
-        num_residual_blocks: after each strided convolution of the encoder, and before each of the decoder; their
-            dilations are 1, 3, 9 …
-        codebook_decay: decay of the codebook's moving average per training batch.
+        sample_rate: Sample rate of the signals in Hz; metadata only, it does not affect the network.
+        num_codes: Codebook size K.
+        strides: Strides of the convolutions; their product is the hop (128 by default).
+        width: Channels of the convolutions at the rate of the codes; halved at each higher rate, at least 8.
+        latent_dim: Channels of the latents and of the codebook vectors.
+        num_residual_blocks: Number of residual blocks after each strided convolution of the encoder and before each of
+            the decoder; their dilations are 1, 3, 9 …
+        codebook_decay: Decay of the codebook's moving average per training batch.
 
     Raises:
-        LassError: for strides below 2 or odd ones, which would shift the signal by a fraction of a sample.
+        LassError: if a stride is odd, which would shift the signal by a fraction of a sample, or less than 2.
 
     Source: Dhariwal et al. 2020 (arXiv:2005.00341), section 3 and appendix B.1; strides and sizes are our own.
     """
@@ -93,7 +93,7 @@ class AudioVQVAE(AudioVQCodec):
         return self.decoder(latents)
 
     def forward(self, signal: Float[Tensor, "batch channels samples"]) -> VQVAEOutput:
-        """Reconstruct, with straight-through gradients; the reconstruction is as long as the signal."""
+        """Reconstruct a signal, with straight-through gradients; the reconstruction has the length of the signal."""
         latents = self.encode_latents(signal)
         quantized, codes, commitment_loss = self.quantizer(latents)
         reconstruction = self.decode_latents(quantized)[..., : signal.shape[-1]]

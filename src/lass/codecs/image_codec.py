@@ -1,4 +1,4 @@
-"""What all codecs for images share: one size of images, and what is refused."""
+"""Base class of image codecs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lass.errors import LassError, check_sizes
 
 
 class ImageVQCodec(VQCodec):
-    """Base of codecs for images in [0, 1] of one fixed size.
+    """Base class of codecs for images in [0, 1] of one fixed size.
 
     Args:
-        image_shape: (channels, height, width).
-        num_codes: size K of the codebook.
-        reduction: pixels, in height and in width, for one code.
+        image_shape: Shape of the images, (channels, height, width).
+        num_codes: Codebook size K.
+        reduction: Factor between image and code grid: each code covers reduction × reduction pixels.
 
     Raises:
-        LassError: if height or width is no multiple of that, or a size is out of its range.
+        LassError: if height or width is not a multiple of `reduction`, or a size is out of range.
     """
 
     signal_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -42,10 +42,10 @@ class ImageVQCodec(VQCodec):
     def encode_latents(
         self, signal: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """Unquantised latents.
+        """Encode images into unquantised latents.
 
         Raises:
-            LassError: if the signal is not of `image_shape`.
+            LassError: if the images do not have `image_shape`.
         """
         if tuple(signal.shape[1:]) != self.image_shape:
             expected, received = ("×".join(map(str, shape)) for shape in (self.image_shape, signal.shape[1:]))
@@ -55,5 +55,5 @@ class ImageVQCodec(VQCodec):
     def encode_images(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """Unquantised latents of images that have the right size."""
+        """Encode images of `image_shape` into unquantised latents."""
         raise NotImplementedError(f"{type(self).__name__} must define encode_images()")

@@ -1,4 +1,4 @@
-"""The VQ-VAE for images: two stride-2 convolutions each way, residual blocks, sigmoid output."""
+"""VQ-VAE for images: two stride-2 convolutions each in encoder and decoder, residual blocks, sigmoid output."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 
 
 class VQVAEOutput(NamedTuple):
-    """What training needs from one pass."""
+    """Output of a forward pass, as needed by the training loss."""
 
-    reconstruction: Tensor  # like the signal
-    codes: Tensor  # (batch, height / 4, width / 4)
+    reconstruction: Tensor  # shaped like the signal
+    codes: Tensor  # (batch, *grid) long; for images (batch, height / 4, width / 4)
     commitment_loss: Tensor  # scalar
-    latents: Tensor  # (batch, latent_dim, height / 4, width / 4), not quantised
+    latents: Tensor  # (batch, latent_dim, *grid), unquantised
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x) with a 3×3 (or `kernel_size`) and a 1×1 convolution."""
+    """Residual block x + f(x), where f is a kernel_size × kernel_size and a 1×1 convolution."""
 
     def __init__(self, width: int, kernel_size: int = 3) -> None:
         super().__init__()
@@ -43,15 +43,20 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, width, height, width) to the same."""
+        """Map (batch, channels, height, width) to the same shape."""
         return x + self.block(x)
 
 
 def initialise(layer: Convolution) -> None:
-    """He et al. 2015 (arXiv:1502.01852), Eq. 10: torch's default shrinks the latents until all share one code."""
+    """Initialise a convolution in place: normal weights with variance 2 / fan-in, zero bias.
+
+    Torch's default initialisation shrinks the latents until all are quantised to one code.
+
+    Source: He et al. 2015 (arXiv:1502.01852), Eq. 10.
+    """
     taps: int | float = math.prod(layer.kernel_size)
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        taps /= math.prod(layer.stride)  # each output pixel sees only this many
+        taps /= math.prod(layer.stride)  # taps that contribute to one output position
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * taps)))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -62,18 +67,17 @@ class ImageVQVAE(ImageVQCodec):
     """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes. See ImageVQCodec.
 
     Args:
-        image_shape: (channels, height, width); height and width are multiples of 4.
-        num_codes: size K of the codebook.
-        width: channels of the convolutions.
-        latent_dim: channels of the latents and of the codebook vectors.
-        num_residual_blocks: in the encoder and in the decoder each.
-        patch_encoder: each code sees its own 4×4 pixels and nothing else; the decoder still sees around it. Then few
-            codes have to say what is near them, and a mixture's code depends on the sources' codes at its own position
-            only, as the likelihood assumes. Without it, encoder and decoder mirror each other.
-        codebook_decay: decay of the codebook's moving average per training batch.
+        image_shape: Shape of the images, (channels, height, width); height and width are multiples of 4.
+        num_codes: Codebook size K.
+        width: Channels of the convolutions.
+        latent_dim: Channels of the latents and of the codebook vectors.
+        num_residual_blocks: Number of residual blocks in the encoder, and in the decoder.
+        patch_encoder: Restrict the encoder's receptive field to the 4×4 pixels of each code. Then codes need not
+            encode their surroundings, and a mixture code depends only on the source codes at its position, as the
+            likelihood assumes. The decoder is unchanged. If false, encoder and decoder mirror each other.
+        codebook_decay: Decay of the codebook's moving average per training batch.
 
-    Source: LASS (arXiv:2301.08562), section "VQ-VAE"; layers as in van den Oord et al. 2017. There are no batch
-    statistics in it, so that a code depends on its own signal only.
+    Source: LASS (arXiv:2301.08562), section "VQ-VAE"; layers as in van den Oord et al. 2017.
     """
 
     def __init__(
@@ -132,11 +136,11 @@ class ImageVQVAE(ImageVQCodec):
     def decode_latents(
         self, latents: Float[Tensor, "batch dim rows columns"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Images of latents."""
+        """Decode latents into images."""
         return self.decoder(latents.contiguous(memory_format=torch.channels_last))
 
     def forward(self, signal: Float[Tensor, "batch channels height width"]) -> VQVAEOutput:
-        """Reconstruct, with straight-through gradients."""
+        """Reconstruct images, with straight-through gradients."""
         latents = self.encode_latents(signal)
         quantized, codes, commitment_loss = self.quantizer(latents)
         return VQVAEOutput(self.decode_latents(quantized), codes, commitment_loss, latents)

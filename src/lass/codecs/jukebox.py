@@ -1,4 +1,4 @@
-"""OpenAI's Jukebox VQ-VAE as a codec; `lass.importers.jukebox` reads its published checkpoint."""
+"""OpenAI's Jukebox VQ-VAE as a codec; `lass.importers.jukebox` reads the published checkpoint."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import MAX_CODES
 from lass.errors import LassError, check_sizes
 
-NATIVE_RATE = 44100  # in Hz, of the published model
+NATIVE_RATE = 44100  # sample rate of the published model, in Hz
 
 
 @register
 class JukeboxVQVAE(AudioVQCodec):
-    """One level of Jukebox's VQ-VAE, for mono audio in [-1, 1] at half its native rate or at the native one.
+    """One level of Jukebox's VQ-VAE, for mono audio in [-1, 1] at its native rate or half of it.
 
-    Signals at 22,050 Hz are brought to 44,100 Hz by linear interpolation, and what is decoded back by the same. It is
-    for use, not for training.
+    Signals at 22,050 Hz are resampled to 44,100 Hz by linear interpolation, and decoded signals back to 22,050 Hz. For
+    inference only.
 
     Args:
-        downs: how often each block of the encoder halves (or divides by its stride) the rate.
-        strides: of the blocks.
-        width: channels of the convolutions.
-        depth: residual blocks at each rate.
-        latent_dim: channels of the latents and of the codebook vectors.
-        num_codes: size K of the codebook.
-        dilation_growth: dilations of the residual blocks are its powers.
-        upsampling: native rate divided by the rate of the signals.
-        sample_rate: of the signals, in Hz.
+        downs: Number of strided convolutions in each block of the encoder.
+        strides: Stride of these convolutions in each block.
+        width: Channels of the convolutions.
+        depth: Number of residual blocks at each rate.
+        latent_dim: Channels of the latents and of the codebook vectors.
+        num_codes: Codebook size K.
+        dilation_growth: Base of the dilations: residual block i has dilation dilation_growth^i.
+        upsampling: Native sample rate divided by the sample rate of the signals.
+        sample_rate: Sample rate of the signals in Hz.
 
     Source: Dhariwal et al. 2020 (arXiv:2005.00341), appendix B.1; linear resampling: LASS (arXiv:2301.08562), section
     "Music Source Separation".
@@ -77,7 +77,7 @@ class JukeboxVQVAE(AudioVQCodec):
         self.hop = self.native_hop // upsampling
         dilations = [dilation_growth**i for i in range(depth)]
         all_strides = [stride for down, stride in zip(downs, strides, strict=True) for _ in range(down)]
-        self.margin = margin_of(all_strides, dilations) + 1  # one for the resampling
+        self.margin = margin_of(all_strides, dilations) + 1  # + 1 for the resampling
 
         def residual(dilations: Sequence[int]) -> nn.Sequential:
             return nn.Sequential(*(DilatedBlock(width, dilation) for dilation in dilations))
@@ -96,7 +96,7 @@ class JukeboxVQVAE(AudioVQCodec):
 
         halvings = list(zip(downs, strides, strict=True))
         self.encoder = nn.Sequential(*(block(latent_dim if i else 1, *each) for i, each in enumerate(halvings)))
-        # In the order of the checkpoint, which is that of the encoder; decoding goes through it backwards.
+        # In the order of the checkpoint, which follows the encoder; `decode_latents` applies the blocks in reverse.
         self.decoder = nn.ModuleList(mirrored(*each) for each in halvings)
         self.out = nn.Conv1d(latent_dim, 1, 3, padding=1)
         self.quantizer = VectorQuantizer(num_codes, latent_dim)
@@ -109,6 +109,7 @@ class JukeboxVQVAE(AudioVQCodec):
         """See AudioVQCodec."""
         for block in reversed(self.decoder):
             latents = block(latents)
-        # Linear interpolation at the middle of each stretch: of its two middle samples, or twice the one.
+        # Linear interpolation at the centre of each group of `upsampling` samples: mean of the two central samples
+        # (equal for odd `upsampling`).
         signal, first, second = self.out(latents), (self.upsampling - 1) // 2, self.upsampling // 2
         return (signal[..., first :: self.upsampling] + signal[..., second :: self.upsampling]) / 2

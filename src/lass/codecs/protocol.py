@@ -10,7 +10,8 @@ from torch import Tensor
 class Codec(Protocol):
     """Signals to codes and back. Any published VQ model becomes one in about twenty lines; no base class is needed.
 
-    `signal` has shape (batch, channels, *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
+    A published VQ model needs about twenty lines of adapter code to implement it. Shapes: `signal` (batch, channels,
+    *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
 
     A codec for images also implements `ImageCodec`, one for audio `AudioCodec`, and one whose unquantised latents can
     be used by a likelihood `LatentCodec`.
@@ -19,19 +20,19 @@ class Codec(Protocol):
     num_codes: int
 
     def encode(self, signal: Float[Tensor, "batch channels *space"]) -> Int[Tensor, "batch *grid"]:
-        """Codes of a signal: the nearest codebook vector at each position of the grid."""
+        """Encode a signal: index of the nearest codebook vector at each grid position."""
         ...
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
-        """Codebook vectors of the codes. Refinement starts from them (Eq. 5, 6)."""
+        """Codebook vectors of the codes; the starting point of refinement (Eq. 5, 6)."""
         ...
 
     def decode_latents(self, latents: Float[Tensor, "batch dim *grid"]) -> Float[Tensor, "batch channels *space"]:
-        """Signal of (not necessarily quantised) latents; differentiable, because refinement descends through it."""
+        """Decode latents, quantised or not, into a signal; differentiable, because refinement descends its gradient."""
         ...
 
     def decode(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch channels *space"]:
-        """Signal of codes: `decode_latents(embed(codes))`."""
+        """Decode codes into a signal: `decode_latents(embed(codes))`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Vector quantisation with a codebook that follows the data as an exponential moving average."""
+"""Vector quantisation with a codebook learned by exponential moving averages."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from torch import Tensor, nn
 class Quantized(NamedTuple):
     """Result of quantising latents."""
 
-    quantized: Tensor  # (batch, dim, *grid), forward: the codebook vectors; backward: the identity
+    quantized: Tensor  # (batch, dim, *grid): codebook vectors, with straight-through gradient to the latents
     codes: Tensor  # (batch, *grid) long
-    commitment_loss: Tensor  # scalar, mean squared distance that pulls the encoder to the codebook
+    commitment_loss: Tensor  # scalar: mean squared distance between latents and codebook vectors
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest-neighbour codebook, learned without a gradient. It stays in float32 when a module around it is converted:
-    moving averages would stand still in bfloat16, and a rounded codebook gives other codes.
+    """Nearest-neighbour vector quantiser whose codebook is updated by moving averages instead of gradients.
+
+    Conversion of the data type does not affect its buffers, which stay in float32: in bfloat16, the updates of the
+    moving averages would round to zero, and a rounded codebook would change codes.
 
     Args:
-        num_codes: size K of the codebook.
-        dim: channels of the latents.
-        decay: of the moving averages, per training batch.
-        restart_below: a code that is used less often than this per batch (moving average) is dead; it starts again at
-            a random latent of the batch. Where batches hold fewer than 16 latents for each code, it is a sixteenth of
-            the mean use.
+        num_codes: Codebook size K.
+        dim: Channels of the latents.
+        decay: Decay of the moving averages per training batch.
+        restart_below: Usage threshold of dead codes: a code used less often per batch (moving average) is replaced by
+            a random latent of the batch. If a batch has fewer than 16 latents per code, the threshold is a sixteenth
+            of the mean usage.
 
     Source: van den Oord et al. 2017 (arXiv:1711.00937), Eq. 1, 2 and Appendix A.1 (moving averages); restart of dead
     codes: Dhariwal et al. 2020 (arXiv:2005.00341), section 3.1.
@@ -45,12 +47,12 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.decay, self.restart_below = decay, restart_below
         self.register_buffer("codebook", torch.randn(num_codes, dim))
-        # Moving averages of how often a code is used per batch and of the sum of the latents it stands for.
+        # Moving averages per batch: number of latents assigned to each code, and their sum.
         self.register_buffer("usage", torch.zeros(num_codes))
         self.register_buffer("total", torch.zeros(num_codes, dim))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorQuantizer:
-        """Change the device, as fn does, and not the data type."""
+        """Apply device changes, but not data type changes."""
 
         def keep_dtype(tensor: Tensor) -> Tensor:
             changed = fn(tensor)
@@ -60,29 +62,29 @@ class VectorQuantizer(nn.Module):
 
     @staticmethod
     def state_of(codebook: Float[Tensor, "num_codes dim"]) -> dict[str, Tensor]:
-        """State of a quantizer that was trained elsewhere."""
+        """State dictionary of a quantiser with a given codebook, e.g. of an imported model."""
         return {"codebook": codebook, "usage": torch.ones(len(codebook)), "total": codebook.clone()}
 
     def lookup(self, latents: Float[Tensor, "batch dim *grid"]) -> Int[Tensor, "batch *grid"]:
-        """Code of the nearest codebook vector at every position."""
+        """Quantise latents: index of the nearest codebook vector at each position."""
         vectors = rearrange(latents, "b d ... -> (b ...) d").float()
-        # In full precision also under autocast, or training would use other codes than everything after it.
+        # Full precision also under autocast; otherwise codes in training would differ from codes at inference.
         with torch.autocast(latents.device.type, enabled=False):
             directions, offsets = self._directions_and_offsets()
             scores = vectors @ directions.T + offsets
         return scores.argmax(1).view(latents.shape[0], *latents.shape[2:])
 
     def _directions_and_offsets(self) -> tuple[Tensor, Tensor]:
-        """(K, dim) and (K,): the code of v is that with the largest v·direction + offset."""
-        # -|v - c|² / 2 without |v|², which is the same for all codes.
+        """Directions (K, dim) and offsets (K,): vector v gets the code that maximises v·direction + offset."""
+        # -|v - c|² / 2 without the term -|v|² / 2, which does not depend on the code.
         return self.codebook, -self.codebook.square().sum(1) / 2
 
     def embed(self, codes: Int[Tensor, "batch *grid"]) -> Float[Tensor, "batch dim *grid"]:
-        """Codebook vectors of the codes, channels second."""
+        """Codebook vectors of the codes, (batch, dim, *grid)."""
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     def forward(self, latents: Float[Tensor, "batch dim *grid"]) -> Quantized:
-        """Quantise; in training mode also let the codebook follow the latents."""
+        """Quantise latents; in training mode, also update the codebook."""
         if self.training and not self.usage.any():
             self._start_from(latents.detach())
         codes = self.lookup(latents.detach())
@@ -115,7 +117,7 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(self.total / self.usage[:, None])
 
     def _random_latents(self, latents: Tensor) -> Tensor:
-        """One random latent per code, the same on every rank."""
+        """One random latent of the batch per code, (K, dim); equal on all ranks."""
         vectors = rearrange(latents, "b d ... -> (b ...) d").float()
         chosen = vectors[torch.randint(len(vectors), (len(self.codebook),), device=vectors.device)]
         if dist.is_available() and dist.is_initialized():
@@ -124,13 +126,15 @@ class VectorQuantizer(nn.Module):
 
 
 class ProjectionQuantizer(VectorQuantizer):
-    """The code is the largest of K learned projections; its vector may lie anywhere. For use, not for training.
+    """Quantiser whose code is the argmax of K learned projections of the latent, for inference only.
+
+    The codebook vectors are independent of the projections.
 
     Args:
-        num_codes: size K of the codebook.
-        dim: channels of the latents.
+        num_codes: Codebook size K.
+        dim: Channels of the latents.
 
-    Source: Jang et al. 2017 (arXiv:1611.01144), as it is used once it is trained: without noise.
+    Source: Jang et al. 2017 (arXiv:1611.01144), at inference: without Gumbel noise.
     """
 
     directions: Tensor  # (num_codes, dim)

@@ -1,4 +1,4 @@
-"""The VQ-GAN of "Taming Transformers" as a codec: residual blocks with group norm, attention at some resolutions."""
+"""VQ-GAN of "Taming Transformers" as a codec: residual blocks with group norm, attention at some resolutions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.quantizer import ProjectionQuantizer, VectorQuantizer
 from lass.errors import LassError
 
-NUM_GROUPS = 32  # of the group norm
+NUM_GROUPS = 32  # groups of each group norm
 
 
 class NormedBlock(nn.Module):
-    """x + f(x), where f is twice: group norm, swish, 3×3 convolution."""
+    """Residual block x + f(x), where f applies (group norm, swish, 3×3 convolution) twice.
+
+    If the number of channels changes, x is replaced by its 1×1 convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -28,13 +31,13 @@ class NormedBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         return self.shortcut(x) + self.conv2(F.silu(self.norm2(hidden)))
 
 
 class SpatialAttention(nn.Module):
-    """x + self-attention over all places, with one head."""
+    """Residual single-head self-attention over all spatial positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,33 +45,33 @@ class SpatialAttention(nn.Module):
         self.to_qkv, self.to_out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same."""
+        """Map (batch, channels, height, width) to the same shape."""
         q, k, v = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(q, k, v)
         return x + self.to_out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class Halving(nn.Module):
-    """Half the height and width: a 3×3 convolution of stride 2 that is padded below and to the right, or a mean."""
+    """Downsampling by 2: a 3×3 convolution with stride 2, padded below and to the right, or 2×2 average pooling."""
 
     def __init__(self, channels: int, learned: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2) if learned else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to half the height and width."""
+        """Map (batch, channels, height, width) to (batch, channels, height / 2, width / 2)."""
         return F.avg_pool2d(x, 2) if self.conv is None else self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Doubling(nn.Module):
-    """Twice the height and width by repetition, then a 3×3 convolution if `learned`."""
+    """Upsampling by 2 with nearest neighbours, followed by a 3×3 convolution if `learned`."""
 
     def __init__(self, channels: int, learned: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learned else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to twice the height and width."""
+        """Map (batch, channels, height, width) to (batch, channels, 2 · height, 2 · width)."""
         return self.conv(F.interpolate(x, scale_factor=2.0))
 
 
@@ -77,20 +80,23 @@ class VQGAN(ImageVQCodec):
     """Codec for images in [0, 1], for use and not for training; `lass import taming` makes one. See ImageVQCodec.
 
     Args:
-        image_shape: (channels, height, width); all layers but attention take other sizes too, but codes are for these.
-        num_codes: size K of the codebook.
-        latent_dim: channels of the latents and of the codebook vectors.
-        width: channels at the full resolution.
-        width_multipliers: channels at each resolution, as multiples of `width`; one resolution is half of that before.
-        num_residual_blocks: in the encoder at each resolution; the decoder has one more.
-        attention_at: heights at which there is attention.
-        hidden_dim: channels between encoder and latents, and between latents and decoder; default `latent_dim`.
-        learned_resampling: resolutions change through convolutions.
-        projected: codes are the largest of K learned projections of the latents instead of the nearest vector.
-        middle_attention: there is attention between the two middle blocks of encoder and decoder.
+        image_shape: Shape of the images, (channels, height, width); fixes the grid of codes, although the convolutions
+            accept other sizes.
+        num_codes: Codebook size K.
+        latent_dim: Channels of the latents and of the codebook vectors.
+        width: Channels at full resolution.
+        width_multipliers: Channels at each resolution as multiples of `width`; each resolution is half the previous.
+        num_residual_blocks: Number of residual blocks per resolution in the encoder; the decoder has one more.
+        attention_at: Heights of the feature maps, in pixels, that are followed by attention.
+        hidden_dim: Channels between encoder and latents, and between latents and decoder; default `latent_dim`.
+        learned_resampling: Resample with convolutions instead of average pooling and nearest neighbours only.
+        projected: Take the code from the argmax of K learned projections (`ProjectionQuantizer`) instead of the nearest
+            codebook vector.
+        middle_attention: Add attention between the two middle blocks of encoder and decoder.
 
     Raises:
-        LassError: if the image cannot be halved so often.
+        LassError: if height or width is not divisible by 2^(len(width_multipliers) - 1), a size is out of range, or a
+            number of channels is not a multiple of 32.
 
     Source: Esser, Rombach and Ommer 2021 (arXiv:2012.09841), appendix "VQGAN architecture"; `projected`: Jang et al.
     2017 (arXiv:1611.01144).
@@ -132,7 +138,7 @@ class VQGAN(ImageVQCodec):
         sizes = [(width * multiplier, height >> level) for level, multiplier in enumerate(width_multipliers)]
         deepest = before = sizes[-1][0]
 
-        # Layers have names that say where they are, so that those of a checkpoint can be found.
+        # Layer names encode level and position, so that the importer can map the names of a checkpoint to them.
         decoder: Layers = [("first", nn.Conv2d(hidden_dim, deepest, 3, padding=1)), *_middle(deepest, middle_attention)]
         for level, (here, size) in reversed(list(enumerate(sizes))):
             decoder += _level(f"up_{level}", before, here, num_residual_blocks + 1, size in attention_at)
@@ -163,7 +169,7 @@ class VQGAN(ImageVQCodec):
     def decode_latents(
         self, latents: Float[Tensor, "batch dim rows columns"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Images of latents; where the decoder goes too far, not in [0, 1]."""
+        """Decode latents into images; values may exceed [0, 1], because the decoder has no output activation."""
         return (self.decoder(self.from_latents(latents)) + 1) / 2
 
 

@@ -1,4 +1,4 @@
-"""Signals in: one file per family of datasets, and the one place where sources are mixed.
+"""Datasets and data modules of sources, and the mixing of sources.
 
-Nothing is imported here, so that `lass.data.mixing` costs no Lightning.
+Nothing is imported here, so that importing `lass.data.mixing` does not import Lightning.
 """

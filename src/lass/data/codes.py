@@ -1,4 +1,4 @@
-"""Memory-mapped shards of codes, so that a signal is encoded once and not in every epoch."""
+"""Memory-mapped cache of codes, so that each signal is encoded once instead of in every epoch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class CodeSequences(NamedTuple):
 
 
 def write_codes(path: str | Path, batches: Iterable[CodeSequences]) -> None:
-    """Store encoded sources as one `.npy` array (num_sources, 1 + time): the label, then the codes."""
+    """Store encoded sources as one int32 `.npy` array, (num_sources, 1 + time): the label, then the codes."""
     rows = [torch.cat([labels[:, None], codes], 1).cpu().numpy().astype(np.int32) for codes, labels in batches]
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, np.concatenate(rows))
 
 
 class CodeShard(Dataset):
-    """Encoded sources of one file of `write_codes`, memory-mapped, read a batch at a time.
+    """Memory-mapped dataset of the encoded sources in a file of `write_codes`, with batched access.
 
     Args:
-        path: of the file.
-        num_codes: K of the codec, to check the codes against; None leaves that out.
+        path: Path of the file.
+        num_codes: Codebook size K, against which the codes are checked; None skips the check.
 
     Raises:
         LassError: if the file is not such an array, or holds a code outside 0…K-1 or a negative label.
@@ -58,6 +58,6 @@ class CodeShard(Dataset):
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> CodeSequences:
-        """The sequences of those numbers."""
+        """The sequences at `indices` as one batch."""
         rows = torch.from_numpy(self.rows[indices]).long()
         return CodeSequences(rows[:, 1:], rows[:, 0])

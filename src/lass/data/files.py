@@ -1,4 +1,4 @@
-"""Text files and arrays that others wrote: read whole, or refused with the reason."""
+"""Readers of untrusted text files and NumPy arrays; errors name the reason."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lass.errors import LassError
 
 
 def read_text(path: str | Path, what: str, advice: str) -> str:
-    """A text file in UTF-8, with or without a byte-order mark.
+    """Read a text file in UTF-8, with or without a byte-order mark.
 
     Args:
-        path: of the file.
-        what: it should be, for the error.
-        advice: end of the error: what is expected, or what to do.
+        path: Path of the file.
+        what: Expected kind of file, for the error message.
+        advice: End of the error message: what is expected, or what to do.
 
     Raises:
-        LassError: if it cannot be read, has another encoding, or holds NUL bytes.
+        LassError: if the file cannot be read, has another encoding, or holds NUL bytes.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -35,19 +35,19 @@ def read_text(path: str | Path, what: str, advice: str) -> str:
 
 
 def mapped_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
-    """A NumPy array in a `.npy` file, memory-mapped: nothing that the header claims is allocated.
+    """Memory-map the NumPy array of a `.npy` file; a false size in its header allocates no memory.
 
     Args:
-        path: of the file.
-        mode: read only, or copy on write.
+        path: Path of the file.
+        mode: "r" (read only) or "c" (copy on write).
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        OSError: with the reason in one line, if it is damaged, or no array of numbers.
+        FileNotFoundError: if the file does not exist.
+        OSError: if the file is damaged or does not hold an array of numbers; the reason is one line.
     """
     try:
         return np.lib.format.open_memmap(path, mode)
     except FileNotFoundError:
         raise
-    except Exception as error:  # the header is parsed as Python literals, which fails in many ways
+    except Exception as error:  # NumPy parses the header as a Python literal, which raises many kinds of exceptions
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -1,4 +1,4 @@
-"""The loader of the training batches, which continues a resumed epoch where it was stopped."""
+"""Data loader of training batches that resumes in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader
 
 
 class ResumableLoader(DataLoader):
-    """Leaves out the batches that a resumed epoch has had before the stop; the rest is torch's.
+    """`DataLoader` that skips the batches of a resumed epoch that were processed before the interruption.
 
-    The sampler makes the order a function of (seed, epoch), and the trainer keeps how many batches of the epoch are
-    done, so the loader has no state of its own. Lightning restores that number, and tells the sampler the epoch, only
-    after it has made the iterator: a generator, which asks for both when the first batch is wanted.
+    The loader has no state of its own: the sampler's order is a function of (seed, epoch), and the trainer stores the
+    number of processed batches. Lightning restores that number and sets the sampler's epoch only after it has called
+    `__iter__`, which is therefore a generator and reads both when the first batch is requested.
 
     Args:
-        trainer: that consumes the batches; None gives all of them.
-        *args, **kwargs: of torch's loader.
+        trainer: Trainer that consumes the batches; with None, no batch is skipped.
+        *args, **kwargs: Arguments of `torch.utils.data.DataLoader`.
     """
 
     def __init__(self, trainer: Trainer | None, *args: Any, **kwargs: Any) -> None:
@@ -27,16 +27,16 @@ class ResumableLoader(DataLoader):
         self.trainer = trainer
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch declares its private iterator
-        """The batches of the epoch that are not done yet."""
+        """Batches of the epoch that have not been processed."""
         num_done, num_batches = 0, len(self)
         if self.trainer is not None:
             num_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            # Lightning asks for one more than `limit_train_batches` when it resumes after the last batch of an epoch.
+            # Resuming after the last batch of an epoch, Lightning requests one batch beyond `limit_train_batches`.
             num_batches = int(min(num_batches, self.trainer.num_training_batches))
         yield from islice(super().__iter__(), num_done, num_batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; Lightning takes a loader with this method and the next for one that can resume."""
+        """Empty. Lightning treats loaders that have this method and `load_state_dict` as resumable."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The one place where sources become a mixture."""
+"""Mixing of sources."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lass.errors import LassError
 
 
 def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -> Tensor:
-    """Weighted sum of sources, their mean unless told otherwise: y = (x¹ + x²) / 2.
+    """Mix sources into their weighted sum, by default their mean: y = (x¹ + x²) / 2 for two sources.
 
     Args:
-        sources: the sources along `dim`, e.g. (batch, sources, channels, height, width).
-        weights: one per source; default 1 / num_sources each.
-        dim: the axis of the sources.
+        sources: Tensor whose axis `dim` indexes the sources, e.g. (batch, sources, channels, height, width).
+        weights: One weight per source; default 1 / num_sources each.
+        dim: Axis of the sources.
 
     Returns:
-        The mixture: the shape of `sources` without `dim`.
+        The mixture, shaped like `sources` without axis `dim`.
 
     Raises:
-        LassError: if there is not one weight per source.
+        LassError: if the number of weights differs from the number of sources.
 
     Example:
         >>> mix(torch.tensor([[1.0, 3.0]]))

@@ -1,4 +1,4 @@
-"""Which sources make up the mixtures of an evaluation: seeded once, stored as a file, the same for everybody."""
+"""Lists of the source pairs that form evaluation mixtures: drawn from a seed, or stored as CSV for reproducibility."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ PLACES_HEADER = ["mixture", "song", "start_seconds"]
 
 
 def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "num_mixtures 2"]:
-    """Random pairs in which every source is used once before any is used again, and none is mixed with itself.
+    """Draw random pairs of distinct sources; each source is used once before any is reused.
+
+    Args:
+        num_sources: Number of sources to draw from.
+        num_mixtures: Number of pairs.
+        seed: Seed of the random permutations.
+
+    Returns:
+        Positions of the two sources of each pair, (num_mixtures, 2).
 
     Raises:
         LassError: if there are fewer than two sources.
 
     Source: LASS (arXiv:2301.08562), section "Quantitative Results": 6,000 mixtures of 12,000 test sources; MNIST has
-    10,000, so the last 1,000 mixtures use some a second time.
+    10,000, so the last 1,000 mixtures reuse sources.
     """
     if num_sources < 2:
         raise LassError(f"Mixtures need at least two sources, got {num_sources}.")
@@ -36,7 +44,7 @@ def draw_pairs(num_sources: int, num_mixtures: int, seed: int) -> Int[Tensor, "n
     rounds = -(-2 * num_mixtures // num_sources)
     order = np.concatenate([generator.permutation(num_sources) for _ in range(rounds)])[: 2 * num_mixtures]
     pairs = order.reshape(-1, 2)
-    # Only a pair across the seam of two rounds can hold one source twice.
+    # A source can only be paired with itself where the pair spans two consecutive permutations.
     same = pairs[:, 0] == pairs[:, 1]
     pairs[same, 1] = (pairs[same, 1] + 1) % num_sources
     return torch.from_numpy(pairs)
@@ -51,7 +59,7 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
     """Read pairs stored by `write_pairs`.
 
     Raises:
-        LassError: if the file is missing, is no such list, or names sources that are not there.
+        LassError: if the file is missing, is not a list of pairs, or holds positions outside 0…num_sources-1.
     """
     pairs = _read(path, HEADER, lambda first, second: (int(first), int(second)))
     if not all(0 <= source < num_sources for pair in pairs for source in pair):
@@ -60,7 +68,7 @@ def read_pairs(path: str | Path, num_sources: int) -> Int[Tensor, "num_mixtures 
 
 
 def write_places(path: str | Path, places: Sequence[tuple[str, float]]) -> None:
-    """Store where the mixtures of songs lie, as CSV: the song and its start in seconds."""
+    """Store the positions of mixtures in songs as CSV: name of the song and start of the mixture in seconds."""
     _write(path, PLACES_HEADER, places)
 
 
@@ -68,7 +76,7 @@ def read_places(path: str | Path) -> list[tuple[str, float]]:
     """Read places stored by `write_places`.
 
     Raises:
-        LassError: if the file is missing or no such list.
+        LassError: if the file is missing or is not a list of places.
     """
     places = _read(path, PLACES_HEADER, lambda song, start: (song, float(start)))
     for song, start in places:

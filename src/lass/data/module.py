@@ -1,4 +1,4 @@
-"""What all datasets share: single sources for training, pairs of them for counting, mixtures to separate."""
+"""Base data module: loaders of single sources (training), source pairs (likelihood) and mixtures (separation)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lass.data.sources import FixedPairs, FreshPairs, SourceDataset, identity_co
 from lass.errors import LassError, check_number
 
 Split = Literal["train", "validation", "test"]
-MAX_SEED = 2**63 - 1  # that a torch.Generator takes whatever the sign is
+MAX_SEED = 2**63 - 1  # torch.Generator accepts seeds of either sign up to this magnitude
 
 
 def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: str = "sources") -> None:
-    """Raise LassError if there are too few training sources for a batch of so many sources, or pairs of them."""
+    """Raise LassError if the training sources do not fill one batch of `batch_size` sources, or of as many pairs."""
     if num_sources < batch_size * (1 + pairs):
         raise LassError(
             f"There are {num_sources} training {what}, fewer than one batch of {batch_size} "
@@ -31,7 +31,7 @@ def check_batch(num_sources: int, batch_size: int, pairs: bool = False, what: st
 
 
 def check_sample_rate(data: object, codec: object) -> None:
-    """Raise LassError if a data module gives audio of another rate than the codec is for."""
+    """Raise LassError if the sample rates of data module and codec differ; skipped where either has none."""
     if not isinstance(data, HasSampleRate) or not isinstance(codec, HasSampleRate):
         return
     given, wanted = data.sample_rate, codec.sample_rate
@@ -43,23 +43,25 @@ def check_sample_rate(data: object, codec: object) -> None:
 
 
 class SourceDataModule(LightningDataModule):
-    """Loaders of what subclasses read: they define `part`, `fresh_pairs`, `validation_pairs` and `mixture_pairs`.
+    """Base class of data modules: data loaders of sources, source pairs and mixtures.
+
+    Subclasses define `part`, `identity`, `fresh_pairs`, `validation_pairs` and `mixture_pairs`.
 
     Args:
-        batch_size: number of sources, of pairs, or of mixtures in a batch.
-        pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
-            drawn afresh in every epoch, validation pairs are fixed.
-        split_seed: seed of what is drawn here.
-        predict_split: whether `lass predict` separates mixtures of the test or of the validation sources.
-        mixtures: CSV file with the stored mixtures of the test; null draws them with `split_seed`.
-        num_mixtures: separate only the first so many mixtures; null for all.
-        num_workers: processes that load sources.
+        batch_size: Number of sources, pairs or mixtures per batch.
+        pairs: Load pairs of sources instead of single sources for training and validation, as estimating the
+            likelihood requires. Training pairs are redrawn in every epoch; validation pairs are fixed.
+        split_seed: Seed of all random choices of the data module.
+        predict_split: Split whose sources are mixed for `lass predict`.
+        mixtures: Path of a CSV file with the stored test mixtures; null draws them with `split_seed`.
+        num_mixtures: Number of mixtures to separate, from the start of the list; null for all.
+        num_workers: Number of worker processes that load sources.
 
     Raises:
         LassError: if one of these numbers is outside its limits.
     """
 
-    what = "sources"  # they are called in errors
+    what = "sources"  # plural noun for the sources in error messages
 
     def __init__(
         self,
@@ -81,32 +83,33 @@ class SourceDataModule(LightningDataModule):
         self.predict_split, self.mixtures, self.num_mixtures = predict_split, mixtures, num_mixtures
 
     def part(self, name: Split) -> SourceDataset:
-        """The sources of one part, read once."""
+        """The dataset of a split; read on first access and kept."""
         raise NotImplementedError(f"{type(self).__name__} must define part()")
 
     def identity(self, part: Split) -> str:
-        """Tells the sources of a part from those of other datasets, splits and settings; part of names of files."""
+        """Identifier of the sources of a split, unique to dataset, split and settings; used in names of cache files."""
         raise NotImplementedError(f"{type(self).__name__} must define identity()")
 
     def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> PaddedSampler:
-        """Which training sources are paired, anew in every epoch."""
+        """Sampler of training pairs, redrawn in every epoch."""
         raise NotImplementedError(f"{type(self).__name__} must define fresh_pairs()")
 
     def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
-        """Which validation sources are paired."""
+        """Positions of the two sources of each validation pair, (pairs, 2)."""
         raise NotImplementedError(f"{type(self).__name__} must define validation_pairs()")
 
     def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """Which sources of the part `predict_split` make up the mixtures."""
+        """Positions of the two sources of each mixture in the split `predict_split`, (mixtures, 2)."""
         raise NotImplementedError(f"{type(self).__name__} must define mixture_pairs()")
 
     def setup(self, stage: str) -> None:
-        """Read what the stage needs, so that missing data is reported before anything else starts."""
+        """Read the split that the stage needs, so that missing data is reported before anything else starts."""
         self.part(self.predict_split if stage == "predict" else "train")
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled sources, or fresh random pairs of them; a function of seed and epoch, so that a resumed run sees
-        what it would have seen.
+        """Loader of shuffled training sources, or of training pairs redrawn in every epoch.
+
+        The order is a function of seed and epoch, so a resumed run continues with the batches of an uninterrupted run.
         """
         sources, seed = self.part("train"), torch.initial_seed() % 2**31
         if not self.pairs:
@@ -117,7 +120,7 @@ class SourceDataModule(LightningDataModule):
         return self._loader(FreshPairs(sources), pairing, training=True)
 
     def val_dataloader(self) -> DataLoader:
-        """Held-out sources, or fixed pairs of them."""
+        """Loader of validation sources, or of fixed validation pairs."""
         sources = self.part("validation")
         if not self.pairs:
             return self._loader(sources)
@@ -125,7 +128,7 @@ class SourceDataModule(LightningDataModule):
         return self._loader(pairs, PaddedSampler(len(pairs), *self._ranks))
 
     def predict_dataloader(self) -> DataLoader:
-        """The mixtures to separate, in their stored order."""
+        """Loader of the mixtures to separate, in list order."""
         pairs = self.mixture_pairs()
         if self.num_mixtures is not None and self.num_mixtures > len(pairs):
             raise LassError(
@@ -135,7 +138,7 @@ class SourceDataModule(LightningDataModule):
 
     @property
     def _ranks(self) -> tuple[int, int]:
-        """How many processes share the work, and which of them this one is."""
+        """World size and global rank; (1, 0) without a trainer."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: Dataset, sampler: Sampler | None = None, training: bool = False) -> DataLoader:

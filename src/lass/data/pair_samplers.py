@@ -1,4 +1,4 @@
-"""How the ranks of a distributed run share pairs: every pair exactly once, whatever the number of ranks."""
+"""Distributed samplers of pairs: each pair is visited exactly once, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.utils.data import Dataset, DistributedSampler
 
 
 class PaddedSampler(DistributedSampler):
-    """Each rank's share of the positions of a dataset, in order.
+    """Sequential distributed sampler that pads the shares of ranks with None instead of repeated positions.
 
-    Shares have one length, because ranks have to make the same number of steps. Torch's sampler repeats positions to
-    get there; here None takes their place, which datasets of pairs leave out, so that nothing is counted twice.
+    All shares have equal length, because all ranks must take equally many steps. Datasets of pairs skip None, so no
+    pair is counted twice.
 
     Args:
-        num_items: in the dataset.
-        num_ranks, rank: of the distributed run.
-        seed: for subclasses that shuffle, together with the epoch (`set_epoch`, which Lightning calls).
+        num_items: Number of items in the dataset.
+        num_ranks, rank: World size and rank of the distributed run.
+        seed: Seed for subclasses that shuffle; combined with the epoch (`set_epoch`, called by Lightning).
     """
 
     def __init__(self, num_items: int, num_ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
@@ -26,21 +26,23 @@ class PaddedSampler(DistributedSampler):
         self.num_items = num_items
 
     def items(self) -> Sequence[Any]:
-        """What is shared in this epoch."""
+        """Items of this epoch, over all ranks."""
         return range(self.num_items)
 
     def __iter__(self) -> Iterator[Any]:
-        """This rank's share."""
+        """Items of this rank, padded with None."""
         share = list(self.items()[self.rank :: self.num_replicas])
         return iter(share + [None] * (self.num_samples - len(share)))
 
 
 class RandomPairing(PaddedSampler):
-    """Pairs of sources, drawn anew in every epoch from seed and epoch: each source is in one; an odd one is left out.
+    """Sampler of random pairs, redrawn in every epoch as a function of seed and epoch.
+
+    Each source is in one pair; for an odd number of sources, one is left out.
 
     Args:
-        num_sources: to pair up.
-        num_ranks, rank, seed: see PaddedSampler.
+        num_sources: Number of sources to pair.
+        num_ranks, rank, seed: See `PaddedSampler`.
     """
 
     def __init__(self, num_sources: int, num_ranks: int = 1, rank: int = 0, seed: int = 0) -> None:
@@ -48,20 +50,21 @@ class RandomPairing(PaddedSampler):
         self.num_sources = num_sources
 
     def items(self) -> Sequence[tuple[int, int]]:
-        """The pairs of this epoch."""
+        """Pairs of this epoch, over all ranks."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.num_sources, generator=generator)[: 2 * self.num_items]
         return [tuple(pair) for pair in order.view(-1, 2).tolist()]
 
 
 class ClassPairing(PaddedSampler):
-    """Pairs of a chunk of the first class and one of the second.
+    """Sampler of pairs of one chunk per class.
 
     Args:
-        first, second: positions of the chunks of each class in the dataset; equally many and in step where `aligned`.
-        aligned: pair those in step, in another order in every epoch; otherwise at random, anew in every epoch, each
-            used once until one class is used up.
-        num_ranks, rank, seed: see PaddedSampler.
+        first, second: Positions in the dataset of the chunks of the first and the second class. With `aligned`, both
+            have equal length and first[i] belongs to second[i].
+        aligned: Pair first[i] with second[i], shuffled in every epoch. Otherwise pairs are redrawn at random in every
+            epoch; each chunk is used at most once, until one class is exhausted.
+        num_ranks, rank, seed: See `PaddedSampler`.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class ClassPairing(PaddedSampler):
         self.first, self.second, self.aligned = first, second, aligned
 
     def items(self) -> list[tuple[int, int]]:
-        """The pairs of this epoch."""
+        """Pairs of this epoch, over all ranks."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.first), generator=generator)[: self.num_items]
         other = order if self.aligned else torch.randperm(len(self.second), generator=generator)[: self.num_items]

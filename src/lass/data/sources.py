@@ -1,4 +1,4 @@
-"""Datasets of single sources, and of pairs of them, read a whole batch at a time."""
+"""Datasets of single sources and of source pairs, with batched access."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Sources(NamedTuple):
 
 
 class SourcePairs(NamedTuple):
-    """A batch of sources that are to be mixed."""
+    """A batch of source tuples to be mixed."""
 
     signals: Tensor  # (batch, sources, channels, *space) float
     labels: Tensor  # (batch, sources) long
-    indices: Tensor  # (batch,) long: the number of the mixture; -1 for pairs drawn afresh
+    indices: Tensor  # (batch,) long: position in the list of mixtures; -1 for pairs without a list
 
 
 class BatchedDataset(Protocol):
@@ -34,12 +34,12 @@ class BatchedDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> Sources:
-        """A batch at once."""
+        """The images at `indices` as one batch."""
         ...
 
 
 class SourceDataset(Dataset):
-    """Single sources, given out a batch at a time; torch's DataLoader calls `__getitems__` when it is there."""
+    """Base dataset of single sources with batched access: torch's DataLoader calls `__getitems__` once per batch."""
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
@@ -48,17 +48,17 @@ class SourceDataset(Dataset):
         return Sources(*(field[0] for field in self.__getitems__([index])))
 
     def __getitems__(self, indices: list[int]) -> Sources:
-        """A batch at once."""
+        """The sources at `indices` as one batch."""
         raise NotImplementedError(f"{type(self).__name__} must define __getitems__()")
 
     def subset(self, positions: Int[Tensor, " subset"]) -> SourceDataset:
-        """Some of the sources, in that order."""
+        """Dataset of the sources at `positions`, in that order."""
         raise NotImplementedError(f"{type(self).__name__} must define subset()")
 
     def fingerprint(self) -> str:
-        """Hexadecimal digits that differ where signals, labels or their order differ.
+        """Hash of signals, labels and their order, 16 hexadecimal digits.
 
-        Every source is read; datasets for which that is slow override it.
+        Reads every source; datasets for which that is slow override it.
         """
         digest = hashlib.sha256()
         for source in map(self.__getitem__, range(len(self))):
@@ -67,11 +67,11 @@ class SourceDataset(Dataset):
 
 
 class ImageSources(SourceDataset):
-    """Images in memory (or mapped into it) as bytes, given out as floats in [0, 1].
+    """Images stored as bytes, in memory or memory-mapped, and returned as floats in [0, 1].
 
     Args:
-        images: (num_images, channels, height, width).
-        labels: (num_images,) the class of each image.
+        images: 8-bit images, (num_images, channels, height, width).
+        labels: Class of each image, (num_images,).
     """
 
     def __init__(
@@ -83,21 +83,21 @@ class ImageSources(SourceDataset):
         return len(self.images)
 
     def __getitems__(self, indices: list[int] | Int[Tensor, " batch"]) -> Sources:
-        """A batch at once."""
+        """The images at `indices` as one batch."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return Sources(self.images[chosen].float() / 255, self.labels[chosen])
 
     def subset(self, positions: Int[Tensor, " subset"]) -> ImageSources:
-        """See SourceDataset."""
+        """See `SourceDataset`."""
         return ImageSources(self.images[positions], self.labels[positions])
 
     def fingerprint(self) -> str:
-        """See SourceDataset; of the bytes."""
+        """See `SourceDataset`; hash of the stored bytes."""
         return fingerprint({"images": self.images, "labels": self.labels})
 
 
 class MirroredSources(ImageSources):
-    """The same images, and after them their mirror images (left and right exchanged)."""
+    """Images followed by their horizontal mirror images: item num_images + i mirrors item i."""
 
     def __len__(self) -> int:
         return 2 * len(self.images)
@@ -110,16 +110,16 @@ class MirroredSources(ImageSources):
         return Sources(torch.where(mirrored, signals.flip(-1), signals), labels)
 
     def subset(self, positions: Int[Tensor, " subset"]) -> ImageSources:
-        """Not meant: an image held out of training would stay there as its mirror image."""
+        """Not supported: the mirror image of a held-out image could remain in the training set."""
         raise NotImplementedError("hold out images before mirroring them")
 
     def fingerprint(self) -> str:
-        """See SourceDataset."""
+        """See `SourceDataset`."""
         return f"mirrored-{super().fingerprint()}"
 
 
 class FreshPairs(Dataset):
-    """Pairs of sources, named by the positions of both: what a `RandomPairing` sampler asks for."""
+    """Dataset of pairs indexed by the positions of both sources, as drawn by `RandomPairing` or `ClassPairing`."""
 
     def __init__(self, sources: BatchedDataset) -> None:
         self.sources = sources
@@ -128,18 +128,18 @@ class FreshPairs(Dataset):
         return len(self.sources) // 2
 
     def __getitems__(self, pairs: list[tuple[int, int] | None]) -> SourcePairs:
-        """The pairs asked for. None is left out: a batch that is padding only has no pairs."""
+        """The pairs as one batch. None (padding) is skipped, so a batch of padding is empty."""
         there = [pair for pair in pairs if pair is not None]
         first, second = [pair[0] for pair in there], [pair[1] for pair in there]
         return _pairs(self.sources, first, second, torch.full((len(there),), -1))
 
 
 class FixedPairs(Dataset):
-    """A stored list of pairs.
+    """Dataset of a fixed list of pairs.
 
     Args:
-        sources: where the sources come from.
-        pairs: (num_mixtures, 2), positions in `sources`.
+        sources: Dataset of the single sources.
+        pairs: Positions in `sources`, (num_mixtures, 2).
     """
 
     def __init__(self, sources: BatchedDataset, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
@@ -149,14 +149,14 @@ class FixedPairs(Dataset):
         return len(self.pairs)
 
     def __getitems__(self, indices: list[int | None]) -> SourcePairs:
-        """The pairs of those numbers. None is left out: a batch that is padding only has no pairs."""
+        """The pairs at `indices` as one batch. None (padding) is skipped, so a batch of padding is empty."""
         chosen = torch.tensor([index for index in indices if index is not None], dtype=torch.long)
         first, second = self.pairs[chosen].T.tolist()
         return _pairs(self.sources, first, second, chosen)
 
 
 def _pairs(sources: BatchedDataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
-    if not first:  # no dataset has to give out nothing: take the shapes of something
+    if not first:  # datasets need not support empty batches: slice one from a non-empty batch
         something = _pairs(sources, [0], [0], torch.zeros(1, dtype=torch.long))
         return SourcePairs(*(field[:0] for field in something))
     a, b = sources.__getitems__(first), sources.__getitems__(second)
@@ -164,5 +164,5 @@ def _pairs(sources: BatchedDataset, first: list[int], second: list[int], indices
 
 
 def identity_collate(batch):
-    """Collate function for datasets that already give out batches."""
+    """Collate function for datasets whose items are already batches: returns its argument."""
     return batch

@@ -1,1 +1,1 @@
-"""Published models of other programs as codecs and priors; no code in their files is run."""
+"""Importers of published models as codecs and priors; no code in the model files is executed."""

@@ -1,9 +1,9 @@
-"""Checkpoints of other programs: tensors and plain values are read from them, and no code of theirs is run.
+"""Safe reader of third-party checkpoints: tensors and plain values, without executing code.
 
-A pickle is a program for a stack machine that may import and call any function. The machine here imports and calls
-nothing: the name of a global stays a name, and an object of any class but a tensor becomes an inert stand-in. So no
-list of safe classes is needed. Tensors are views of the file, which is mapped into memory; sizes that the pickle claims
-are compared with the bytes that the file has before a tensor is made.
+A pickle is a program for a stack machine that can import and call any function. The interpreter in this module neither
+imports nor calls anything: globals remain names, and objects other than tensors become inert placeholders, so no
+allow-list of classes is needed. Tensors are views of the memory-mapped file; their claimed sizes are checked against
+the size of the file before they are created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lass.errors import LassError
 
-STORAGES = {  # types of elements by the type of a storage
+STORAGES = {  # element type by storage class
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
     "torch.HalfStorage": torch.float16,
@@ -39,33 +39,33 @@ STORAGES = {  # types of elements by the type of a storage
     "torch.ComplexFloatStorage": torch.complex64,
     "torch.ComplexDoubleStorage": torch.complex128,
 }
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file that torch.save wrote before PyTorch 1.6
-MAX_PICKLE = 2**28  # bytes of a pickle without its tensors; published ones have less than 10 MiB
-MAX_OPERATIONS = 2_000_000  # of a pickle: one byte can make an object of 64; published ones have some 10,000
-MAX_SHARED = 2  # bytes of all weights, as a multiple of the file's: tied weights share memory
-NUM_NAMED = 3  # wrong weights in an error
-MARK = object()  # on the stack, below the arguments of an operation
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in torch.save's format before PyTorch 1.6
+MAX_PICKLE = 2**28  # bytes of a pickle without tensors; published checkpoints have less than 10 MiB
+MAX_OPERATIONS = 2_000_000  # per pickle, as 1 byte can create a 64-byte object; published ones have about 10,000
+MAX_SHARED = 2  # maximum ratio of weight bytes to file bytes; above 1 because tied weights share memory
+NUM_NAMED = 3  # number of wrong weights named in an error message
+MARK = object()  # stack marker below the arguments of an operation
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class UnknownObject(dict):
-    """Takes the place of an object of an unknown class; keeps its entries if the class was a kind of dictionary."""
+    """Inert placeholder of an unpickled object; holds the entries of objects whose class subclasses dict."""
 
 
 class Name(str):
-    """Full name of a global in a pickle. It is not imported."""
+    """Full name of a global in a pickle, which is not imported."""
 
 
 class Storage(NamedTuple):
-    """Memory of tensors: `key` names it in the file."""
+    """Storage of tensors: its key in the file, and its element type."""
 
     key: str
     dtype: torch.dtype
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in the file: offset and strides in elements."""
+    """Tensor in a checkpoint; offset and strides are in elements."""
 
     storage: Storage
     offset: int
@@ -74,39 +74,40 @@ class StoredTensor(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Bytes of the file that a storage takes."""
+    """Byte range of a storage in the file."""
 
     start: int
     num_bytes: int
 
 
 class _Unreadable(Exception):
-    """Why a file is not read."""
+    """Reason why a file cannot be read."""
 
 
 def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights of a file of `torch.save` or of a safetensors file, without running anything in it.
+    """Read the weights of a file of `torch.save` or of a safetensors file, without executing code in it.
 
-    The tensors are views of the file: it must stay as it is while they are used.
+    The tensors are memory-mapped views of the file, which must not change while they are in use.
 
     Args:
-        path: of the file.
-        key: of the dictionary with the weights. A file that holds nothing but tensors is that dictionary itself.
-        origin: where the file can be had, for the error when it is not there.
-        program: which wrote the file, for the error when it holds something else.
+        path: Path of the file.
+        key: Key of the dictionary of weights. A safetensors file, or a file without this key, is itself the dictionary.
+        origin: Where to get the file, for error messages.
+        program: Name of the program that writes such files, for error messages.
 
     Returns:
-        The weights, and all that lies beside them, with inert stand-ins for objects.
+        The weights by name, and the remaining content of the file with inert placeholders for objects; the latter is
+        empty if the whole content is the weights.
 
     Raises:
-        LassError: if the file is missing, damaged, claims tensors larger than itself, or holds no such dictionary.
+        LassError: if the file is missing or damaged, claims tensors larger than itself, or holds no such dictionary.
     """
     path = Path(path)
     try:
         if not path.is_file():
             raise LassError(f"There is no checkpoint at {path}: get it from {origin}.")
         with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # after the length of the header
+            is_safetensors = file.read(9)[8:] == b"{"  # after the 8-byte length of the header
         content, extents = ({}, {}) if is_safetensors else _unpickled(path)
         found = _safetensors(path) if is_safetensors else content.get(key, content)
         is_wrong = not isinstance(found, dict) or not all(isinstance(x, Tensor | StoredTensor) for x in found.values())
@@ -120,23 +121,25 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
             raise _Unreadable("its tensors claim more than the file holds")
     except LassError:
         raise
-    except Exception as error:  # bytes that are no checkpoint can raise whatever they spell
+    except Exception as error:  # arbitrary bytes can raise any exception
         reason = str(error) if isinstance(error, _Unreadable | OSError) else "its bytes are no checkpoint of PyTorch"
         raise LassError(f"{path} is damaged or something else ({reason}): get it from {origin}.") from error
     return weights, {} if found is content else content
 
 
 def fill(kind: type[M], sizes: Mapping[str, Any], weights: Mapping[str, Tensor], path: str | Path) -> M:
-    """A module of these sizes and weights, in eval mode; memory is taken only for what the weights hold.
+    """Create a module in eval mode from constructor arguments and weights.
+
+    The module is built on the meta device and adopts the tensors of `weights`, so wrong sizes allocate no memory.
 
     Args:
-        kind: class of the module.
-        sizes: arguments of the class.
-        weights: state of the module; may share memory with a file.
-        path: of the checkpoint, for errors.
+        kind: Class of the module.
+        sizes: Arguments of the class.
+        weights: State dictionary of the module; may share memory with a file.
+        path: Path of the checkpoint, for error messages.
 
     Raises:
-        LassError: if sizes and weights do not belong together, or a weight is NaN or infinite.
+        LassError: if sizes and weights are inconsistent, or a weight is NaN or infinite.
     """
     try:
         with torch.device("meta"):
@@ -173,7 +176,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _view(stored: StoredTensor, extents: Mapping[str, Extent], whole: torch.UntypedStorage) -> Tensor:
-    """The tensor, a view of the mapped file; a copy only where the file does not align its storage."""
+    """Create a tensor as a view of the memory-mapped file; copied only if its storage is not aligned in the file."""
     start, num_bytes = extents[stored.storage.key]
     dtype = stored.storage.dtype
     item, numel = dtype.itemsize, math.prod(stored.size)
@@ -190,7 +193,7 @@ def _view(stored: StoredTensor, extents: Mapping[str, Extent], whole: torch.Unty
 
 
 def _unpickled(path: Path) -> tuple[dict[str, Any], dict[str, Extent]]:
-    """The dictionary that was saved, and where in the file its storages lie."""
+    """Read the saved dictionary and the byte ranges of its storages."""
     size = path.stat().st_size
     with (
         path.open("rb") as file,
@@ -204,7 +207,7 @@ def _unpickled(path: Path) -> tuple[dict[str, Any], dict[str, Extent]]:
 
 
 def _unzipped(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
-    """As torch.save writes since PyTorch 1.6: a zip archive, uncompressed, with one entry for each storage."""
+    """Read torch.save's format since PyTorch 1.6: an uncompressed zip archive with one entry per storage."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
     pickle = min((name for name in entries if f"/{name}".endswith("/data.pkl")), key=len, default=None)
@@ -234,7 +237,7 @@ def _unzipped(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
 
 
 def _legacy(file: BinaryIO, head: mmap.mmap) -> tuple[Any, dict[str, Extent]]:
-    """As before PyTorch 1.6: pickles (magic number, version, machine, content, keys), then the storages one by one."""
+    """Read the format before PyTorch 1.6: pickles (magic number, version, machine, content, keys), then storages."""
     if _PickleReader({}).run(head) != LEGACY_MAGIC:
         raise _Unreadable("its bytes are no checkpoint of PyTorch")
     _, machine = _PickleReader({}).run(head), _PickleReader({}).run(head)
@@ -252,10 +255,10 @@ def _legacy(file: BinaryIO, head: mmap.mmap) -> tuple[Any, dict[str, Extent]]:
 
 
 class _PickleReader:
-    """Runs one pickle on a stack of plain values.
+    """Interpreter of a pickle on a stack of plain values; see the module docstring.
 
     Args:
-        storages: takes up the storages that the pickle names.
+        storages: Dictionary to which the storages that the pickle refers to are added, by key.
     """
 
     def __init__(self, storages: dict[str, Storage]) -> None:
@@ -264,7 +267,7 @@ class _PickleReader:
         self.storages = storages
 
     def run(self, pickle: mmap.mmap | io.BytesIO) -> Any:
-        """The value of the next pickle in a file."""
+        """Read the next pickle of a file and return its value."""
         for opcode, argument, _ in itertools.islice(pickletools.genops(cast(BinaryIO, pickle)), MAX_OPERATIONS):
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -273,11 +276,11 @@ class _PickleReader:
         raise _Unreadable("it holds too many objects beside its weights")
 
     def changed(self, operation: str, argument: Any) -> bool:
-        """Whether the operation pushes nothing; it is done then."""
+        """Execute an operation that pushes no value; returns False, without effect, for other operations."""
         match operation:
             case "PROTO" | "FRAME" | "READONLY_BUFFER":
                 pass
-            case "POP" | "BUILD":  # the state of an object is dropped
+            case "POP" | "BUILD":  # BUILD: the state of an object is dropped
                 self.stack.pop()
             case "POP_MARK":
                 self.marked()
@@ -298,7 +301,7 @@ class _PickleReader:
         return True
 
     def made(self, operation: str, argument: Any) -> Any:
-        """What the operation pushes."""
+        """Value that an operation pushes onto the stack."""
         match operation:
             case "MARK":
                 return MARK
@@ -338,35 +341,35 @@ class _PickleReader:
                 return UnknownObject()
             case "PERSID" | "NEXT_BUFFER" | "EXT1" | "EXT2" | "EXT4":
                 return UnknownObject()
-            case _:  # numbers and text
+            case _:  # numbers and strings
                 return argument
 
     def marked(self) -> list[Any]:
-        """Take off the values above the last mark, and the mark."""
+        """Pop the values above the last mark, and the mark."""
         return list(iter(self.stack.pop, MARK))[::-1]
 
     def last(self, number: int) -> list[Any]:
-        """Take off the last values."""
+        """Pop the last `number` values."""
         return [self.stack.pop() for _ in range(number)][::-1]
 
     def persistent(self, what: str, kind: Name, *more: Any) -> Storage | Name:
-        """What a persistent id stands for: the class of a module, or a storage, whose claimed length is not used."""
-        if what == "module":  # with its source text, before PyTorch 1.6
+        """Resolve a persistent id to a storage, ignoring its claimed length, or to the class name of a module."""
+        if what == "module":  # before PyTorch 1.6, with the source text of the class
             return kind
         key, _location, _numel, *view = more
-        if what != "storage" or kind not in STORAGES or any(view):  # views: before PyTorch 0.4
+        if what != "storage" or kind not in STORAGES or any(view):  # views of storages: before PyTorch 0.4
             raise _Unreadable("it holds tensors of an unknown kind")
         return self.storages.setdefault(key, Storage(key, STORAGES[kind]))
 
 
 def _entries(values: list[Any]) -> dict[str, Any]:
-    """Keys and values in turn. Only keys that are text are kept: to compare others may take long or run deep."""
+    """Dictionary of alternating keys and values. Other keys than strings are dropped: hashing may be slow or deep."""
     pairs = zip(values[::2], values[1::2], strict=True)
     return {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """What a call stands for: a tensor, or an object that is not made."""
+    """Result of a call in the pickle: a `StoredTensor` for torch's rebuild functions, else a placeholder."""
     name = str(function).rpartition(".")[2] if isinstance(function, Name) else ""
     match name, arguments:
         case "_rebuild_from_type_v2", (inner, _, inner_arguments, *_):

@@ -1,4 +1,4 @@
-"""The VQ-VAE of openai/jukebox from its published checkpoint."""
+"""Importer of the VQ-VAE of openai/jukebox from its published checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from lass.codecs.quantizer import VectorQuantizer
 from lass.errors import LassError
 from lass.importers.checkpoints import fill, read_weights
 
-MAX_GROWTH = 100  # of dilations
+MAX_GROWTH = 100  # maximum growth factor of dilations
 ORIGIN = "https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar"
 
 
 def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> JukeboxVQVAE:
-    """The codec of one level of a checkpoint of openai/jukebox (`vqvae.pth.tar`), sizes read off its weights.
+    """Read one level of a checkpoint of openai/jukebox (`vqvae.pth.tar`) as a codec.
+
+    The sizes of the network are inferred from the shapes of the weights.
 
     Args:
-        path: of the file, PyTorch's or safetensors. No code in it is run.
-        level: 0 is the finest (hop 8 at 44,100 Hz), 2 the top level (hop 128).
+        path: Path of the checkpoint, in PyTorch's format or safetensors. No code in it is executed.
+        level: Level of the hierarchy: 0 is the finest (hop 8 at 44,100 Hz), 2 the top level (hop 128).
         upsampling: 2 for signals at 22,050 Hz, 1 for signals at 44,100 Hz.
 
     Raises:
-        LassError: if the file is missing or damaged, is no such checkpoint, or lacks the level.
+        LassError: if the file is missing or damaged, is not such a checkpoint, or lacks the level.
     """
     weights, beside = read_weights(path, "model", ORIGIN, "Jukebox")
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
@@ -77,7 +79,7 @@ def read_jukebox(path: str | Path, level: int = 2, upsampling: int = 2) -> Jukeb
 
 
 def _plain(name: str) -> str:
-    """Name of a weight without the words that say which class holds it: those differ, the order of layers does not."""
+    """Weight name without the parts that name container classes, which differ between the two implementations."""
     return ".".join(part for part in name.split(".") if part not in ("level_blocks", "model", "block"))
 
 

@@ -1,6 +1,6 @@
-"""Models of CompVis/taming-transformers: a VQ-GAN, and the transformer over its codes, from their published files.
+"""Importer of the published VQ-GANs and transformers of CompVis/taming-transformers as codecs and priors.
 
-The VQ-GANs of CompVis/latent-diffusion are the same networks, with attention left out in one of them.
+The VQ-GANs of CompVis/latent-diffusion have the same architecture, one of them without attention, and are supported.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PROGRAM = "taming-transformers"
 ORIGIN = "the table of models at https://github.com/CompVis/taming-transformers"
 TRANSFORMER, DIFFUSION, LABELS = "Net2NetTransformer", "LatentDiffusion", "Labelator"
 CODECS = {"VQModel": False, "VQModelInterface": False, "EMAVQ": False, "VQNoDiscModel": False, "GumbelVQ": True}
-"""Kinds of codecs, and whether their codes are projected."""
-FIRST_STAGE = "first_stage_model."  # of names of the codec's weights in the checkpoint of a model over its codes
+"""Class names of codecs, and whether their codes come from projections (`VQGAN.projected`)."""
+FIRST_STAGE = "first_stage_model."  # prefix of the codec's weights in a transformer's checkpoint
 
-#: Names of layers, theirs and ours. A checkpoint's index of a level or a block goes where the \1 and \2 are.
+#: Patterns of layer names in a checkpoint, and the names in `VQGAN`; \1, \2 and \3 are the captured groups.
 LAYERS = {
     r"conv_in\.": "first.",
     r"norm_out\.": "norm.",
@@ -42,9 +42,9 @@ LAYERS = {
     r"(down|up)\.(\d+)\.attn\.(\d+)\.": r"\1_\2_attention_\3.",
     r"(down|up)\.(\d+)\.(?:downsample|upsample)\.": r"\1_\2_resample.",
 }
-PARTS = {"nin_shortcut": "shortcut", "proj_out": "to_out"}  # of a layer
+PARTS = {"nin_shortcut": "shortcut", "proj_out": "to_out"}  # sublayers
 CONVOLUTIONS = {"quant_conv": "to_latents", "post_quant_conv": "from_latents"}
-BLOCK = {  # of the transformer
+BLOCK = {  # sublayers of a transformer block
     "ln1": "attention_norm",
     "ln2": "feedforward_norm",
     "attn.proj": "to_out",
@@ -52,19 +52,19 @@ BLOCK = {  # of the transformer
     "mlp.2": "feedforward.2",
 }
 MAX_CONFIG = 2**20  # bytes of a configuration; published ones have a few thousand
-MAX_SIZE = 2**20  # of any size in it
-MAX_LEVELS, MAX_BLOCKS = 12, 100  # of a VQ-GAN: resolutions, and blocks at each; published ones have 6 and 2
+MAX_SIZE = 2**20  # maximum of any size in a configuration
+MAX_LEVELS, MAX_BLOCKS = 12, 100  # resolutions of a VQ-GAN, and blocks at each; published ones have 6 and 2
 
 
 @dataclass(frozen=True)
 class Section:
-    """One mapping of a configuration; each value is checked where it is read.
+    """One mapping of a configuration file; accessors check type and range of each value.
 
     Args:
-        values: of the mapping.
-        whole: the whole configuration, for interpolations such as `${model.params.embed_dim}`.
-        file: of the configuration, for errors.
-        name: of the mapping in the file, such as `model.params.`.
+        values: Entries of the mapping.
+        whole: The whole configuration, for interpolations such as `${model.params.embed_dim}`.
+        file: Path of the configuration, for error messages.
+        name: Dotted prefix of the mapping in the file, such as `model.params.`.
     """
 
     values: Mapping[Any, Any]
@@ -76,7 +76,7 @@ class Section:
         return key in self.values
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value, or what it refers to."""
+        """Value of a key, with an interpolation `${...}` resolved."""
         value = self.values.get(key, default)
         if not isinstance(value, str) or "${" not in value:
             return value
@@ -88,32 +88,32 @@ class Section:
         return referred
 
     def need(self, key: str) -> Any:
-        """The value, which has to be there."""
+        """Value of a required key."""
         if key not in self:
             raise LassError(f"{self.file} has no {self.name}{key}: expected the configuration of a model of {PROGRAM}.")
         return self.get(key)
 
     def section(self, key: str) -> Section:
-        """The mapping under a key."""
+        """Nested mapping of a required key."""
         values = self.need(key)
         if not isinstance(values, Mapping):
             raise self.wrong(key, "a mapping of names to values", values)
         return Section(values, self.whole, self.file, f"{self.name}{key}.")
 
     def integer(self, key: str, default: int | None = None, at_least: int = 1, at_most: int = MAX_SIZE) -> int:
-        """An integer, also where it is written as text or with a decimal point."""
+        """Integer value within limits; accepts digits in a string and whole floats. Required without `default`."""
         value = self.need(key) if default is None else self.get(key, default)
         return self._integer(key, value, at_least, at_most)
 
     def integers(self, key: str, default: list[int] | None = None, at_most: int = MAX_SIZE) -> list[int]:
-        """A list of at most `at_most` positive integers."""
+        """List of at most `at_most` positive integers. Required without `default`."""
         values = self.need(key) if default is None else self.get(key, default)
         if not isinstance(values, list) or len(values) > at_most:
             raise self.wrong(key, f"a list of at most {at_most} integers", values)
         return [self._integer(key, value, 1, MAX_SIZE) for value in values]
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """True or false."""
+        """Boolean value; accepts the strings "true" and "false" in any case."""
         value = self.get(key, default)
         value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
         if not isinstance(value, bool):
@@ -122,7 +122,7 @@ class Section:
 
     @property
     def kind(self) -> str:
-        """Class that the section describes, without its module."""
+        """Name of the class that the section describes (`target`), without its module."""
         target = self.need("target")
         if not isinstance(target, str):
             raise self.wrong("target", "the name of a class", target)
@@ -137,7 +137,7 @@ class Section:
         return number
 
     def wrong(self, key: str, expected: str, value: Any) -> LassError:
-        """The error for a value; what came is shortened, since a file can make it endless."""
+        """Error for an invalid value; the value is abbreviated, because a file can make it arbitrarily long."""
         is_short = value is None or isinstance(value, bool | float | str) or (type(value) is int and abs(value) < 2**64)
         came = f"{value!r:.60}" if is_short else f"a {'longer number' if type(value) is int else type(value).__name__}"
         return LassError(f"{self.file}: {self.name}{key} must be {expected}, not {came}.")
@@ -146,17 +146,20 @@ class Section:
 def read_taming(
     config: str | Path, checkpoint: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[VQGAN, TransformerPrior | None]:
-    """The codec, and the prior if the checkpoint has one.
+    """Read a codec, and its prior if the checkpoint has a transformer.
 
     Args:
-        config: the YAML file beside the checkpoint.
-        checkpoint: `last.ckpt`, of a VQ-GAN or of a transformer with its VQ-GAN, as PyTorch's file or as safetensors.
-            No code in it is run. Of a model of latent-diffusion the VQ-GAN is read.
-        dtype: of the prior's weights; the codec keeps full precision.
+        config: Path of the YAML file that belongs to the checkpoint.
+        checkpoint: Path of `last.ckpt`, of a VQ-GAN or of a transformer with its VQ-GAN, in PyTorch's format or
+            safetensors. No code in it is executed. From a model of latent-diffusion only the VQ-GAN is read.
+        dtype: Data type of the prior's weights; the codec stays in float32.
+
+    Returns:
+        The codec, and the prior or None.
 
     Raises:
-        LassError: if a file is missing or something else, weights are missing or have other sizes than the
-            configuration says, or the model is conditioned on something that is no class.
+        LassError: if a file is missing or invalid, weights are missing or inconsistent with the configuration, or the
+            model is conditioned on something other than classes.
 
     Source: Esser, Rombach and Ommer 2021 (arXiv:2012.09841); Rombach et al. 2022 (arXiv:2112.10752).
     """
@@ -169,7 +172,7 @@ def read_taming(
         of_codec = {name.removeprefix(FIRST_STAGE): w for name, w in weights.items() if name.startswith(FIRST_STAGE)}
         codec = _codec(settings.section("first_stage_config"), of_codec, checkpoint)
         prior = _prior(settings, weights, codec, dtype, checkpoint) if model.kind == TRANSFORMER else None
-    except (IndexError, RuntimeError, TypeError) as error:  # tensors of other shapes cannot be joined or cut
+    except (IndexError, RuntimeError, TypeError) as error:  # tensors of unexpected shapes fail to concatenate or slice
         raise LassError(f"{checkpoint} has weights of other shapes than a model of {PROGRAM}.") from error
     if prior is not None:
         prior.codec_fingerprint = fingerprint(codec)
@@ -187,7 +190,7 @@ def _model_in(config: Path) -> Section:
         raise
     except OSError as error:
         raise LassError(f"{config} cannot be read ({error.strerror}): check the name and its permissions.") from error
-    except Exception as error:  # PyYAML raises many kinds for values that do not have the form of their tag
+    except Exception as error:  # PyYAML raises many kinds of exceptions for values that do not fit their tag
         raise LassError(f"{config} is no single YAML document: name the one beside the checkpoint.") from error
     if not isinstance(content, Mapping):
         raise LassError(f"{config} has no model: expected the configuration of a model of {PROGRAM}.")
@@ -248,7 +251,7 @@ def _layer(name: str) -> str:
 
 
 def _join(weights: dict[str, Tensor], parts: tuple[str, str, str], joined: str) -> None:
-    """Replace the weights of queries, keys and values by those of one layer that gives all three."""
+    """Concatenate the weights of query, key and value layers into those of one joint layer, in place."""
     for name in [name for name in weights if f".{parts[0]}." in name]:
         names = [name.replace(f".{parts[0]}.", f".{part}.") for part in parts]
         if all(name in weights for name in names):
@@ -256,7 +259,7 @@ def _join(weights: dict[str, Tensor], parts: tuple[str, str, str], joined: str) 
 
 
 def _quantizer(weights: Mapping[str, Tensor], projected: bool, checkpoint: str | Path) -> dict[str, Tensor]:
-    """Of whichever variant: they differ in how they were trained, and in the names of their weights."""
+    """State of the quantiser; the variants differ in how they were trained and in the names of their weights."""
     names = {"codebook": "quantize.embedding.weight"}
     if projected:
         names = {"codebook": "quantize.embed.weight", "directions": "quantize.proj.weight"}
@@ -264,7 +267,7 @@ def _quantizer(weights: Mapping[str, Tensor], projected: bool, checkpoint: str |
     found = {ours: _need(weights, theirs, checkpoint).float() for ours, theirs in names.items()}
     if projected:
         found["directions"] = found["directions"].flatten(1)
-    if (used := weights.get("quantize.used")) is not None:  # indices are then among the codes that were ever used
+    if (used := weights.get("quantize.used")) is not None:  # codes then index the subset of used codebook entries
         found = {name: tensor[used] for name, tensor in found.items()}
     found |= VectorQuantizer.state_of(found["codebook"])
     return {f"quantizer.{name}": tensor for name, tensor in found.items()}
@@ -285,7 +288,7 @@ def _prior(
     for what, number in (("codes", codec.num_codes), ("classes (or start codes)", starts[-1] + 1)):
         if len(embeddings) < number:
             raise LassError(f"The transformer knows {len(embeddings)} codes, but {settings.file} has {number} {what}.")
-    codes = slice(codec.num_codes)  # it may have room for more
+    codes = slice(codec.num_codes)  # the transformer's vocabulary may be larger
     ours = {
         "code_embedding.weight": embeddings[codes],
         "start_embedding.weight": embeddings[list(starts)],
@@ -295,7 +298,7 @@ def _prior(
         "to_logits.weight": _need(weights, "transformer.head.weight", checkpoint)[codes],
         "to_logits.bias": torch.zeros(codec.num_codes),
     }
-    # Block by block, so that little of a mapped file is in memory at once beside the result.
+    # Converted block by block, so that little of the memory-mapped file is resident at once.
     of_block: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in weights.items():
         if match := re.match(r"transformer\.(blocks\.\d+)\.(.*)\.(weight|bias)$", name):
@@ -320,7 +323,7 @@ def _prior(
 
 
 def _starts(settings: Section) -> tuple[range, int]:
-    """The codes that stand for "nothing yet", or for each class (embedded as all others are), and how many classes."""
+    """Range of start codes (one per class, or one if unconditional), embedded as other codes; and number of classes."""
     condition = settings.get("cond_stage_config")
     if condition != "__is_first_stage__" and (settings.flag("unconditional") or condition == "__is_unconditional__"):
         first = settings.integer("sos_token", 0, at_least=0)

@@ -1,4 +1,4 @@
-"""How good codes, reconstructions and separations are."""
+"""Metrics of codebook usage, reconstructions and separations."""
 
 from lass.metrics.code_usage import CodeUsage
 from lass.metrics.features import ImageFeatures

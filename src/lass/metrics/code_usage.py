@@ -1,4 +1,4 @@
-"""How evenly the codes of a codebook are used."""
+"""Codebook usage: perplexity and share of used codes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from torchmetrics import Metric
 
 
 class CodeUsage(Metric):
-    """Counts codes; `compute` gives the perplexity (exponential of the entropy), the share of codes that are used at
-    all, and the counts themselves, (num_codes,).
+    """Usage statistics of a codebook, accumulated over batches of codes.
+
+    `compute` returns the perplexity (exponential of the entropy of code frequencies), the share of codes with at least
+    one use, and the counts, (num_codes,).
 
     Example:
         >>> usage = CodeUsage(num_codes=4)
@@ -26,11 +28,11 @@ class CodeUsage(Metric):
         self.add_state("counts", default=torch.zeros(num_codes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, codes: Tensor) -> None:
-        """Add codes of any shape."""
+        """Count codes of any shape."""
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
     def compute(self) -> dict[str, Tensor]:
-        """`{"perplexity", "used", "counts"}`."""
+        """Perplexity, share of used codes and counts, as `{"perplexity", "used", "counts"}`."""
         frequencies = self.counts / self.counts.sum()
         return {
             "perplexity": torch.special.entr(frequencies).sum().exp(),

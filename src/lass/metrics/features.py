@@ -1,4 +1,4 @@
-"""A small network whose features tell images apart: for Fréchet distances where Inception's weights are not at hand."""
+"""Small image feature network, for Fréchet distances without Inception's weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from torch import Tensor, nn
 from lass.artifacts import Artifact, register
 from lass.errors import LassError, check_sizes
 
-NUM_GROUPS = 8  # of the normalisation
+NUM_GROUPS = 8  # groups of each group norm
 
 
 @register
 class ImageFeatures(Artifact):
-    """Images of any size to vectors: three times convolution and halving, the mean over positions, a linear layer.
+    """Convolutional network that maps images of any size to feature vectors.
 
-    It is trained without labels (`lass.tasks.FeatureTraining`).
+    It consists of three stages of a convolution and a stride-2 convolution, the mean over positions, and a linear
+    layer. It is trained without labels (`lass.tasks.FeatureTraining`).
 
     Args:
-        num_features: length of the vectors.
-        width: channels after the first layer, a multiple of 8; the next have two and four times as many.
+        num_features: Length of the feature vectors.
+        width: Channels of the first stage, a multiple of 8; the next stages have two and four times as many.
 
     Raises:
-        LassError: for another width.
+        LassError: if `width` is not a multiple of 8, or a size is out of range.
     """
 
     kind = "features"
@@ -42,10 +43,10 @@ class ImageFeatures(Artifact):
         self.to_features = nn.Linear(4 * width, num_features)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch num_features"]:
-        """Features of images in [0, 1], grey or in colour."""
+        """Features of images in [0, 1] with 1 or 3 channels."""
         return self.to_features(self.body(in_colour(images) - 0.5).mean((2, 3)))
 
 
 def in_colour(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Grey images as three equal channels, others as they are."""
+    """Expand images of 1 channel to 3 equal channels; images of 3 channels are unchanged."""
     return images.expand(-1, 3, -1, -1)

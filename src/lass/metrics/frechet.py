@@ -1,4 +1,4 @@
-"""Fréchet distances between sets of images: FID with Inception's features, or on features of a network of one's own."""
+"""Fréchet distances between sets of images, on features of Inception (FID) or of another network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ INCEPTION_URL = (
 
 
 def find_inception_weights(named: str | Path | None = None) -> Path | None:
-    """The file with Inception's weights: the one that is named, or the one in torch's cache; None if that is not there.
+    """Find the file with Inception's weights: `named`, else the file in torch's cache, else None.
 
     Raises:
-        LassError: if the file that is named is not there.
+        LassError: if `named` is given and does not exist.
     """
     if named is not None:
         if not Path(named).is_file():
@@ -35,19 +35,22 @@ def find_inception_weights(named: str | Path | None = None) -> Path | None:
 
 
 def inception_cache() -> Path:
-    """Where torch keeps a download of Inception's weights."""
+    """Path of Inception's weights in torch's download cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
 
 
 class InceptionFeatures(nn.Module):
-    """The network of FID: images in [0, 1] to 2,048 features, as 8-bit images that are resized to 299×299.
+    """Feature network of FID, which maps images in [0, 1] to 2,048 features.
+
+    Images are rounded to 8 bits and resized to 299×299 pixels.
 
     Args:
-        weights: file of `INCEPTION_URL`.
-        num_features: 2048 for FID; 64, 192 or 768 for those of an earlier layer.
+        weights: Path of the file of `INCEPTION_URL`.
+        num_features: Number of features: 2048 for FID; 64, 192 or 768 selects an earlier layer.
 
     Raises:
-        LassError: if the file holds something else; it is never unpickled unsafely.
+        LassError: if the file does not hold these weights; it is unpickled with `weights_only` first, so that no code
+            in it runs.
 
     Source: Heusel et al. 2017 (arXiv:1706.08500); network and weights of torch-fidelity.
     """
@@ -56,22 +59,22 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         self.num_features = num_features
         try:
-            # The library below reads the file without this protection, so whatever else it holds is refused here.
+            # torchmetrics loads the file without `weights_only`, so files with other objects are rejected first.
             torch.load(weights, map_location="cpu", weights_only=True)
             network = NoTrainInceptionV3("inception-v3-compat", [str(num_features)], str(weights))
-        except Exception as error:  # bytes that are no such file can raise whatever they spell
+        except Exception as error:  # arbitrary bytes can raise any exception
             raise LassError(
                 f"{weights} holds no Inception weights: replace it by {INCEPTION_URL}, or set --model.fid=false."
             ) from error
         self.network = network.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch num_features"]:
-        """Features of images in [0, 1], grey or in colour."""
+        """Features of images in [0, 1] with 1 or 3 channels."""
         return self.network((in_colour(images) * 255).round().byte()).flatten(1)
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics wants a network: features that are computed once serve several distances."""
+    """Identity that replaces the network in torchmetrics, so that features computed once serve several distances."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -82,13 +85,14 @@ class _Given(nn.Module):
 
 
 class FrechetDistances(nn.Module):
-    """How far several sets of images are from the real ones: |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) of their features.
+    """Fréchet distances between real images and several sets of generated images; FID with `InceptionFeatures`.
 
-    The statistics are torchmetrics' and are put together over all devices. With `InceptionFeatures` that is FID.
+    The distance is |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½) of the means and covariances of features. torchmetrics
+    accumulates the statistics and sums them over all devices.
 
     Args:
-        network: images to features; has `num_features`.
-        names: of the sets.
+        network: Module that maps images to features, (batch, num_features); has the attribute `num_features`.
+        names: Names of the generated sets.
 
     Source: Heusel et al. 2017 (arXiv:1706.08500), Eq. 6.
     """
@@ -103,13 +107,13 @@ class FrechetDistances(nn.Module):
 
     @property
     def least_images(self) -> int:
-        """So many are needed in each set: with fewer the covariance is singular, and the distance says little."""
+        """Minimum number of images per set; with fewer, the covariance is singular and the distance unreliable."""
         return self.network.num_features + 1
 
     @torch.no_grad()
     def update(self, real: Tensor, sets: Mapping[str, Tensor]) -> None:
-        """Add images, (batch, channels, height, width); values outside [0, 1] are clipped, as in a file."""
-        with torch.autocast(real.device.type, enabled=False):  # scores do not depend on the precision of a run
+        """Add real and generated images, (batch, channels, height, width); generated images are clipped to [0, 1]."""
+        with torch.autocast(real.device.type, enabled=False):  # scores must not depend on the precision of the run
             features = self.network(real.float())
             for name, distance in self._items():
                 distance.update(features.to(distance.device), real=True)
@@ -119,12 +123,12 @@ class FrechetDistances(nn.Module):
         return [(name, cast(FrechetInceptionDistance, distance)) for name, distance in self.distances.items()]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrechetDistances:
-        """Move the network, and the sums of features, which are float64, unless the device has no such numbers."""
+        """Move the network; move the float64 sums of features only to devices that support float64."""
         self.network._apply(fn, recurse)
         if widest_float(fn(torch.zeros(1)).device) == torch.float64:
             self.distances._apply(fn, recurse)
         return self
 
     def compute(self) -> dict[str, float]:
-        """The distance of every set."""
+        """Fréchet distance of each generated set, by name."""
         return {name: distance.compute().item() for name, distance in self._items()}

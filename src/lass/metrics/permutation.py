@@ -1,4 +1,4 @@
-"""Which estimate is which source, where the method cannot know."""
+"""Permutation-invariant assignment of estimates to sources."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def best_permutation(scores: Float[Tensor, "batch estimates sources"]) -> Int[Tensor, "batch sources"]:
-    """The assignment of estimates to sources with the highest mean score.
+    """Find the assignment of estimates to sources with the highest mean score.
 
     Args:
-        scores: higher is better; `scores[b, e, s]` compares estimate e with source s, e.g. their PSNR. Where they are
-            undefined (NaN), the order stays as it is.
+        scores: Score of estimate e for source s, e.g. PSNR, at `scores[b, e, s]`; higher is better. NaN counts as 0, so
+            items whose scores are all NaN keep their order.
 
     Returns:
-        Shape (batch, sources): the estimate that belongs to each source.
+        Index of the estimate assigned to each source, (batch, sources).
 
     Example:
         >>> best_permutation(torch.tensor([[[1.0, 9.0], [8.0, 2.0]]]))
         tensor([[1, 0]])
 
-    Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), whose protocol LASS follows: mean PSNR of the better order.
+    Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), whose protocol LASS follows: mean PSNR in the better order.
     """
     num_sources = scores.shape[-1]
     orders = torch.tensor(list(permutations(range(num_sources))), device=scores.device)  # (orders, sources)

@@ -9,15 +9,15 @@ from torch import Tensor
 def psnr(
     estimate: Float[Tensor, "batch *shape"], target: Float[Tensor, "batch *shape"], data_range: float = 1.0
 ) -> Float[Tensor, " batch"]:
-    """PSNR of each item, in dB: 10 log10(data_range² / mean squared error).
+    """Peak signal-to-noise ratio of each item, in dB: 10 log10(data_range² / mean squared error).
 
     Args:
-        estimate: shape (batch, ...).
-        target: the same shape.
-        data_range: largest minus smallest possible value.
+        estimate: Estimates, (batch, ...).
+        target: Targets, shaped like `estimate`.
+        data_range: Largest minus smallest possible value.
 
     Returns:
-        Shape (batch,); infinite where both are equal.
+        PSNR in dB, (batch,); infinite where estimate and target are equal.
 
     Example:
         >>> psnr(torch.tensor([[0.0, 0.1]]), torch.tensor([[0.0, 0.0]]))

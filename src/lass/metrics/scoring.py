@@ -1,4 +1,4 @@
-"""By what codecs and separations are trained and scored: for images and for audio."""
+"""Training losses of codecs and scores of separations, for images and for audio."""
 
 from __future__ import annotations
 
@@ -19,55 +19,59 @@ Direction = Literal["min", "max"]
 
 @runtime_checkable
 class Scoring(Protocol):
-    """Signals here are (batch, channels, *space); those of a mixture's sources have another axis after the first."""
+    """Protocol of the losses and scores of one kind of signal.
 
-    #: Scores of a reconstruction and their better direction, the deciding one first; {} is where "_sources" goes.
+    Signals are (batch, channels, *space); estimates and sources of mixtures are (batch, sources, channels, *space).
+    """
+
+    #: Reconstruction scores and their direction of improvement, the primary score first. {} in a name is replaced by
+    #: the kind of signal, such as "_sources".
     reconstruction_goals: ClassVar[dict[str, Direction]]
-    #: Scores of estimates, all in dB and better when higher, the deciding one first.
+    #: Names of separation scores, in dB, higher is better; the primary score first.
     separation_scores: ClassVar[tuple[str, ...]]
-    #: Whether these are NaN for mixtures with a silent source, which means then leave out and count; elsewhere NaN is a
-    #: mistake to be seen.
+    #: Whether separation scores are NaN for mixtures with a silent source. If true, means skip NaN, and its number is
+    #: reported; if false, NaN indicates an error and propagates.
     may_be_undefined: ClassVar[bool]
 
     def losses(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """Terms of a codec's loss, by name; it is their sum."""
+        """Terms of a codec's reconstruction loss, by name; the loss is their sum."""
         ...
 
     def score_reconstruction(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """(batch,) under each key of `reconstruction_goals`."""
+        """Scores of a reconstruction, (batch,) for each key of `reconstruction_goals`."""
         ...
 
     def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """(batch, sources) under each name in `separation_scores`, within ±`LIMIT_DB`; NaN where it is undefined."""
+        """Scores of estimates, (batch, sources) for each of `separation_scores`, within ±`LIMIT_DB`; may be NaN."""
         ...
 
 
 class ImageScoring:
-    """Images in [0, 1]: squared error and PSNR."""
+    """Losses and scores of images in [0, 1]: mean squared error and PSNR."""
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"psnr{}_db": "max"}
     separation_scores: ClassVar[tuple[str, ...]] = ("psnr_db",)
     may_be_undefined: ClassVar[bool] = False
 
     def losses(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """See Scoring."""
+        """See `Scoring`."""
         return {"mse": F.mse_loss(reconstruction, signals)}
 
     def score_reconstruction(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """See Scoring."""
+        """See `Scoring`."""
         return {"psnr{}_db": psnr(reconstruction, signals)}
 
     def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """See Scoring."""
+        """See `Scoring`."""
         scores = psnr(estimates.flatten(0, 1), sources.flatten(0, 1)).view(sources.shape[:2])
         return {"psnr_db": scores.clamp(-LIMIT_DB, LIMIT_DB)}
 
 
 class AudioScoring:
-    """Mono audio in [-1, 1]: waveform and spectrograms, SDR and SI-SDR.
+    """Losses and scores of mono audio in [-1, 1]: waveform and spectral losses, SDR and SI-SDR.
 
     Args:
-        sample_rate: in Hz.
+        sample_rate: Sample rate in Hz.
     """
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"si_sdr{}_db": "max", "spectral_distance{}": "min"}
@@ -79,18 +83,18 @@ class AudioScoring:
         self.sample_rate = sample_rate
 
     def losses(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """Root mean squared error of the waveform, and the distance of the spectrograms."""
-        error = F.mse_loss(reconstruction, signals).clamp(min=1e-10).sqrt()  # a root has no gradient at 0
+        """Weighted root mean squared error of the waveform ("waveform"), and the spectral distance ("spectral")."""
+        error = F.mse_loss(reconstruction, signals).clamp(min=1e-10).sqrt()  # the gradient of a root is infinite at 0
         spectral = spectral_distance(reconstruction, signals).mean()
         return {"waveform": self.waveform_weight * error, "spectral": spectral}
 
     def score_reconstruction(self, reconstruction: Tensor, signals: Tensor) -> dict[str, Tensor]:
-        """See Scoring."""
+        """See `Scoring`."""
         distance = spectral_distance(reconstruction, signals)
         return {"si_sdr{}_db": si_sdr(reconstruction, signals)[:, 0], "spectral_distance{}": distance}
 
     def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """See Scoring; SDR is museval's. A silent estimate has the lowest possible SI-SDR, a silent source none."""
+        """See `Scoring`; SDR: `median_sdr`. SI-SDR: -`LIMIT_DB` for a silent estimate, NaN if any source is silent."""
         estimates, sources = estimates[:, :, 0], sources[:, :, 0]
         silent_estimate, silent_source = (~signals.any(2) for signals in (estimates, sources))
         scale_invariant = si_sdr(estimates, sources).clamp(-LIMIT_DB, LIMIT_DB)
@@ -102,11 +106,11 @@ class AudioScoring:
 
 
 def pairwise_scores(scoring: Scoring, estimates: Tensor, sources: Tensor) -> Tensor:
-    """The deciding score of every estimate with every source, (batch, estimates, sources).
+    """Primary separation score of each estimate for each source, (batch, estimates, sources).
 
     Args:
-        scoring: whose first separation score decides.
-        estimates, sources: (batch, sources, channels, *space).
+        scoring: Scoring whose first separation score is computed.
+        estimates, sources: Signals, (batch, sources, channels, *space).
     """
     deciding, num = scoring.separation_scores[0], sources.shape[1]
     shifted = [scoring.score_separation(estimates.roll(-shift, 1), sources)[deciding] for shift in range(num)]
@@ -117,5 +121,5 @@ def pairwise_scores(scoring: Scoring, estimates: Tensor, sources: Tensor) -> Ten
 
 
 def scoring_of(codec: object) -> Scoring:
-    """That of audio for codecs with a `sample_rate`, else that of images."""
+    """Scoring for the signals of a codec: `AudioScoring` if it has a `sample_rate`, else `ImageScoring`."""
     return AudioScoring(codec.sample_rate) if isinstance(codec, HasSampleRate) else ImageScoring()

@@ -1,4 +1,4 @@
-"""Signal-to-distortion ratio of BSS Eval version 4, as museval computes it, on all cores."""
+"""Signal-to-distortion ratio (SDR) of BSS Eval version 4, as in museval, parallel over mixtures."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from torch import Tensor
 from lass.errors import LassError
 
 FRAME_SECONDS = 1.0  # museval's default for window and hop
-INAUDIBLE = 1e-8  # of full scale
-LIMIT_DB = 100.0  # no score is further from 0: an infinite one would make the mean of all mixtures infinite
+INAUDIBLE = 1e-8  # fraction of full scale
+LIMIT_DB = 100.0  # bound on |score|: an infinite score would make the mean over mixtures infinite
 
 
 def median_sdr(
     estimates: Float[Tensor, "batch sources samples"], sources: Float[Tensor, "batch sources samples"], sample_rate: int
 ) -> Float[Tensor, "batch sources"]:
-    """SDR of each estimate in dB: the median over frames of one second, without those in which a source is silent.
+    """Median SDR of each estimate in dB, over frames of one second in which no source is silent.
 
-    museval also leaves out frames in which an estimate is silent, for all sources of the mixture. Here such a frame has
-    the SDR that its definition gives, 0 dB, so that a method cannot lose its failures by muting them.
+    museval also drops frames with a silent estimate, for all sources of the mixture. Here such a frame has an SDR of
+    0 dB, by definition, so that a method cannot hide failures by muting its estimates.
+
+    Batches of several mixtures are computed in a pool of processes if possible. The pool is spawned, so a script needs
+    the guard `if __name__ == "__main__":`.
 
     Args:
-        estimates: in the order of `sources`; of mono signals.
-        sources: the true ones.
-        sample_rate: in Hz.
+        estimates: Estimated mono signals in the order of `sources`, (batch, sources, samples).
+        sources: True mono signals, (batch, sources, samples).
+        sample_rate: Sample rate in Hz.
 
     Returns:
-        Shape (batch, sources), within ±`LIMIT_DB`; NaN where some source is silent in every frame.
-
-    It runs in a pool of processes where that can be had: a script needs its `if __name__ == "__main__":` for it.
+        Median SDR in dB, (batch, sources), within ±`LIMIT_DB`; NaN if every frame has a silent source.
 
     Source: Stöter, Liutkus and Ito 2018 (arXiv:1804.06267); Vincent et al. 2006.
     """
@@ -60,16 +61,16 @@ def median_sdr(
 
 def _median_sdr(job: tuple[np.ndarray, np.ndarray, int]) -> np.ndarray:
     reference, estimate, frame = job
-    if not reference.any(1).all():  # museval raises where a whole signal is silent
+    if not reference.any(1).all():  # museval raises an error if a whole source is silent
         return np.full(len(reference), np.nan)
     estimate = _audible(estimate, frame)
     sdr = museval_metrics().bss_eval(reference[..., None], estimate[..., None], window=frame, hop=frame)[0]
-    sdr = np.clip(sdr, -LIMIT_DB, LIMIT_DB)  # a perfect estimate has an infinite one
+    sdr = np.clip(sdr, -LIMIT_DB, LIMIT_DB)  # the SDR of a perfect estimate is infinite
     return np.array([np.nan if np.isnan(row).all() else np.nanmedian(row) for row in sdr])
 
 
 def _audible(estimate: np.ndarray, frame: int) -> np.ndarray:
-    """A copy in which frames of zeros have one sample far below anything that could be heard."""
+    """Copy of an estimate with one inaudible non-zero sample in each frame of zeros, which museval would drop."""
     estimate = estimate.copy()
     for start in range(0, estimate.shape[1], frame):
         part = estimate[:, start : start + frame]
@@ -79,7 +80,7 @@ def _audible(estimate: np.ndarray, frame: int) -> np.ndarray:
 
 @cache
 def museval_metrics() -> ModuleType:
-    """`museval.metrics` without its package: that imports a reader of MUSDB, which refuses to start without ffmpeg."""
+    """Import `museval.metrics` without the package `museval`, which imports a reader of MUSDB that requires ffmpeg."""
     package = importlib.util.find_spec("museval")
     if package is None or not package.submodule_search_locations:
         raise LassError("SDR needs museval: pip install 'lass[audio]'.")
@@ -94,7 +95,7 @@ def museval_metrics() -> ModuleType:
 
 @cache
 def _pool() -> ProcessPoolExecutor:
-    # Not forked: the parent has threads. Started once, because each process has to import SciPy.
+    # Spawned, because forking a process with threads is unsafe. Cached, because each worker imports SciPy.
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     num_processes = max(1, (os.cpu_count() or 1) // ranks)
     return ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), threadpool_limits, (1,))

@@ -1,4 +1,4 @@
-"""Distance of spectrograms at several resolutions: a loss for audio codecs, and a score."""
+"""Multi-resolution spectral distance: a loss of audio codecs, and a score."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RESOLUTIONS = (256, 512, 1024, 2048)  # samples in a window; the hop is a quarter of it
-FLOOR = 1e-3  # magnitudes below, about 80 dB less than those of a full-scale tone, are noise to the ear
+RESOLUTIONS = (256, 512, 1024, 2048)  # window lengths in samples; the hop is a quarter of the window
+FLOOR = 1e-3  # smaller magnitudes, about 80 dB below a full-scale tone, are inaudible and clamped
 
 
 def spectral_distance(
@@ -17,14 +17,18 @@ def spectral_distance(
     target: Float[Tensor, "batch channels samples"],
     resolutions: Sequence[int] = RESOLUTIONS,
 ) -> Float[Tensor, " batch"]:
-    """Mean over resolutions of spectral convergence plus the mean absolute difference of log magnitudes.
+    """Multi-resolution spectral distance: spectral convergence plus mean absolute difference of log magnitudes.
 
-    Spectral convergence is the norm of the difference of magnitudes relative to that of the target's.
+    Both terms are averaged over resolutions. Spectral convergence is the Frobenius norm of the difference of magnitude
+    spectrograms divided by the norm of the target's spectrogram.
 
     Args:
-        estimate: audio.
-        target: audio of the same shape.
-        resolutions: window lengths in samples.
+        estimate: Audio signals, (batch, channels, samples).
+        target: Audio signals, shaped like `estimate`.
+        resolutions: Window lengths in samples.
+
+    Returns:
+        Distance of each item, (batch,); 0 for equal signals.
 
     Source: Yamamoto, Song and Kim 2020 (arXiv:1910.11480), Eq. 3 to 6.
     """
@@ -46,8 +50,8 @@ def _magnitudes(signals: Float[Tensor, "batch samples"], window_length: int) -> 
         window_length,
         window_length // 4,
         window=window / window.norm(),
-        pad_mode="constant",  # for signals that are shorter than the window
+        pad_mode="constant",  # reflection would fail for signals shorter than the window
         return_complex=True,
     )
-    # The gradient of a magnitude of exactly 0 is undefined.
+    # Clamped, because the gradient of a magnitude is undefined at 0.
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a score, right on any number of devices."""
+"""Mean and standard deviation of a score over mixtures, exact on any number of devices."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torchmetrics import Metric
 
 
 class MeanAndDeviation(Metric):
-    """Accumulates one number per mixture; `compute` gives the mean, the standard deviation (n − 1) and the count.
+    """Mean, standard deviation (n − 1) and count of scores, one per mixture.
 
-    The numbers themselves are kept: a sum of squares would lose digits. Mean and deviation are computed in
-    float64 on the CPU, because not every device has that type.
+    All scores are stored, because a sum of squares would lose precision. Mean and standard deviation are computed in
+    float64 on the CPU, because not every device supports float64.
 
     Args:
-        skip_undefined: leave out NaN, the score of mixtures for which it is not defined.
+        skip_undefined: Skip NaN, the score of mixtures for which it is undefined.
     """
 
     full_state_update = False
@@ -26,12 +26,12 @@ class MeanAndDeviation(Metric):
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def update(self, values: Tensor) -> None:
-        """Add the scores of some mixtures."""
+        """Add the scores of a batch of mixtures."""
         values = values.detach().flatten()
         self.values.append(values[~values.isnan()] if self.skip_undefined else values)
 
     def compute(self) -> dict[str, Tensor]:
-        """`{"mean", "std", "num"}`; the deviation of a single number is 0."""
+        """`{"mean", "std", "num"}`; the standard deviation of a single score is 0."""
         values = (torch.cat(self.values) if isinstance(self.values, list) else self.values).cpu().double()
         if not len(values):
             return {"mean": torch.tensor(torch.nan), "std": torch.tensor(torch.nan), "num": torch.tensor(0)}

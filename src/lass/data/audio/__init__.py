@@ -1,1 +1,1 @@
-"""Audio: one file per dataset, and the classes that they share."""
+"""Audio datasets and their base classes."""

@@ -1,4 +1,4 @@
-"""Songs cut into chunks, read from their files on demand, and the index of chunks that are not silent."""
+"""Dataset of fixed-length chunks of songs, read on access, and the index of non-silent chunks."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from lass.errors import LassError
 
 
 class Song(NamedTuple):
-    """Files of a song: those of a class sound together."""
+    """A song: stem files by class; the files of a class are summed."""
 
     name: str
     stems: dict[str, list[Path]]  # class name -> files
 
 
 class Chunk(NamedTuple):
-    """Where a chunk lies."""
+    """Position and class of a chunk."""
 
     song: str
-    start: int  # in samples at the dataset's rate
-    label: int  # number of the class
+    start: int  # first sample, at the sample rate of the dataset
+    label: int  # position of the class in the dataset's `classes`
 
 
 class AudioChunks(SourceDataset):
-    """Chunks of songs, read when they are asked for.
+    """Dataset of chunks of songs, read from the stem files on access.
 
     Args:
-        songs: by name.
-        chunks: where each chunk lies.
-        classes: names of the classes that the labels stand for.
-        sample_rate: of the chunks, in Hz.
-        num_samples: length of a chunk.
+        songs: Songs by name.
+        chunks: Position and class of each chunk.
+        classes: Class names; `Chunk.label` indexes them.
+        sample_rate: Sample rate of the chunks, in Hz.
+        num_samples: Length of a chunk in samples.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AudioChunks(SourceDataset):
         return len(self.chunks)
 
     def __getitems__(self, indices: list[int]) -> Sources:
-        """A batch at once: (batch, 1, samples) in [-1, 1]."""
+        """The chunks at `indices` as one batch: signals (batch, 1, samples) in [-1, 1]."""
         chunks = [self.chunks[index] for index in indices]
         signals = [read_stems(self._files(chunk), chunk.start, self.num_samples, self.sample_rate) for chunk in chunks]
         return Sources(torch.stack(signals), torch.tensor([chunk.label for chunk in chunks]))
@@ -67,7 +67,7 @@ class AudioChunks(SourceDataset):
 
 
 def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int) -> Float[Tensor, "1 samples"]:
-    """Sum of the same stretch of some files, averaged to mono; start and length in samples at `sample_rate`."""
+    """Sum of one segment over several files, each averaged to mono; start and length in samples at `sample_rate`."""
     stems = [read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files]
     return torch.stack(stems).sum(0)
 
@@ -75,15 +75,15 @@ def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int)
 def find_chunks(
     song: Song, classes: Sequence[str], sample_rate: int, num_samples: int, hop: int, silence_db: float
 ) -> list[Chunk]:
-    """The chunks of a song that are not silent: every `hop` samples one of `num_samples`, for each class.
+    """Find the non-silent chunks of a song, per class, on a grid of start positions.
 
     Args:
-        song: with its files.
-        classes: names of the classes; a song may lack some.
-        sample_rate: at which everything is counted, in Hz.
-        num_samples: length of a chunk; a rest at the end of the song is left out.
-        hop: from the start of a chunk to the start of the next.
-        silence_db: chunks with less RMS than this, in dB of full scale, are silent.
+        song: Song to search.
+        classes: Class names; classes without stems in the song are skipped.
+        sample_rate: Sample rate in Hz to which positions and lengths refer.
+        num_samples: Length of a chunk in samples; a shorter remainder at the end of the song is dropped.
+        hop: Distance between the starts of successive chunks, in samples.
+        silence_db: RMS threshold in dB of full scale; quieter chunks are dropped as silent.
     """
     chunks = []
     for label, name in enumerate(classes):
@@ -99,7 +99,7 @@ def find_chunks(
 
 
 def read_index(path: Path, songs: dict[str, Song], classes: list[str], hop: int) -> list[Chunk] | None:
-    """The chunks in an index file; None if it is missing or damaged, so that it is made again."""
+    """Read the chunks of an index file; None if it is missing or damaged, so that the caller rebuilds it."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Audio files: read by seeking, at any rate."""
+"""Random access to segments of audio files, resampled to any rate."""
 
 from __future__ import annotations
 
@@ -21,47 +21,48 @@ from torch import Tensor
 
 from lass.errors import LassError
 
-ZERO_CROSSINGS = 16  # to each side, of the windowed sinc that resamples
-KAISER_BETA = 8.0  # of its window: what would be folded down is weaker by 80 dB
-LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000  # Hz; the filter above grows with the rate
+ZERO_CROSSINGS = 16  # of the windowed-sinc resampling filter, on each side
+KAISER_BETA = 8.0  # of its Kaiser window: aliasing is attenuated by 80 dB
+LOWEST_RATE, HIGHEST_RATE = 1_000, 384_000  # Hz; bounds the length of the filter, which grows with the rate
 MAX_CHANNELS = 64
-BLOCK_VALUES = 2**20  # samples times channels that are decoded at once
+BLOCK_VALUES = 2**20  # samples × channels decoded at once
 
-# Decoders with a memory give wrong samples for a while after a seek, so that a segment is decoded from earlier on. A
-# frame of an MP3 file has at least 576 samples and may refer to 255 bytes before it, and at 8 kbit/s a stereo frame has
-# no more than 3 bytes for them to lie in. The signal that Opus predicts from fades in a few seconds. And libsndfile
-# misplaces what follows a seek into the last page of a Vorbis file: up to 255 packets, of 1,024 samples in libvorbis.
+# Stateful decoders return wrong samples for a while after a seek, so decoding starts this far before a segment.
+# MP3: a frame has at least 576 samples and may refer to the 255 bytes before it; at 8 kbit/s a stereo frame holds at
+# most 3 of these bytes. Opus: the state of its predictor decays within a few seconds. Vorbis: after a seek into the
+# last page, libsndfile returns misplaced samples, for up to 255 packets of 1,024 samples (libvorbis).
 PREROLL = {"MP3": 2**18, "OGG": 2**18}  # samples
 MAX_BYTES_OF_PAGE = 65_307
 
-# A longer file must consist of digital silence, or its header does not know or lies.
+# Above this ratio, the file is digital silence or the length in its header is unknown or wrong.
 MAX_SAMPLES_PER_BYTE = 64
-# Programs that write a WAV file into a pipe give it a length of 0, or of about 2 or 4 GB.
+# Programs that write WAV to a pipe set the length to 0 or to about 2 or 4 GB.
 MIN_UNKNOWN_LENGTH = 2**31 - 2**16  # bytes
-# libsndfile's remark that a file ends before its header says. A difference of some bytes is a mistake in the header.
+# libsndfile's log line for a file that is shorter than its header claims. A difference of less than MIN_CUT_OFF bytes
+# is an error in the header, not a truncated file.
 CUT_OFF = re.compile(r"^\s*(?:riff(?: size)?|form|data(?: size)?|ssnd)\s*:\s*(\d+) \(should be (\d+)\)", re.I | re.M)
 MIN_CUT_OFF = 256  # bytes
 
 
 class AudioInfo(NamedTuple):
-    """Properties of a file."""
+    """Properties of an audio file."""
 
     sample_rate: int  # in Hz
-    num_samples: int  # per channel; counted where the header cannot be trusted
+    num_samples: int  # per channel; counted by decoding if the header is unreliable
     num_channels: int
-    format: str  # of the file, e.g. FLAC
-    subtype: str  # of its samples, e.g. PCM_16
+    format: str  # container format, e.g. FLAC
+    subtype: str  # sample encoding, e.g. PCM_16
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Rate, length and channels of a file.
+    """Read sample rate, length, channels and format of an audio file.
 
-    Files whose header does not hold their exact length (MP3, Ogg, FLAC from a pipe) are decoded once to count it. A
-    file that ends before its header says is read to its end, with a warning.
+    Files whose header lacks the exact length (MP3, Ogg, FLAC from a pipe) are decoded once to count their samples. A
+    file that is shorter than its header claims is read to its end, with a warning.
 
     Raises:
-        LassError: if it is missing or no audio that libsndfile knows, or if the rate or the number of channels makes no
-            sense.
+        LassError: if the file is missing, is not audio in a format of libsndfile, or claims a sample rate or number of
+            channels outside the supported range.
     """
     if not Path(path).is_file():
         raise LassError(f"There is no audio file at {path}.")
@@ -71,7 +72,7 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 @lru_cache(maxsize=2**14)
 def _audio_info(path: str, num_bytes: int, changed_ns: int) -> AudioInfo:
-    """`audio_info` of a file of that size and time of change."""
+    """Cached `audio_info`; size and modification time are part of the key, so changed files are read again."""
     with _opened(path) as file:
         info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
         if not LOWEST_RATE <= info.sample_rate <= HIGHEST_RATE:
@@ -99,10 +100,10 @@ def _audio_info(path: str, num_bytes: int, changed_ns: int) -> AudioInfo:
 
 
 def _counts_frames(path: str) -> bool:
-    """Whether the first frame of an MP3 file tells the number of frames; else its length is an estimate."""
+    """Whether the first frame of an MP3 file holds the number of frames; otherwise its length is an estimate."""
     with open(path, "rb") as file:
         tag = file.read(10)
-        if tag[:3] == b"ID3":  # a title, pictures …, whose size is in four bytes of seven bits
+        if tag[:3] == b"ID3":  # skip the ID3 tag (title, pictures …); its size is 4 bytes of 7 bits
             file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False)))
         else:
             file.seek(0)
@@ -111,7 +112,7 @@ def _counts_frames(path: str) -> bool:
 
 
 def _flaw_of_ogg(path: str) -> str | None:
-    """Why an Ogg file does not end where its only stream does."""
+    """Reason why an Ogg file is incomplete (last page missing, several streams), or None."""
     with open(path, "rb") as file:
         first = file.read(27)
         file.seek(max(0, file.seek(0, io.SEEK_END) - 2 * MAX_BYTES_OF_PAGE))
@@ -125,30 +126,32 @@ def _flaw_of_ogg(path: str) -> str | None:
 
 
 def resampled_length(num_samples: int, rate: int, new_rate: int) -> int:
-    """How many samples a signal has after `resample`: as long in seconds, rounded up."""
+    """Number of samples after resampling from `rate` to `new_rate`: num_samples · new_rate / rate, rounded up."""
     return -(-num_samples * new_rate // rate)
 
 
 def read_segment(
     path: str | Path, start: int, length: int, sample_rate: int
 ) -> Float[Tensor, "channels segment_samples"]:
-    """Part of a file at another rate: exactly that part of the whole file resampled, with only that part read.
+    """Read a segment of an audio file, resampled to `sample_rate`.
+
+    The result equals the segment of the resampled whole file, but only the segment and the filter's margin are read.
 
     Args:
-        path: of the file.
-        start: first sample, counted at `sample_rate`.
-        length: number of samples at `sample_rate`; what lies behind the end of the file is silence.
-        sample_rate: wanted, in Hz.
+        path: Path of the file.
+        start: First sample of the segment, at `sample_rate`.
+        length: Number of samples of the segment, at `sample_rate`; zeros follow the end of the file.
+        sample_rate: Sample rate of the result, in Hz.
 
     Raises:
-        LassError: as `audio_info`, or if the file is damaged or the part holds NaN or infinite values.
+        LassError: as `audio_info`, or if the file is damaged or the segment holds NaN or infinite values.
     """
     info = audio_info(path)
     common = math.gcd(info.sample_rate, sample_rate)
     native, wanted = info.sample_rate // common, sample_rate // common
-    # So many samples of the file to each side of one have a part in it.
+    # Reach of the resampling filter on each side, in samples of the file.
     margin = 0 if native == wanted else math.ceil(ZERO_CROSSINGS * max(native, wanted) / wanted) + 1
-    # At multiples of `native` samples of the file, and there only, a sample of the result lies exactly on one.
+    # The sampling grids of file and result coincide exactly at multiples of `native` samples of the file.
     first_block = max(0, start // wanted - math.ceil(margin / native))
     stop = min(info.num_samples, -(-(start + length) * native // wanted) + margin)
     samples = _read(path, first_block * native, max(0, stop - first_block * native), info)
@@ -157,7 +160,7 @@ def read_segment(
 
 
 def check_whole(path: str | Path) -> None:
-    """Decode a file from beginning to end, block by block.
+    """Check that a whole file can be decoded to finite samples; it is decoded in blocks.
 
     Raises:
         LassError: as `audio_info`, or if the file is damaged or holds NaN or infinite values.
@@ -171,7 +174,7 @@ def check_whole(path: str | Path) -> None:
 
 
 def _resample(samples: np.ndarray, native: int, wanted: int) -> np.ndarray:
-    """(channels, samples) at `wanted` / `native` of their rate, rounded up in length; the first sample stays first."""
+    """Resample (channels, samples) by `wanted` / `native`; the length is rounded up, the first sample stays aligned."""
     if native == wanted or not samples.size:
         return samples
     return resample_poly(samples, wanted, native, axis=1, window=_low_pass(max(native, wanted)))
@@ -179,31 +182,30 @@ def _resample(samples: np.ndarray, native: int, wanted: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _low_pass(factor: int) -> np.ndarray:
-    """Filter that passes what is below 1 / `factor` of the highest frequency."""
+    """Low-pass FIR filter with cut-off at 1 / `factor` of the Nyquist frequency."""
     return firwin(2 * ZERO_CROSSINGS * factor + 1, 1 / factor, window=("kaiser", KAISER_BETA)).astype(np.float32)
 
 
 class _InOrder(soundfile.SoundFile):
-    """A file whose reads follow each other.
+    """Sound file for sequential reads, without the redundant seek of `SoundFile` after each read.
 
-    Its base class seeks after each read to where the file is anyway. That resets decoders with a memory, and fails at
-    the end of a file of unknown length.
+    That seek, to the current position, resets stateful decoders and fails at the end of a file of unknown length.
     """
 
     def seekable(self) -> bool:
-        """Whether to seek after each read."""
+        """False, so that `SoundFile` does not seek after each read."""
         return False
 
 
 class _Patched(io.FileIO):
-    """A file in which some bytes appear to be others: {position: bytes}."""
+    """Read-only view of a file in which some bytes are replaced; `patches` maps positions to bytes."""
 
     def __init__(self, path: str, patches: dict[int, bytes]) -> None:
         super().__init__(path)
         self.patches = patches
 
     def readinto(self, buffer) -> int:
-        """Fill the buffer from the current position on."""
+        """Read into the buffer from the current position, with the patches applied."""
         start, view = self.tell(), memoryview(buffer).cast("B")
         num_bytes = super().readinto(view)
         for position, patch in self.patches.items():
@@ -215,7 +217,7 @@ class _Patched(io.FileIO):
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[_InOrder]:
-    """A file to be read in order; errors of libsndfile become LassErrors."""
+    """Context manager that opens a file for sequential reads and turns libsndfile's errors into LassErrors."""
     path, opened = str(path), False
     try:
         with ExitStack() as stack:
@@ -224,17 +226,17 @@ def _opened(path: str | Path) -> Iterator[_InOrder]:
             file = stack.enter_context(_InOrder(file))
             opened = True
             yield file
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:  # TypeError: for *.raw
+    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:  # TypeError: raised for *.raw
         if not opened:
             raise LassError(f"{path} is no audio file that can be read (wav, flac, mp3, ogg …): {error}.") from error
         raise LassError(f"{path} is damaged: {error}.") from error
 
 
 def _missing_sizes(path: str) -> dict[int, bytes]:
-    """What to change in the header of a WAV file of unknown length, so that libsndfile reads it to its end.
+    """Patches to the header of a WAV file of unknown length that make libsndfile read it to its end.
 
     Returns:
-        Bytes by position; empty where the header knows the length, and for all other files.
+        Replacement bytes by position; empty if the header holds the length, and for files other than WAV.
     """
     with open(path, "rb") as file:
         num_bytes = file.seek(0, io.SEEK_END)
@@ -255,12 +257,12 @@ def _missing_sizes(path: str) -> dict[int, bytes]:
                 return {}
             position += 8 + size + size % 2
             file.seek(position)
-    # Where nothing but further chunks follows, the file is empty indeed.
+    # If only further chunks follow the data chunk of length 0, the file has no samples.
     return {} if empty_data is None or position == num_bytes else {empty_data: b"\xff" * 4}
 
 
 def _blocks(file: _InOrder) -> Iterator[Float[np.ndarray, "samples channels"]]:
-    """What follows in a file, piece by piece; a piece is overwritten by the next."""
+    """Iterate over the remaining samples in blocks; each block overwrites the previous one in memory."""
     buffer = np.empty((max(1, BLOCK_VALUES // file.channels), file.channels), np.float32)
     while len(block := file.read(out=buffer, frames=len(buffer))):
         yield block
@@ -296,6 +298,6 @@ def _check_finite(path: str | Path, samples: np.ndarray, start: int, info: Audio
 
 
 def rms_db(samples: np.ndarray | Tensor) -> float:
-    """Root mean square in dB of full scale (a square wave from -1 to 1 has 0 dB); -inf for silence."""
+    """Root mean square in dB of full scale: 0 dB for a square wave from -1 to 1, -inf for zeros."""
     mean_square = float(torch.as_tensor(samples).double().square().mean()) if len(samples) else 0.0
     return 10 * math.log10(mean_square) if mean_square else -math.inf

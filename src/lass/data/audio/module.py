@@ -1,4 +1,4 @@
-"""What all audio datasets share: songs cut into chunks that are read by seeking, without the silent ones."""
+"""Base data module of audio datasets: non-silent chunks of songs, aligned or random pairs, stored mixtures."""
 
 from __future__ import annotations
 
@@ -22,34 +22,33 @@ from lass.data.module import SourceDataModule, Split
 from lass.data.pair_samplers import ClassPairing
 from lass.errors import LassError, check_number
 
-MAX_SECONDS = 3600.0  # of a chunk
-SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below what a stem of Slakh has while it plays
+MAX_SECONDS = 3600.0  # maximum length of a chunk
+SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below a playing stem of Slakh
 
 
 class AudioDataModule(SourceDataModule):
-    """Songs with stems of two classes. A dataset is a subclass with one method, `songs`.
+    """Base data module of songs with stems of two classes; subclasses define `songs`.
 
     Args:
-        root: folder of the dataset.
-        classes: names of the two classes that are to be told apart.
-        source: only chunks of this class, for its prior; null for all.
-        sample_rate: to which everything is brought, in Hz.
-        seconds: length of a chunk.
-        hop_seconds: from one training chunk to the next, so that they overlap where it is shorter than `seconds`; null
-            for `seconds`. Chunks of the other parts never overlap.
-        silence_db: chunks with less RMS, in dB of full scale, are left out.
-        pairing: whether counted pairs are of the same song and time ("aligned") or any two ("random").
-        cache: folder for the index of the chunks.
-        batch_size: number of chunks, of pairs, or of mixtures in a batch.
-        pairs: training and validation give pairs of a chunk of each class; for counting.
-        split_seed: seed of the choice of mixtures, and of the order of chunks.
-        predict_split: part whose mixtures `lass predict` separates. Mixtures are aligned: both classes of the same song
-            and time, neither silent.
-        mixtures: CSV file with the stored mixtures of the test, `mixture,song,start_seconds`; null draws them.
-        most_mixtures: so many are drawn by `split_seed`, or all if there are fewer, and stored in `cache`; 450 in the
-            paper.
-        num_mixtures: separate only the first so many; null for all.
-        num_workers: processes that read chunks.
+        root: Folder of the dataset.
+        classes: Names of the two classes to separate.
+        source: Load only chunks of this class, to train its prior; null for both classes.
+        sample_rate: Sample rate in Hz to which all files are resampled.
+        seconds: Length of a chunk in seconds.
+        hop_seconds: Distance between the starts of successive training chunks in seconds, so that chunks overlap if it
+            is less than `seconds`; null for `seconds`. Validation and test chunks never overlap.
+        silence_db: RMS threshold in dB of full scale; quieter chunks are left out.
+        pairing: Training pairs are chunks of one song and time ("aligned") or any two chunks ("random").
+        cache: Folder of the index of chunks.
+        batch_size: Number of chunks, pairs or mixtures per batch.
+        pairs: Load pairs of one chunk per class for training and validation, as estimating the likelihood requires.
+        split_seed: Seed of the choice of mixtures and of the order of chunks.
+        predict_split: Split whose mixtures `lass predict` separates. Mixtures are aligned: non-silent chunks of both
+            classes from one song and time.
+        mixtures: Path of a CSV file with stored test mixtures, `mixture,song,start_seconds`; null draws them.
+        most_mixtures: Maximum number of mixtures to draw with `split_seed` and to store in `cache`; 450 in the paper.
+        num_mixtures: Number of mixtures to separate, from the start of the list; null for all.
+        num_workers: Number of worker processes that read chunks.
 
     Source: LASS (arXiv:2301.08562), section "Music Source Separation".
     """
@@ -102,17 +101,17 @@ class AudioDataModule(SourceDataModule):
         self._parts: dict[Split, AudioChunks] = {}
 
     def songs(self, split: Split) -> list[Song]:
-        """The songs of a part."""
+        """Songs of a split."""
         raise NotImplementedError(f"{type(self).__name__} must define songs()")
 
     def prepare_data(self) -> None:
-        """Look for silence in the parts that the command needs; on one process only."""
+        """Build the index of non-silent chunks of the splits in use; Lightning calls this on one process only."""
         separating = self.trainer is not None and self.trainer.state.fn == "predict"
         for part in (self.predict_split,) if separating else ("train", "validation"):
             self._index(part)
 
     def part(self, name: Split) -> AudioChunks:
-        """The chunks of one part, in an order drawn by `split_seed`, so that neighbours are of different songs."""
+        """Chunks of a split, shuffled with `split_seed` so that successive chunks come from different songs."""
         if name not in self._parts:
             chunks = [chunk for chunk in self._index(name) if self.source in (None, self.classes[chunk.label])]
             missing = {self.source or each for each in self.classes}
@@ -130,21 +129,21 @@ class AudioDataModule(SourceDataModule):
         return self._parts[name]
 
     def identity(self, part: Split) -> str:
-        """See SourceDataModule."""
+        """See `SourceDataModule`."""
         return f"{self._index_file(part).stem}-{self.source or 'all'}"
 
     def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> ClassPairing:
-        """Chunks of both classes, aligned or not."""
+        """Sampler of pairs of one chunk per class, aligned or random."""
         aligned = self.pairing == "aligned"
         first, second = self._aligned("train") if aligned else self._by_class("train")
         return ClassPairing(first, second, aligned, num_ranks, rank, seed)
 
     def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
-        """Aligned, as mixtures are."""
+        """Aligned pairs, as for mixtures, (pairs, 2)."""
         return torch.tensor(self._aligned("validation")).T
 
     def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """Aligned ones: stored, or drawn by `split_seed` and then stored in `cache`."""
+        """Aligned pairs, read from a stored list, or drawn with `split_seed` and stored in `cache`, (mixtures, 2)."""
         first, second = self._aligned(self.predict_split)
         chunks = self.part(self.predict_split).chunks
         path = Path(self.mixtures) if self.mixtures and self.predict_split == "test" else self._mixtures_file
@@ -161,7 +160,7 @@ class AudioDataModule(SourceDataModule):
                 )
             chosen = [pair for pair in found if pair is not None]
         else:
-            chosen = list(range(min(self.most_mixtures, len(first))))  # chunks lie in random order
+            chosen = list(range(min(self.most_mixtures, len(first))))  # a random choice, because chunks are shuffled
             write_places(path, [(chunks[first[i]].song, chunks[first[i]].start / self.sample_rate) for i in chosen])
         return torch.tensor([first, second]).T[chosen]
 
@@ -211,7 +210,7 @@ class AudioDataModule(SourceDataModule):
             def find(song: Song) -> list[Chunk]:
                 return find_chunks(song, self.classes, self.sample_rate, self.num_samples, hop, self.silence_db)
 
-            with ThreadPoolExecutor() as threads:  # reading and resampling do not hold Python's lock
+            with ThreadPoolExecutor() as threads:  # reading and resampling release the GIL
                 results = threads.map(find, songs.values())
                 found = list(tqdm(results, f"Looking for silence in {part} songs", len(songs)))
             chunks = sorted((chunk for of_song in found for chunk in of_song), key=lambda chunk: chunk.label)
@@ -220,7 +219,7 @@ class AudioDataModule(SourceDataModule):
 
 
 def _identity(file: Path) -> tuple[str, int, int]:
-    """Path, size in bytes and time of change: they differ for a file that was replaced, whose index is stale."""
+    """Path, size in bytes and modification time in ns of a file; a change invalidates the index of its song."""
     facts = file.stat()
     return str(file.resolve()), facts.st_size, facts.st_mtime_ns
 

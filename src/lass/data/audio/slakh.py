@@ -1,4 +1,4 @@
-"""Slakh2100 in its official layout, or anything that is laid out like it."""
+"""Slakh2100, or another dataset in its layout."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from lass.data.module import Split
 from lass.errors import LassError, path_component
 
 try:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast, where it was built
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast; optional in PyYAML
 except ImportError:
     from yaml import SafeLoader
 
 METADATA, STEMS = "metadata.yaml", "stems"
-FOLDERS = ("slakh2100_flac_redux", "slakh2100_redux_16k", "slakh_like", "babyslakh_16k")  # looked for in DATA_ROOT
+FOLDERS = ("slakh2100_flac_redux", "slakh2100_redux_16k", "slakh_like", "babyslakh_16k")  # searched in DATA_ROOT
 SPLITS = ("train", "validation", "test")
-NUM_NAMED = 3  # bad tracks in an error
+NUM_NAMED = 3  # number of missing files named in an error message
 
 
 class Slakh(AudioDataModule):
-    """Songs of synthesised instruments: `train|validation|test/TrackNNNNN/metadata.yaml` and `stems/SNN.flac` (or wav).
+    """Slakh2100, songs of synthesised instruments.
 
-    The stems of an instrument class are summed. Stems that `metadata.yaml` lists as not rendered are left out. Where
-    there are no folders for the parts, as in BabySlakh, the last tenth of the tracks is the test, the one before it the
-    validation.
+    Layout: `train|validation|test/TrackNNNNN/metadata.yaml` and `stems/SNN.flac` (or wav). The stems of an instrument
+    class are summed. Stems that `metadata.yaml` lists as not rendered are left out. Without folders of splits, as in
+    BabySlakh, the last tenth of the tracks is the test split and the tenth before it the validation split.
 
     Args:
-        root: folder with `train`, `validation` and `test`; default one of `slakh2100_flac_redux`,
-            `slakh2100_redux_16k`, `slakh_like`, `babyslakh_16k` in the folder that the variable DATA_ROOT names.
-        classes: two instrument classes (`inst_class` in `metadata.yaml`), in small letters.
-        kwargs: the arguments of AudioDataModule.
+        root: Folder that contains `train`, `validation` and `test`; default the first of `slakh2100_flac_redux`,
+            `slakh2100_redux_16k`, `slakh_like`, `babyslakh_16k` in the folder given by the environment variable
+            DATA_ROOT.
+        classes: Two instrument classes (`inst_class` in `metadata.yaml`), in any case.
+        kwargs: Arguments of `AudioDataModule`.
 
     Source: Manilow et al. 2019 (arXiv:1909.08494); LASS (arXiv:2301.08562), section "Music Source Separation".
     """
@@ -43,7 +44,7 @@ class Slakh(AudioDataModule):
         super().__init__(str(root or _default_root()), [name.lower() for name in classes], **kwargs)
 
     def songs(self, split: Split) -> list[Song]:
-        """Every track that has a stem of one of the classes."""
+        """All tracks of a split that have a stem of one of the classes."""
         folder, tracks = self.root / split, []
         if folder.is_dir():
             tracks = sorted(path.parent for path in folder.glob(f"*/{METADATA}"))
@@ -76,7 +77,7 @@ class Slakh(AudioDataModule):
                     stems.setdefault(instrument, []).append(wav if wav.is_file() else flac)
         except LassError:
             raise
-        # ValueError: an impossible date, say; RecursionError: lists nested too deep.
+        # ValueError: e.g. an invalid date; RecursionError: lists nested too deep.
         except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LassError(f"{track / METADATA} does not list stems with their inst_class: {error!r:.300}.") from error
         return Song(track.name, stems)

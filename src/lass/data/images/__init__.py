@@ -1,1 +1,1 @@
-"""Images: one file per dataset, and the classes that they share."""
+"""Image datasets and their base classes."""

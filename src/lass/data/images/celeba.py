@@ -1,4 +1,4 @@
-"""CelebA in its official layout: aligned faces, cropped, made small and kept as one memory-mapped array per part."""
+"""CelebA in its official layout: aligned faces, cropped, resized and cached as one memory-mapped array per split."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from lass.errors import LassError, check_number, path_component
 
 FOLDER, IMAGES, OFFICIAL_PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
 KAGGLE_HEADER = ["image_id", "partition"]
-PARTS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}  # numbers in a partition file
-CROP_SHARE = 140 / 178  # of the width: the face, without what is around it
-NUM_NAMED = 3  # bad images in an error
+PARTS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}  # split numbers in a partition file
+CROP_SHARE = 140 / 178  # side of the crop as a fraction of the width: keeps the face, removes the background
+NUM_NAMED = 3  # number of bad images named in an error message
 
 
 class CelebA(ImageDataModule):
-    """Faces in colour, in the official parts: 162,770 for training, 19,867 for validation, 19,962 for the test.
+    """CelebA, colour images of faces in the official splits: 162,770 training, 19,867 validation, 19,962 test images.
 
-    The square in the middle, 140/178 of the width, is resized (bilinear with antialiasing). That is done once; the
-    small images lie in `cache`, from where they are mapped into memory.
+    Each image is centre-cropped to a square, 140/178 of its width, and resized (bilinear with antialiasing). This is
+    done once; the resized images are stored in `cache` and memory-mapped.
 
-    Kaggle's archive, unpacked to `celeba/`, is read as it is: the images lie one folder deeper, in
-    `img_align_celeba/img_align_celeba`, and the list is `list_eval_partition.csv`.
+    Kaggle's archive, unpacked to `celeba/`, is supported: its images are one folder deeper, in
+    `img_align_celeba/img_align_celeba`, and its list of splits is `list_eval_partition.csv`.
 
     Args:
-        root: folder that holds `celeba/img_align_celeba`; default the variable DATA_ROOT. Where neither is given,
-            torchvision downloads to `data`.
-        size: height and width in pixels.
-        partition: file in `celeba/` with lines `000001.jpg 0` or `000001.jpg,0`; 0 is training, 1 validation, 2 test.
-            Where it is missing, the file of the same name that ends in `.csv` is read.
-        mirror: the mirror images of the training images are training images too.
-        skip_bad_images: leave out images that are missing, damaged or grey instead of stopping.
-        cache: folder for the small images.
-        kwargs: the arguments of ImageDataModule.
+        root: Folder that contains `celeba/img_align_celeba`; default the environment variable DATA_ROOT. If neither is
+            set, torchvision downloads to `data`.
+        size: Height and width of the resized images, in pixels.
+        partition: Name of the file in `celeba/` that assigns images to splits, with lines `000001.jpg 0` or
+            `000001.jpg,0`; 0 is training, 1 validation, 2 test. If it is missing, the file with suffix `.csv` is read.
+        mirror: Add the horizontal mirror images to the training images.
+        skip_bad_images: Leave out missing, damaged or grey images instead of raising an error.
+        cache: Folder of the resized images.
+        kwargs: Arguments of `ImageDataModule`.
 
     Source: Liu et al. 2015 (arXiv:1411.7766) for the data; LASS (arXiv:2301.08562), section "Image Source Separation".
     """
@@ -75,7 +75,7 @@ class CelebA(ImageDataModule):
         self.cache = Path(cache)
 
     def prepare_data(self) -> None:
-        """Download where that is wanted, and make the small images that the command needs; on one process only."""
+        """Download if needed and cache the resized images of the splits in use; Lightning calls this on one process."""
         separating = self.trainer is not None and self.trainer.state.fn == "predict"
         parts: tuple[Split, ...] = (self.predict_split,) if separating else ("train", "validation")
         if all(self._cached(part).exists() for part in parts):
@@ -90,7 +90,7 @@ class CelebA(ImageDataModule):
     def _download(self) -> None:
         try:
             datasets.CelebA(str(self.root), download=True)
-        except Exception as error:  # Google Drive's limits, a bad archive: gdown and torchvision raise what they like
+        except Exception as error:  # e.g. Google Drive's quota: gdown and torchvision raise many kinds of exceptions
             reason = " ".join(str(error).split())
             raise LassError(
                 f"CelebA could not be downloaded to {self.root.resolve()} ({reason}): get img_align_celeba.zip and "
@@ -99,7 +99,7 @@ class CelebA(ImageDataModule):
             ) from error
 
     def read(self, official_split: Split) -> ImageSources:
-        """The small images of a part."""
+        """Memory-map the resized images of an official split, creating the cache if it is missing."""
         path, names = self._cached(official_split), self._names()[official_split]
         if not names:
             raise LassError(
@@ -119,7 +119,7 @@ class CelebA(ImageDataModule):
                     "with --data.mixtures=null."
                 )
         try:
-            images = mapped_array(path, "c")  # copy on write: as a tensor it would otherwise have to be writable
+            images = mapped_array(path, "c")  # copy on write, because torch requires tensors to be writable
             expected = (len(names) - len(left_out), 3, self.size, self.size)
             if images.dtype != np.uint8 or images.shape != expected:
                 raise OSError(f"an array of {images.dtype} with shape {images.shape}; expected uint8, {expected}")
@@ -148,7 +148,7 @@ class CelebA(ImageDataModule):
         return read_text(path, "list of images", advice).split() if path.is_file() else []
 
     def _names(self) -> dict[Split, list[str]]:
-        """File names of each part."""
+        """Image file names of each split, in list order."""
         path = self._partition_file
         if not path.is_file():
             raise LassError(
@@ -175,10 +175,10 @@ class CelebA(ImageDataModule):
         return names
 
     def _cached(self, part: Split) -> Path:
-        # The name tells apart whatever would give other images.
+        # The hash in the name covers every setting that changes the images.
         try:
             text = self._partition_file.read_bytes()
-        except OSError:  # `_names` says so
+        except OSError:  # `_names` raises the error
             text = b""
         facts = repr((str(self.root.resolve()), CROP_SHARE, self.skip_bad_images)).encode()
         return self.cache / f"celeba-{part}-{self.size}-{hashlib.sha256(facts + text).hexdigest()[:12]}.npy"
@@ -191,11 +191,11 @@ class CelebA(ImageDataModule):
                 f"DATA_ROOT to the folder that holds {FOLDER}/{IMAGES}."
             )
         self._left_out_file(part).unlink(missing_ok=True)
-        bad: dict[str, str] = {}  # why, by name
-        # Written in order, not into mapped memory: where a full disk is an error, not the end of the process.
+        bad: dict[str, str] = {}  # reason by file name
+        # Written sequentially: on a full disk, a write to memory-mapped pages would kill the process.
         with atomic_write(self._cached(part)) as temporary, open(temporary, "wb") as file:
             self._write_header(file, len(names))
-            with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without Python's lock
+            with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes and resizes
                 shrunk = pool.map(lambda name: shrink(folder / name, self.size), names)
                 progress = tqdm(shrunk, f"Resizing {part} faces once", len(names), unit="image")
                 for name, image in zip(names, progress, strict=True):
@@ -219,18 +219,18 @@ class CelebA(ImageDataModule):
                     listed.write_text("".join(f"{name}\n" for name in bad), encoding="utf-8")
 
     def _write_header(self, file: BinaryIO, num_images: int) -> None:
-        """Of a `.npy` file. Its length does not depend on the number of images: NumPy leaves room for 21 digits."""
+        """Write the `.npy` header. Its length is independent of `num_images`: NumPy reserves room for 21 digits."""
         header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, 3, self.size, self.size)}
         np.lib.format.write_array_header_1_0(file, header)
 
 
 def _some(names: Sequence[str], separator: str) -> str:
-    """The first few, and whether there are more."""
+    """Join the first `NUM_NAMED` names; an ellipsis marks that more follow."""
     return separator.join([*names[:NUM_NAMED], "…"] if len(names) > NUM_NAMED else names)
 
 
 def shrink(path: Path, size: int) -> np.ndarray | str:
-    """The middle of an image file as (3, size, size) bytes; or why that is impossible."""
+    """Centre-crop and resize an image file to (3, size, size) bytes; returns the reason as text on failure."""
     try:
         image = decoded(path)
     except FileNotFoundError:

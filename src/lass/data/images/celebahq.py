@@ -1,4 +1,4 @@
-"""CelebA-HQ from a folder of images, with the list files that the published models were trained with."""
+"""CelebA-HQ from a folder of images, split by the list files used to train the published models."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ WHERE_LISTS = "https://github.com/CompVis/taming-transformers, folder data"
 
 
 class CelebAHQ(ImageFolderModule):
-    """Faces in colour, 256×256. The 5,000 of the official validation list are the test, the other 25,000 for training.
+    """CelebA-HQ, 30,000 colour images of faces, 256×256 pixels.
 
-    Validation images are held out of training by `num_validation`. Without the two list files, so are test images.
+    The test split is the official validation list, 5,000 images; the other 25,000 images are for training. Validation
+    images are held out of the training images (`num_validation`). Without the two list files, test images are held out
+    too (`num_test`).
 
-    The lists name files as `imgHQ05953.npy`. On disk they may be any images or NumPy arrays with such names, with
-    another suffix, or with the same number: `imgHQ05953.png`, `05953.jpg`, `5953.jpg`.
+    The lists name files as `imgHQ05953.npy`. The files may be images or NumPy arrays with this name, with another
+    suffix, or with the same number: `imgHQ05953.png`, `05953.jpg`, `5953.jpg`.
 
     Args:
-        root: folder that the images lie in; default `celebahq` in the folder that the variable DATA_ROOT names.
-        train_list: file with one name per line; default `celebahqtrain.txt` in `root` or beside it.
-        validation_list: the same for the test, `celebahqvalidation.txt`.
-        size: height and width in pixels; other images are resized and cropped.
-        num_test: how many of all images are the test where there are no lists; default a tenth, 5,000 at most.
-        kwargs: the arguments of ImageDataModule.
+        root: Folder of the images; default `celebahq` in the folder given by the environment variable DATA_ROOT.
+        train_list: File with one training image name per line; default `celebahqtrain.txt` in `root` or in its parent.
+        validation_list: File with one test image name per line; default `celebahqvalidation.txt` in `root` or in its
+            parent.
+        size: Height and width in pixels; other images are resized and cropped.
+        num_test: Number of test images if both lists are missing; default a tenth of all images, 5,000 at most.
+        kwargs: Arguments of `ImageDataModule`.
 
     Source: Karras et al. 2018 (arXiv:1710.10196) for the data; Esser et al. 2021 (arXiv:2012.09841),
         `taming/data/faceshq.py`, for the lists.
@@ -56,7 +59,7 @@ class CelebAHQ(ImageFolderModule):
         self.given_lists = {"train": train_list, "test": validation_list}
 
     def has_test_images(self) -> bool:
-        """Whether there are the two lists."""
+        """Whether both list files exist."""
         absent = [name for split, name in LISTS.items() if not self._list_file(split).is_file()]
         if None not in self.given_lists.values() or not absent:
             return True
@@ -68,7 +71,7 @@ class CelebAHQ(ImageFolderModule):
         return False
 
     def find(self, official_split: Split) -> ImageFiles:
-        """The images that a list names, in its order; all without lists."""
+        """Images of the split's list, in list order; all images if the list files are missing."""
         there = image_names(self.root) if self.root.is_dir() else []
         if not there:
             raise LassError(
@@ -102,15 +105,15 @@ class CelebAHQ(ImageFolderModule):
 
 
 def match_names(listed: Sequence[str], there: Sequence[str]) -> list[str | None]:
-    """Find files by what a list calls them: the same name; else the same but for the suffix; else the same number.
+    """Match listed names to files: by equal name, else by equal stem, else by equal number at the end of the stem.
 
     Args:
-        listed: names in the list.
-        there: names of the files.
+        listed: Names in the list.
+        there: Names of the files.
 
     Returns:
-        For each name in the list a file, or None. Where several would do, none does, except that suffixes do not
-        matter.
+        One file name or None for each listed name. A number shared by files with different stems matches none; among
+        files with equal stems, the first is taken.
 
     Example:
         >>> match_names(["imgHQ00007.npy", "imgHQ00008.npy"], ["imgHQ00007.png", "8.jpg"])
@@ -131,6 +134,6 @@ def match_names(listed: Sequence[str], there: Sequence[str]) -> list[str | None]
 
 
 def _number(stem: str) -> int | None:
-    """That a name ends with."""
+    """Number at the end of a stem, None if it ends with another character."""
     digits = re.search(r"[0-9]+$", stem)
     return int(digits[0]) if digits else None

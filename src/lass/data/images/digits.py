@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with scikit-learn: no download, small enough for a demonstration."""
+"""Handwritten digits of scikit-learn: a small demonstration dataset that needs no download."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lass.data.images.module import ImageDataModule
 from lass.data.module import Split
 from lass.data.sources import ImageSources
 
-NUM_TEST = 397  # the last ones; the 1,400 before are for training and validation
+NUM_TEST = 397  # the last images; the 1,400 before them are for training and validation
 
 
 class Digits(ImageDataModule):
-    """1,797 digits of 8×8 pixels, enlarged to 16×16 so that a codec that divides by four leaves a grid of 4×4 codes.
+    """1,797 digits of 8×8 pixels, enlarged to 16×16 so that a codec with reduction 4 has a grid of 4×4 codes.
 
     Source: `sklearn.datasets.load_digits` (UCI, E. Alpaydin and C. Kaynak).
     """
 
     def read(self, official_split: Split) -> ImageSources:
-        """The first 1,400 digits, or the last 397."""
+        """The first 1,400 digits for "train", the last 397 for "test"."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

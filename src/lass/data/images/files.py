@@ -1,4 +1,4 @@
-"""Image files in and out."""
+"""Reading and writing of image files."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from torch import Tensor
 from lass.artifacts import atomic_write
 from lass.errors import LassError
 
-MODES = {1: "L", 3: "RGB"}  # what Pillow calls 8-bit images of so many channels
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # kinds that RGBA holds without loss
+MODES = {1: "L", 3: "RGB"}  # Pillow's mode of 8-bit images by number of channels
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's modes that convert to RGBA without loss
 NAMES = {1: "grey", 3: "colour"}
-MAX_PIXELS = 89_478_485  # Pillow warns of images with more: a small file can claim any size
+MAX_PIXELS = 89_478_485  # Pillow's own warning threshold; a small file can claim any size
 
 
 @contextlib.contextmanager
 def opened_image(path: str | Path) -> Iterator[Image.Image]:
-    """An image file whose header has been read, and whose pixels are decoded in the body.
+    """Context manager that opens an image file and reads its header; the body decodes the pixels.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        OSError: with the reason in one line, if the file is damaged, is no image, or claims over 89 million pixels.
+        FileNotFoundError: if the file does not exist.
+        OSError: if the file is damaged, is not an image, or claims over 89 million pixels; the reason is one line.
     """
     try:
         with Image.open(path) as image:
             if image.format == "EPS":
-                raise OSError("it is a PostScript program, which is not run")  # by Ghostscript, as Pillow would
+                raise OSError("it is a PostScript program, which is not run")  # Pillow would run it with Ghostscript
             if image.width * image.height > MAX_PIXELS:
                 raise OSError(f"it claims to have {image.height}×{image.width} pixels")
-            image.filename = ""  # Pillow would map raw pixels into memory: wrong for TIFF files that are to be turned
+            image.filename = ""  # stops Pillow from memory-mapping raw pixels, which is wrong for rotated TIFF files
             yield image
     except (FileNotFoundError, LassError):
         raise
-    except Exception as error:  # of damaged files, Pillow raises nearly every built-in exception
+    except Exception as error:  # Pillow raises many kinds of built-in exceptions for damaged files
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Float[Tensor, "channels height width"]:
-    """An image file as numbers in [0, 1].
+    """Read an image file as float32 in [0, 1].
 
-    The orientation that a camera noted in the file (EXIF) is followed, as browsers do. Of a file with several images,
-    an animation for example, the first is read, with a warning.
+    The EXIF orientation is applied, as in browsers. From a file with several images, such as an animation, the first
+    image is read, with a warning.
 
     Args:
-        path: a PNG, or anything else that Pillow reads.
-        image_shape: the (channels, height, width) it must have; default: as it is, in grey if it is grey.
+        path: Path of an image in PNG or another format that Pillow reads.
+        image_shape: Required (channels, height, width); default the shape of the image, with one channel if it is grey.
 
     Raises:
-        LassError: if the file is missing, no image, or would have to be changed to have that shape.
+        LassError: if the file is missing, is not an image, or does not have `image_shape` without loss.
     """
     path = Path(path)
     if image_shape is not None and image_shape[0] not in MODES:
@@ -63,9 +63,9 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
     several = False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow: an image is read, or the error says why not
+            warnings.simplefilter("ignore")  # Pillow's warnings: every failure raises an error below
             with opened_image(path) as image:
-                if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # others are not even decoded
+                if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # else skip decoding
                     several = getattr(image, "is_animated", False)
                     image = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -82,7 +82,7 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         raise LassError(
             f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
         )
-    if image.mode in ("P", "PA"):  # Pillow warns when colours that may be transparent are converted at once
+    if image.mode in ("P", "PA"):  # Pillow warns if a palette with transparency is not converted via RGBA
         image = image.convert("RGBA")
     if image_shape is None:
         image_shape = (1 if _is_lossless(image, "L") else 3, image.height, image.width)
@@ -96,14 +96,14 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
 
 
 def write_image(path: str | Path, image: Float[Tensor, "channels height width"]) -> None:
-    """Write an image in [0, 1] as an 8-bit PNG, whole or not at all; values outside are clipped."""
+    """Write an image in [0, 1] atomically as an 8-bit PNG; values outside this range are clipped."""
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).squeeze(-1)
     with atomic_write(path) as temporary:
         Image.fromarray(pixels.numpy()).save(temporary, format="PNG")
 
 
 def _is_lossless(image: Image.Image, mode: str) -> bool:
-    """Whether converting to a mode loses nothing: grey pixels saved as colour, or an opaque alpha channel, are fine."""
+    """Whether conversion to `mode` is lossless, e.g. for grey pixels stored as colour or an opaque alpha channel."""
     if image.mode not in EIGHT_BIT:
         return False
     full = np.asarray(image.convert("RGBA"))

@@ -1,4 +1,4 @@
-"""What all datasets of image files share: they are listed at once, and opened when they are asked for."""
+"""Base classes of datasets of image files: names are listed once, files are opened on access."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from lass.data.module import Split
 from lass.data.sources import SourceDataset, Sources
 from lass.errors import LassError, check_number
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")  # in small letters
-KINDS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of Pillow's, those with 8 bits at most
-NUM_NAMED = 3  # files in an error
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy")  # lower case
+KINDS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # Pillow's modes with at most 8 bits
+NUM_NAMED = 3  # number of files named in an error message
 
 
 class ImageFiles(SourceDataset):
-    """Image files, read when they are asked for, by whichever process asks: the dataset itself holds only their names.
+    """Dataset of image files that are read on access; only their names are kept in memory.
 
     Args:
-        folder: that the names start from.
-        names: of the files, as text or, in an array, as bytes.
-        labels: (num_images,) the class of each image.
-        size: height and width to which images are brought, see `read_square`.
+        folder: Folder to which the names are relative.
+        names: File names, as text or as an array of bytes.
+        labels: Class of each image, (num_images,).
+        size: Height and width to which images are resized and cropped, in pixels; see `read_square`.
     """
 
     def __init__(
         self, folder: Path, names: Sequence[str] | np.ndarray, labels: Int[Tensor, " num_images"], size: int
     ) -> None:
-        # One array: of a list with a million names, processes that load images would each come to own a copy, because
-        # Python writes to an object (its reference count) when it reads it.
+        # One array instead of a list: reading a Python object writes its reference count, so every forked worker would
+        # end up with its own copy of a million names.
         self.names = names if isinstance(names, np.ndarray) else np.array([os.fsencode(name) for name in names])
         self.folder, self.labels, self.size = folder, labels, size
 
@@ -48,22 +48,22 @@ class ImageFiles(SourceDataset):
         return len(self.names)
 
     def __getitems__(self, indices: list[int]) -> Sources:
-        """A batch at once: (batch, 3, size, size) in [0, 1].
+        """The images at `indices` as one batch: signals (batch, 3, size, size) in [0, 1].
 
         Raises:
             LassError: if one of the files cannot be read.
         """
-        images = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)  # none, where a share is padded
+        images = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)  # empty for a batch of padding
         for image, index in zip(images, indices, strict=True):
             image.copy_(read_square(self.folder / os.fsdecode(self.names[index]), self.size))
         return Sources(images.float() / 255, self.labels[torch.as_tensor(indices, dtype=torch.long)])
 
     def subset(self, positions: Int[Tensor, " subset"]) -> ImageFiles:
-        """See SourceDataset."""
+        """See `SourceDataset`."""
         return ImageFiles(self.folder, self.names[positions.numpy()], self.labels[positions], self.size)
 
     def fingerprint(self) -> str:
-        """See SourceDataset; of the files' names, lengths and times of change instead of their content."""
+        """See `SourceDataset`; hash of file names, sizes in bytes and modification times instead of the content."""
         digest = hashlib.sha256(f"{self.size} {self.names.dtype}".encode())
         digest.update(self.names.tobytes() + self.labels.numpy().tobytes())
         for name in self.names:
@@ -76,16 +76,16 @@ class ImageFiles(SourceDataset):
 
 
 class ImageFolderModule(ImageDataModule):
-    """Image files. A dataset is a subclass with two methods, `has_test_images` and `find`.
+    """Base data module of datasets of image files; subclasses define `has_test_images` and `find`.
 
-    Images of any kind become RGB; the shorter side is resized to `size`, and the square in the middle is kept.
+    Images are converted to RGB; the shorter side is resized to `size`, then the centre square is cropped.
 
     Args:
-        root: folder of the dataset.
-        size: height and width in pixels.
-        num_test: how many of all images, chosen by `split_seed`, are held out for the test; default a tenth, 5,000 at
-            most. Only where there are no test images of the dataset's own.
-        kwargs: the arguments of ImageDataModule.
+        root: Folder of the dataset.
+        size: Height and width in pixels.
+        num_test: Number of images, chosen with `split_seed`, that are held out for the test; default a tenth, 5,000 at
+            most. Only for datasets without test images of their own.
+        kwargs: Arguments of `ImageDataModule`.
     """
 
     def __init__(self, root: str | Path, size: int = 256, num_test: int | None = None, **kwargs) -> None:
@@ -94,15 +94,15 @@ class ImageFolderModule(ImageDataModule):
         self.root, self.size, self.num_test = Path(root), size, num_test
 
     def has_test_images(self) -> bool:
-        """Whether the dataset says which images are for the test."""
+        """Whether the dataset has a test split of its own."""
         raise NotImplementedError(f"{type(self).__name__} must define has_test_images()")
 
     def find(self, official_split: Split) -> ImageFiles:
-        """The images of an official split; where there is none, all images."""
+        """Images of an official split, or all images if `has_test_images` is false."""
         raise NotImplementedError(f"{type(self).__name__} must define find()")
 
     def read(self, official_split: Split) -> ImageFiles:
-        """See ImageDataModule; without test images of its own, some of all are."""
+        """See `ImageDataModule`; without a test split, `num_test` of all images are held out for the test."""
         if not self.has_test_images():
             files = self.find(official_split)
             held_out, kept = hold_out(len(files), self.num_test, self.split_seed, "num_test")
@@ -113,34 +113,34 @@ class ImageFolderModule(ImageDataModule):
 
 
 def default_root(name: str) -> Path:
-    """The folder of a dataset in the one that the variable DATA_ROOT names, or in `data`."""
+    """Folder `name` in the folder given by the environment variable DATA_ROOT, default `data`."""
     return Path(os.environ.get("DATA_ROOT") or "data") / name
 
 
 def image_names(folder: Path) -> list[str]:
-    """Names of the image files that lie in a folder itself, sorted; what begins with a dot is no image."""
+    """Sorted names of the image files directly in a folder, without hidden files (names with a leading dot)."""
     with os.scandir(folder) as entries:
         named = (entry for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
         return sorted(entry.name for entry in named if not entry.is_dir())
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few, and whether there are more."""
+    """Join the first `NUM_NAMED` names; an ellipsis marks that more follow."""
     return ", ".join([*names[:NUM_NAMED], "…"] if len(names) > NUM_NAMED else names)
 
 
 def read_square(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
-    """An image file in RGB, its shorter side resized to `size`, and of that the square in the middle.
+    """Read an image file as RGB, resize its shorter side to `size`, and crop the centre square.
 
-    Resizing is bilinear with antialiasing. Transparency is dropped, not blended; orientation tags are not followed.
+    Resizing is bilinear with antialiasing. Transparency is dropped, not blended; EXIF orientation is ignored.
 
     Args:
-        path: whatever Pillow reads; or a NumPy array of bytes, (3, height, width) with or without a 1 in front, or
-            (height, width, 3).
-        size: of the square, in pixels.
+        path: Path of an image that Pillow reads, or of a `.npy` array of uint8, (3, height, width),
+            (1, 3, height, width) or (height, width, 3).
+        size: Side of the square in pixels.
 
     Raises:
-        LassError: if there is no such image, or one with more than 8 bits per channel.
+        LassError: if the image is missing, cannot be read, or has more than 8 bits per channel.
 
     Source: torchvision.transforms.Resize and CenterCrop, the usual preparation of ImageNet; Esser et al. 2021
         (arXiv:2012.09841), `taming/data/base.py`, does the same without antialiasing.
@@ -155,7 +155,7 @@ def read_square(path: Path, size: int) -> UInt8[Tensor, "3 size size"]:
         ) from error
     if image.mode not in KINDS:
         raise LassError(f"{path} is an image of the kind {image.mode!r}: expected 8 bits per channel, so convert it.")
-    if image.mode == "P":  # Pillow warns when colours that may be transparent are converted at once
+    if image.mode == "P":  # Pillow warns if a palette with transparency is not converted via RGBA
         image = image.convert("RGBA")
     resized = transforms.resize(image.convert("RGB"), [size], antialias=True)
     return transforms.pil_to_tensor(transforms.center_crop(resized, [size, size]))
@@ -166,7 +166,7 @@ def _lost(path: Path) -> LassError:
 
 
 def decoded(path: Path) -> Image.Image:
-    """The pixels of an image file; errors are those of `opened_image`."""
+    """Open an image file and decode its pixels; raises the errors of `opened_image`."""
     with opened_image(path) as image:
         image.load()
     return image

@@ -1,4 +1,4 @@
-"""ImageNet as torchvision lays it out, or any folder with a folder of images for each class."""
+"""ImageNet in torchvision's layout, or any folder with one subfolder of images per class."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from lass.errors import LassError
 
 FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 NUM_CLASSES = 1000
-WORDNET_ID = re.compile(r"n[0-9]{8}\b")  # what ImageNet calls a class
+WORDNET_ID = re.compile(r"n[0-9]{8}\b")  # names of ImageNet's class folders
 WHERE = "https://www.image-net.org/download.php"
 
 
 class ImageNet(ImageFolderModule):
-    """1.3 million photographs of 1,000 classes: `train/<class>/*.JPEG` and `val/<class>/*.JPEG`.
+    """ImageNet, 1.3 million photographs of 1,000 classes: `train/<class>/*.JPEG` and `val/<class>/*.JPEG`.
 
-    The 50,000 validation images in `val` are the test here, because the labels of the official test were never
-    published; validation images are held out of training by `num_validation`. Where there is neither `train` nor `val`,
-    `<class>/*` is taken, and test images are held out too.
+    The test split is the 50,000 official validation images in `val`, because the labels of the official test images
+    were never published. Validation images are held out of the training images (`num_validation`). If neither `train`
+    nor `val` exists, images are read from `<class>/*`, and test images are held out too (`num_test`).
 
-    The label of an image is the position of its class among the sorted names of the folders. For the 1,000 folders of
-    ImageNet (`n01440764`, …) that is the class number which published models use. Of a dataset with fewer folders the
-    labels are those of ImageNet only with a list of all classes.
+    The label of an image is the position of its class among the sorted folder names. With the 1,000 folders of ImageNet
+    (`n01440764`, …), this is the class number used by published models. With fewer folders, labels are ImageNet's only
+    if `classes` lists all 1,000 classes.
 
     Args:
-        root: folder that holds `train` and `val`; default `imagenet` in the folder that the variable DATA_ROOT names.
-        classes: file with a line for each class, in the order of their labels: the name of its folder, or, as in
-            `LOC_synset_mapping.txt`, a WordNet ID and what it means; default the sorted names of the folders.
-        size: height and width in pixels: the shorter side is resized (bilinear with antialiasing), the middle kept.
-        num_test: how many of all images are the test where there is neither `train` nor `val`; default a tenth, 5,000
-            at most.
-        kwargs: the arguments of ImageDataModule.
+        root: Folder that contains `train` and `val`; default `imagenet` in the folder given by the environment variable
+            DATA_ROOT.
+        classes: File with one line per class, in label order: the name of the class folder or, as in
+            `LOC_synset_mapping.txt`, a WordNet ID followed by its meaning; default the sorted folder names.
+        size: Height and width in pixels: the shorter side is resized (bilinear with antialiasing), then the centre
+            square is cropped.
+        num_test: Number of test images if neither `train` nor `val` exists; default a tenth of all images, 5,000 at
+            most.
+        kwargs: Arguments of `ImageDataModule`.
 
     Source: Russakovsky et al. 2015 (arXiv:1409.0575); torchvision.datasets.ImageNet for the layout.
     """
@@ -56,11 +58,11 @@ class ImageNet(ImageFolderModule):
         self.classes = None if classes is None else Path(classes)
 
     def has_test_images(self) -> bool:
-        """Whether there are folders for the splits."""
+        """Whether `train` or `val` exists."""
         return any((self.root / name).is_dir() for name in FOLDERS.values())
 
     def find(self, official_split: Split) -> ImageFiles:
-        """Every image of a split, by class and name."""
+        """All images of a split, sorted by class folder and name."""
         folder = self.root / FOLDERS[official_split] if self.has_test_images() else self.root
         folders = _folders(folder)
         if not folders:
@@ -84,7 +86,7 @@ class ImageNet(ImageFolderModule):
         return ImageFiles(folder, names, torch.tensor(labels), self.size)
 
     def _class_names(self) -> list[str]:
-        """In the order of their labels; of both splits, so that a label means the same in both."""
+        """Class names in label order; the union over both splits, so that labels agree between splits."""
         if self.classes is not None:
             text = read_text(self.classes, "list of classes", "expected a folder's name in each line")
             lines = filter(None, map(str.strip, text.splitlines()))
@@ -104,7 +106,7 @@ class ImageNet(ImageFolderModule):
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; none if there is no such folder."""
+    """Sorted names of the non-hidden subfolders of a folder; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

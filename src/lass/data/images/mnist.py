@@ -1,4 +1,4 @@
-"""MNIST in its official splits."""
+"""MNIST handwritten digits in their official splits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lass.errors import LassError
 
 
 class MNIST(ImageDataModule):
-    """60,000 training and 10,000 test digits of 28×28 pixels.
+    """MNIST, 60,000 training and 10,000 test images of handwritten digits, 28×28 pixels.
 
     Args:
-        root: folder that holds `MNIST/raw`; default the variable DATA_ROOT. Where neither is given, torchvision
-            downloads the files to `data`.
-        kwargs: the arguments of ImageDataModule.
+        root: Folder that contains `MNIST/raw`; default the environment variable DATA_ROOT. If neither is set,
+            torchvision downloads the files to `data`.
+        kwargs: Arguments of `ImageDataModule`.
     """
 
     def __init__(self, root: str | None = None, **kwargs) -> None:
@@ -28,11 +28,11 @@ class MNIST(ImageDataModule):
         self.root, self.may_download = Path(given or "data"), not given
 
     def prepare_data(self) -> None:
-        """Download where that is wanted; on one process only."""
+        """Download the files if neither `root` nor DATA_ROOT is set; Lightning calls this on one process only."""
         if self.may_download:
             try:
                 datasets.MNIST(str(self.root), download=True)
-            except Exception as error:  # no network, a bad archive: urllib and torchvision raise what they like
+            except Exception as error:  # no network, bad archive: urllib and torchvision raise many kinds of exceptions
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise LassError(
                     f"MNIST could not be downloaded to {self.root.resolve()} ({reason}): download it elsewhere and set "
@@ -40,12 +40,12 @@ class MNIST(ImageDataModule):
                 ) from error
 
     def read(self, official_split: Split) -> ImageSources:
-        """One official split, read without a download."""
+        """Read an official split, without a download."""
         try:
             dataset = datasets.MNIST(str(self.root), train=official_split == "train", download=False)
             if len(dataset.data) != len(dataset.targets):
                 raise ValueError(f"{len(dataset.data)} {official_split} images, but {len(dataset.targets)} labels")
-        except Exception as error:  # of damaged files, torchvision raises nearly every built-in exception
+        except Exception as error:  # torchvision raises many kinds of built-in exceptions for damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise LassError(
                 f"MNIST could not be read from {self.root.resolve()} ({reason}): expected "

@@ -1,4 +1,4 @@
-"""What all image datasets share: splits, random pairs for counting, stored mixtures for evaluation."""
+"""Base data module of image datasets: splits, random pairs for the likelihood, stored mixtures for evaluation."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ MAX_HELD_OUT = 5000
 
 
 class ImageDataModule(SourceDataModule):
-    """Images, any two of which can be mixed.
+    """Base data module of image datasets, in which any two images can be mixed.
 
-    A dataset is a subclass with one method, `read`. One with official validation images says so in `official_splits`.
+    A dataset is a subclass that defines `read`. A dataset with an official validation split adds it to
+    `official_splits`.
 
     Args:
-        batch_size: number of images, of pairs, or of mixtures in a batch.
-        pairs: training and validation give pairs of sources instead of single ones; for counting. Training pairs are
-            drawn afresh in every epoch, validation pairs are fixed.
-        num_validation: how many of the training images, chosen by `split_seed`, are held out for validation; default a
-            tenth, 5,000 at most. Only for datasets without official validation images.
-        split_seed: seed of that choice and of pairs that are drawn here.
-        predict_split: whether `lass predict` separates mixtures of the test or of the validation images.
-        mixtures: CSV file with the stored pairing of test images; null draws one with `split_seed`.
-        num_mixtures: separate only the first so many mixtures; null for all.
-        num_workers: processes that load images; 0 is fastest for images that lie in memory.
+        batch_size: Number of images, pairs or mixtures per batch.
+        pairs: Load pairs of sources instead of single sources for training and validation, as estimating the
+            likelihood requires. Training pairs are redrawn in every epoch; validation pairs are fixed.
+        num_validation: Number of training images, chosen with `split_seed`, that are held out for validation; default
+            a tenth, 5,000 at most. Only for datasets without an official validation split.
+        split_seed: Seed of that choice and of the validation and test pairs drawn here.
+        predict_split: Split whose images are mixed for `lass predict`.
+        mixtures: Path of a CSV file with stored pairs of test images; null draws pairs with `split_seed`.
+        num_mixtures: Number of mixtures to separate, from the start of the list; null for all.
+        num_workers: Number of worker processes that load images; 0 is fastest for images in memory.
     """
 
     what = "images"
@@ -57,11 +58,11 @@ class ImageDataModule(SourceDataModule):
         self._identities: dict[Split, str] = {}
 
     def read(self, official_split: Split) -> SourceDataset:
-        """All images of one of the `official_splits`."""
+        """Read all images of one of the `official_splits`."""
         raise NotImplementedError(f"{type(self).__name__} must define read()")
 
     def part(self, name: Split) -> SourceDataset:
-        """The sources of one part, read once; without official validation images, some of the training images are."""
+        """Dataset of a split, read on first access; without an official validation split, held-out training images."""
         if name not in self._parts:
             if name == "test" or "validation" in self.official_splits:
                 self._parts[name] = self.read(name)
@@ -75,22 +76,22 @@ class ImageDataModule(SourceDataModule):
         self._parts["validation"], self._parts["train"] = images.subset(held_out), images.subset(kept)
 
     def identity(self, part: Split) -> str:
-        """Dataset, part, and a fingerprint of its images, which differs with every setting that changes them."""
+        """Name of the dataset, split, and a fingerprint of its images; settings that change the images change it."""
         if part not in self._identities:
             self._identities[part] = f"{type(self).__name__.lower()}-{part}-{self.part(part).fingerprint()}"
         return self._identities[part]
 
     def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> RandomPairing:
-        """Random pairs of training images."""
+        """Sampler of random pairs of training images, redrawn in every epoch."""
         return RandomPairing(len(self.part("train")), num_ranks, rank, seed)
 
     def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
-        """Random pairs of validation images."""
+        """Random pairs of validation images, fixed by `split_seed`, (pairs, 2)."""
         num_sources = len(self.part("validation"))
         return draw_pairs(num_sources, num_sources // 2, self.split_seed)
 
     def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """The stored pairs, or random ones."""
+        """Pairs stored in `mixtures` (test split only), otherwise random pairs fixed by `split_seed`, (mixtures, 2)."""
         num_sources = len(self.part(self.predict_split))
         if self.mixtures is not None and self.predict_split == "test":
             return read_pairs(self.mixtures, num_sources)
@@ -100,19 +101,19 @@ class ImageDataModule(SourceDataModule):
 def hold_out(
     num_images: int, num_held_out: int | None, seed: int, setting: str
 ) -> tuple[Int[Tensor, " held_out"], Int[Tensor, " kept"]]:
-    """Choose images at random.
+    """Split images at random into held-out and kept images.
 
     Args:
-        num_images: from which to choose.
-        num_held_out: so many; None for a tenth, but at least a pair and 5,000 at most.
-        seed: of the choice.
-        setting: that `num_held_out` came from, for errors.
+        num_images: Number of images.
+        num_held_out: Number of images to hold out; None for a tenth, at least 2 and at most 5,000.
+        seed: Seed of the random split.
+        setting: Name of the setting that gave `num_held_out`, for error messages.
 
     Returns:
-        Positions of the chosen images and of the others, both ascending.
+        Positions of the held-out and of the kept images, both ascending.
 
     Raises:
-        LassError: if none would be held out, or none left.
+        LassError: if no image would be held out, or none kept.
     """
     if num_held_out is None:
         num_held_out = min(max(num_images // 10, 2), MAX_HELD_OUT)
