@@ -277,7 +277,7 @@ def test_the_identity_of_a_part_is_that_of_its_images(read_lazily):
         return Stripes(read_lazily=read_lazily, **settings).identity(part)
 
     assert identity() == identity()
-    handling = {"batch_size": 3, "pairs": True, "separate": "validation", "num_mixtures": 2, "num_workers": 1}
+    handling = {"batch_size": 3, "pairs": True, "predict_split": "validation", "num_mixtures": 2, "num_workers": 1}
     assert identity(**handling, mixtures="list.csv") == identity()
     different = [{}, {"brightness": 101}, {"split_seed": 1}, {"num_validation": 5}]
     identities = [identity(part, **settings) for settings in different for part in ("train", "validation")]

@@ -20,7 +20,7 @@ MIN_WIDTH = 8  # minimum number of channels at high rates
 
 @register
 class AudioVQVAE(AudioVQCodec):
-    """Codec for mono audio; see AudioVQCodec.
+    """VQ-VAE for mono audio; see `AudioVQCodec`.
 
     Args:
         sample_rate: Sample rate of the signals in Hz; metadata only, it does not affect the network.

@@ -64,7 +64,9 @@ def initialise(layer: Convolution) -> None:
 
 @register
 class ImageVQVAE(ImageVQCodec):
-    """Codec for images in [0, 1] of one fixed size; a quarter of the size in codes. See ImageVQCodec.
+    """VQ-VAE for images in [0, 1] of one fixed size, with one code per 4×4 pixels; see `ImageVQCodec`.
+
+    The network has no batch normalisation, so the codes of a signal do not depend on the rest of the batch.
 
     Args:
         image_shape: Shape of the images, (channels, height, width); height and width are multiples of 4.

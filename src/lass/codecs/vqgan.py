@@ -77,7 +77,7 @@ class Doubling(nn.Module):
 
 @register
 class VQGAN(ImageVQCodec):
-    """Codec for images in [0, 1], for use and not for training; `lass import taming` makes one. See ImageVQCodec.
+    """VQ-GAN for images in [0, 1], for inference only; created by `lass import taming`. See `ImageVQCodec`.
 
     Args:
         image_shape: Shape of the images, (channels, height, width); fixes the grid of codes, although the convolutions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, UInt8
@@ -28,6 +28,7 @@ class SourcePairs(NamedTuple):
     indices: Tensor  # (batch,) long: position in the list of mixtures; -1 for pairs without a list
 
 
+@runtime_checkable
 class BatchedDataset(Protocol):
     """A dataset of single sources that are read a batch at a time."""
 

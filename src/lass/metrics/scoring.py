@@ -76,8 +76,8 @@ class AudioScoring:
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"si_sdr{}_db": "max", "spectral_distance{}": "min"}
     separation_scores: ClassVar[tuple[str, ...]] = ("sdr_db", "si_sdr_db")
-    may_be_undefined: ClassVar[bool] = True  # both scores need sound in every source
-    waveform_weight = 10.0  # audio is at a tenth of full scale, where the distance of spectrograms is about 1
+    may_be_undefined: ClassVar[bool] = True  # both scores are undefined for a silent source
+    waveform_weight = 10.0  # balances audio at a tenth of full scale with a spectral distance of about 1
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate

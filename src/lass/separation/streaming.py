@@ -74,8 +74,8 @@ def separate_stream(
     if not 0 <= context < window:
         raise LassError(f"The context must be 0…{window - 1} code positions, fewer than the window, not {context}.")
     num_positions = -(-num_samples // hop)
-    codes: Tensor | None = None
-    latents: Tensor | None = None  # (channels, sources, time) and (…, dim, time), decided, from position `first` on
+    codes: Tensor | None = None  # fixed so far, from position `first` on: (channels, sources, time)
+    latents: Tensor | None = None  # likewise: (channels, sources, dim, time)
     first = decoded = 0
     for number, start in enumerate(_starts(num_positions, window, context)):
         stop = min(start + window - (context if start else 0), num_positions)
