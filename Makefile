@@ -25,7 +25,7 @@ setup: $(INSTALLED) ## Install everything into .venv (the other targets do it wh
 $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[train,audio,fid,huggingface,dev]"
 	@touch $@
 
 demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a few minutes on two cores
@@ -44,9 +44,10 @@ test: lint ## Check the style and run all tests
 bench: $(INSTALLED) ## Measure speed and memory of the engine (CASES="image-1.5% faces" for some of it)
 	$(BIN)/python benchmarks/bench.py $(CASES)
 
-lint: $(INSTALLED) ## Check the style of the code
+lint: $(INSTALLED) ## Check style and types of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 train-vqvae: trainable $(INSTALLED) ## Stage 1: train the codec of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)

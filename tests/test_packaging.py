@@ -33,9 +33,11 @@ def test_environment_and_setup_agree(repository, metadata):
     environment = yaml.safe_load((repository / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     extras = metadata["options.extras_require"]
-    options = metadata["options"]["install_requires"] + extras["dev"]
-    assert [line for line in pip if not line.startswith("--editable")] == options.split()
-    assert set(" ".join(extras.values()).split()) <= set(options.split())  # all extras are tested
+    required = " ".join([metadata["options"]["install_requires"], *extras.values()]).split()
+    required = [
+        line for line in required if not line.startswith("jsonargparse>=")
+    ]  # jsonargparse[signatures] includes it
+    assert [line for line in pip if not line.startswith("--editable")] == required
     (python,) = [entry for entry in environment["dependencies"] if str(entry).startswith("python>=")]
     assert python.removeprefix("python") == metadata["options"]["python_requires"]
 
@@ -45,6 +47,58 @@ def test_the_installed_command_works():
     run = subprocess.run([command, "--help"], capture_output=True, text=True)
     assert run.returncode == 0
     assert "Latent Autoregressive Source Separation" in run.stdout
+
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def packages_of(requirements):
+    """Import names of the packages in a list of requirements."""
+    others = {"pytorch-lightning": "pytorch_lightning", "scikit-learn": "sklearn", "torch-fidelity": "torch_fidelity"}
+    names = [re.match(r"[\w-]+", line)[0] for line in requirements]
+    return {others.get(name, name.replace("-", "_")) for name in names}
+
+
+def test_inference_needs_the_base_packages_only(repository, metadata, tmp_path):
+    """`Separator` and `lass separate` run where none of the extras is installed."""
+    extras = metadata["options.extras_require"]
+    base = packages_of(metadata["options"]["install_requires"].split())
+    optional = [line for name, lines in extras.items() if name != "dev" for line in lines.split()]
+    blocked = packages_of(optional) - base - {"filelock"}  # torch itself needs filelock
+    program = (
+        BLOCKED.format(blocked=blocked)
+        + """
+import lass
+separator = lass.Separator.from_pretrained("pretrained/mnist")
+separator.sampler = lass.samplers.Greedy()
+separator.separate(lass.read_image("docs/mixture.png"))
+"""
+    )
+    arguments = ["separate", "docs/mixture.png", "--separator=pretrained/mnist", f"--out={tmp_path}"]
+    program += f"from lass.cli.main import main\nmain({arguments!r})\n"
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"mixture-1.png", "mixture-2.png", "separations.png"}
+
+
+def test_importing_lass_loads_no_training_framework():
+    program = "import lass, sys; lass.Separator; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in run.stdout.split()}
+    assert "torch" in loaded, run.stderr
+    assert not loaded & {"pytorch_lightning", "wandb", "matplotlib", "torchmetrics", "torchvision", "jsonargparse"}
 
 
 def make(repository, *arguments, **environment):
@@ -76,7 +130,7 @@ def test_make_runs_the_stage_of_the_dataset(repository, target, dataset):
 def test_make_evaluates_lints_tests_and_demonstrates(repository):
     for evaluate in (["eval-mnist"], ["eval", "DATASET=mnist"]):
         assert "lass predict -c experiments/mnist/separate.yaml" in make(repository, *evaluate).stdout
-    assert "ruff check" in make(repository, "lint").stdout
+    assert all(tool in make(repository, "lint").stdout for tool in ("ruff check", "ruff format --check", "mypy"))
     assert "pytest" in make(repository, "test").stdout
     demo = make(repository, "demo").stdout
     for config in ("vqvae", "prior", "likelihood", "separate"):

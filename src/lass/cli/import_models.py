@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from safetensors import SafetensorError
 
 from lass.artifacts import Artifact
@@ -28,7 +28,8 @@ def main(args: Sequence[str]) -> None:
     Raises:
         LassError: if the files cannot be read, or the output folder is not empty or cannot be written.
     """
-    options = parser().parse_args(args[1:])
+    parsed = parser().parse_args(args[1:])
+    options = parsed[parsed.model]
     out = Path(options.out)
     try:
         is_taken = os.path.lexists(out) and (not out.is_dir() or any(out.iterdir()))
@@ -36,7 +37,7 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"The folder {out} cannot be written ({error}): choose another --out.") from error
     if is_taken:
         raise LassError(f"{out} is there already: choose another folder with --out.")
-    parts, said = (import_jukebox if options.model == "jukebox" else import_taming)(options, out)
+    parts, said = (import_jukebox if parsed.model == "jukebox" else import_taming)(options, out)
     num_bytes = sum(tensor.nbytes for part in parts.values() for tensor in part.state_dict().values())
     print(f"Writing {num_bytes / 2**20:,.0f} MiB to {out} …", flush=True)  # gigabytes take a minute
     made = [folder for folder in out.parents if not folder.exists()]  # innermost first
@@ -57,7 +58,7 @@ def main(args: Sequence[str]) -> None:
     print(said)
 
 
-def import_jukebox(options: argparse.Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
+def import_jukebox(options: Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
     """Read a Jukebox checkpoint.
 
     Returns:
@@ -72,7 +73,7 @@ def import_jukebox(options: argparse.Namespace, out: Path) -> tuple[dict[str, Ar
     )
 
 
-def import_taming(options: argparse.Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
+def import_taming(options: Namespace, out: Path) -> tuple[dict[str, Artifact], str]:
     """Read a taming-transformers checkpoint.
 
     Returns:
@@ -90,20 +91,22 @@ def import_taming(options: argparse.Namespace, out: Path) -> tuple[dict[str, Art
     return {"codec": codec, "prior": prior}, said
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> SentenceParser:
     """Build the parser of `lass import`."""
-    parser = SentenceParser("lass import", description=__doc__)
-    models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
-    jukebox = models.add_parser("jukebox", help="the VQ-VAE of OpenAI's Jukebox")
+    jukebox = SentenceParser("lass import jukebox", "Convert one level of the VQ-VAE of OpenAI's Jukebox to a codec.")
     jukebox.add_argument("checkpoint", help="as published, or .safetensors; no code in it is run")
     jukebox.add_argument("--level", type=int, default=2, help="0 (finest) to 2 (the top level, as in the paper)")
     jukebox.add_argument("--sample-rate", type=int, default=NATIVE_RATE // 2, help="of your signals, in Hz")
     jukebox.add_argument("--out", required=True, help="folder for the codec")
-    taming = models.add_parser(
-        "taming", help="a VQ-GAN of taming-transformers or latent-diffusion, and its transformer"
-    )
+    taming = SentenceParser("lass import taming", "Convert a VQ-GAN, and the transformer over its codes.")
     taming.add_argument("--config", required=True, help="the YAML file beside the checkpoint")
     taming.add_argument("--checkpoint", required=True, help="as published, or .safetensors; no code in it is run")
     taming.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the prior's weights, on disk and in use")
     taming.add_argument("--out", required=True, help="folder for codec/ and prior/")
+    parser = SentenceParser("lass import", __doc__)
+    commands = {
+        "jukebox": (jukebox, "the VQ-VAE of OpenAI's Jukebox"),
+        "taming": (taming, "a VQ-GAN of taming-transformers or latent-diffusion, and its prior"),
+    }
+    parser.add_commands("model", commands)
     return parser

@@ -5,7 +5,6 @@ jsonargparse reports an invalid nested option as a tree of indented lines, with 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -27,12 +26,40 @@ LONGEST_VALUE = 120  # maximal number of characters of a value in a sentence
 Parsers = Mapping[str, ArgumentParser]
 
 
-class SentenceParser(argparse.ArgumentParser):
-    """ArgumentParser of argparse that raises LassError instead of printing the usage and exiting with status 2."""
+class SentenceParser(ArgumentParser):
+    """Parser of `lass separate` and `lass import`, whose errors are LassErrors of one sentence.
 
-    def error(self, message: str) -> NoReturn:
+    Args:
+        prog: Words before the options on the command line.
+        description: What the command does.
+    """
+
+    def __init__(self, prog: str, description: str | None = None) -> None:
+        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+        self.commands: dict[str, SentenceParser] = {}
+
+    def add_commands(self, dest: str, commands: Mapping[str, tuple[SentenceParser, str]]) -> None:
+        """Require one of some subcommands, given as parser and help by name; `dest` takes the name that was chosen."""
+        subcommands = self.add_subcommands(dest=dest, required=True, metavar=dest.upper())
+        for name, (parser, help_text) in commands.items():
+            subcommands.add_subcommand(name, parser, help=help_text)
+            parser.prog, self.commands[name] = f"{self.prog} {name}", parser
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise LassError with the message."""
-        raise LassError(f"{message}; see `{self.prog} --help`.")
+        if found := re.match(r"the following arguments are required: (\w+)\.", message):
+            self.commands[found[1]].error(message.replace(f"{found[1]}.", ""))
+        raise LassError(f"{self._sentence(message)}; see `{self.prog} --help`.") from ex
+
+    def _sentence(self, message: str) -> str:
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            names = _names(self)
+            required = (f"--{name}" if name in names else name for name in found[1].replace("_", "-").split(", "))
+            return f"the following arguments are required: {', '.join(required)}"
+        if message.startswith("expected ") and self.commands:
+            return f"a model is missing: expected one of {', '.join(self.commands)}"
+        refusals = list(_refusals(message))
+        return _sentence(refusals[0]).rstrip(".") if refusals else _shortened(" ".join(message.split()))
 
 
 class Refusal(NamedTuple):

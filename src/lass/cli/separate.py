@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import tempfile
 import unicodedata
@@ -13,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"The separator in {options.separator} is neither for images nor for audio files.")
 
 
-def _separate_images(separator: Separator, codec: ImageCodec, options: argparse.Namespace) -> None:
+def _separate_images(separator: Separator, codec: ImageCodec, options: Namespace) -> None:
     files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
     mixtures = [read_image(path, codec.image_shape) for path in files]
     targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
@@ -74,7 +74,7 @@ def _separate_images(separator: Separator, codec: ImageCodec, options: argparse.
     print(literal(f"{said}; picture: {options.out / FIGURE}" if has_picture else said))
 
 
-def _separate_songs(separator: Separator, options: argparse.Namespace) -> None:
+def _separate_songs(separator: Separator, options: Namespace) -> None:
     if options.classes is not None:
         raise LassError("Songs are separated by their priors, not by classes: leave out --classes.")
     files = find_files(options.mixtures, songs.SUFFIXES, "songs", "song.wav")
@@ -199,9 +199,9 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
     return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> SentenceParser:
     """Build the parser of `lass separate`."""
-    options = SentenceParser("lass separate", description="Separate image files (mixture.png into two PNGs) or songs.")
+    options = SentenceParser("lass separate", "Separate image files (mixture.png into two PNGs) or songs.")
     options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
     options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
