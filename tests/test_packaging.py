@@ -50,12 +50,15 @@ def test_the_installed_command_works():
 
 
 BLOCKED = """
-import sys
+import importlib.machinery, sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        raise ModuleNotFoundError("No module named " + repr(spec.name), name=spec.name)
 
 sys.meta_path.insert(0, Blocked())
 """
