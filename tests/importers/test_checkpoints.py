@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lass import LassError
-from lass.importers import checkpoints
-from lass.importers.checkpoints import UnknownObject, fill, read_weights
+from lass.importers.checkpoints import fill, read_weights
+from lass.importers.pickles import UnknownObject
 
 
 def read(path):
@@ -241,7 +241,7 @@ def test_bombs_stay_small(tmp_path, monkeypatch):
     """Exponential references, deep nesting, large memo indices, and more objects than any real checkpoint."""
     path = tmp_path / "a.ckpt"
     torch.save({"model": {"a": torch.arange(4.0)}}, path)
-    monkeypatch.setattr(checkpoints, "MAX_OPERATIONS", 60_000)
+    monkeypatch.setattr("lass.importers.pickles.MAX_OPERATIONS", 60_000)
     doubling = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(200)) + b"."
     deep = b"(" * 20_000 + b"t" * 20_000 + b"."
     deep_key = b"}" + b")" + b"\x85" * 50_000 + b"Vx\ns."  # hashing it would overflow the C stack

@@ -45,7 +45,7 @@ def moments(observations, symmetric=True, chunks=1, device="cpu"):
 def test_all_devices_give_the_same_likelihood(observations, symmetric, cells, device, monkeypatch):
     """Sums are float64 on every device (on the CPU if the device has none); values are float32 sums of a few terms."""
     if cells:
-        monkeypatch.setattr("lass.likelihood.latents.MAX_PAIRS_AT_ONCE", 1)
+        monkeypatch.setattr("lass.likelihood.moments.MAX_PAIRS_AT_ONCE", 1)
         monkeypatch.setattr("lass.likelihood.latents.NEAREST_PAIRS", K)
     made, expected = (moments(observations, symmetric, 3, each) for each in (device, "cpu"))
     for name, sums in expected.state_dict().items():
@@ -242,7 +242,7 @@ def test_with_many_codes_the_nearest_pairs_come_back(monkeypatch):
     noise = 0.2 * torch.randn(20_000, 3, generator=generator)
     moments.add(first, second, (codebook[first] + codebook[second]) / 2 + noise)
     everything = moments.likelihood(codebook)
-    monkeypatch.setattr("lass.likelihood.latents.MAX_PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr("lass.likelihood.moments.MAX_PAIRS_AT_ONCE", 100)
     monkeypatch.setattr("lass.likelihood.latents.NEAREST_PAIRS", 200)
     nearest = moments.likelihood(codebook)
     latents = torch.randn(50, 3, generator=generator) * 0.7

@@ -42,7 +42,7 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
 
 def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
     """Features of an early layer of a random network: 64 features, so 65 images are enough."""
-    monkeypatch.setattr("lass.tasks.separation.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
+    monkeypatch.setattr("lass.tasks.distances.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
     options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
     log = "--trainer.logger.init_args.save_dir=runs/fid"
     lass(repository, "separate", *options, "--data.batch_size=11", "--trainer.default_root_dir=runs/fid", log)

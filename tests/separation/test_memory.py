@@ -100,7 +100,7 @@ def test_candidates_that_meet_are_refused_where_they_do_not_fit(priors, sampler,
 def test_several_mixtures_go_together_only_where_they_fit(priors, monkeypatch):
     def fit(room):
         monkeypatch.setattr(memory, "free_bytes", lambda priors, device: 2 * room)
-        return memory.fit(priors, 8, 20, NUM_POSITIONS, torch.device("cpu"), True, 2**30)
+        return memory.plan_chunks(priors, 8, 20, NUM_POSITIONS, torch.device("cpu"), True, 2**30)
 
     for at_once in (8, 4, 2, 1):
         assert fit(memory.bytes_for(priors, 20 * at_once, NUM_POSITIONS)) == (at_once, 20)

@@ -9,10 +9,8 @@ the size of the file before they are created.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import mmap
-import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -24,53 +22,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lass.errors import LassError
+from lass.importers.pickles import PickleReader, Storage, StoredTensor, UnreadableError
 
-STORAGES = {  # element type by storage class
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-    "torch.ComplexFloatStorage": torch.complex64,
-    "torch.ComplexDoubleStorage": torch.complex128,
-}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in torch.save's format before PyTorch 1.6
 MAX_PICKLE = 2**28  # bytes of a pickle without tensors; published checkpoints have less than 10 MiB
-MAX_OPERATIONS = 2_000_000  # per pickle, as 1 byte can create a 64-byte object; published ones have about 10,000
 MAX_SHARED = 2  # maximum ratio of weight bytes to file bytes; above 1 because tied weights share memory
 NUM_NAMED = 3  # number of wrong weights named in an error message
-MARK = object()  # stack marker below the arguments of an operation
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class UnknownObject(dict):
-    """Inert placeholder of an unpickled object; holds the entries of objects whose class subclasses dict."""
-
-
-class Name(str):
-    """Full name of a global in a pickle, which is not imported."""
-
-
-class Storage(NamedTuple):
-    """Storage of tensors: its key in the file, and its element type."""
-
-    key: str
-    dtype: torch.dtype
-
-
-class StoredTensor(NamedTuple):
-    """Tensor in a checkpoint; offset and strides are in elements."""
-
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
 
 
 class Extent(NamedTuple):
@@ -78,10 +37,6 @@ class Extent(NamedTuple):
 
     start: int
     num_bytes: int
-
-
-class _Unreadable(Exception):
-    """Reason why a file cannot be read."""
 
 
 def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,11 +73,13 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
         whole = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
         weights = {name: _view(x, extents, whole) if isinstance(x, StoredTensor) else x for name, x in found.items()}
         if sum(tensor.nbytes for tensor in weights.values()) > MAX_SHARED * len(whole):
-            raise _Unreadable("its tensors claim more than the file holds")
+            raise UnreadableError("its tensors claim more than the file holds")
     except LassError:
         raise
     except Exception as error:  # arbitrary bytes can raise any exception
-        reason = str(error) if isinstance(error, _Unreadable | OSError) else "its bytes are no checkpoint of PyTorch"
+        reason = (
+            str(error) if isinstance(error, UnreadableError | OSError) else "its bytes are no checkpoint of PyTorch"
+        )
         raise LassError(f"{path} is damaged or something else ({reason}): get it from {origin}.") from error
     return weights, {} if found is content else content
 
@@ -183,9 +140,9 @@ def _view(stored: StoredTensor, extents: Mapping[str, Extent], whole: torch.Unty
     last = stored.offset + sum((n - 1) * step for n, step in zip(stored.size, stored.stride, strict=True))
     claims = (*stored.size, *stored.stride, stored.offset)
     if any(type(claim) is not int or claim < 0 for claim in claims):
-        raise _Unreadable("a tensor has sizes that are no sizes")
+        raise UnreadableError("a tensor has sizes that are no sizes")
     if (numel and max(numel, last + 1) * item > num_bytes) or start + num_bytes > len(whole):
-        raise _Unreadable("its tensors claim more than the file holds")
+        raise UnreadableError("its tensors claim more than the file holds")
     memory = whole[start : start + num_bytes]
     if start % item:
         memory = memory.clone()
@@ -212,39 +169,39 @@ def _unzipped(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:
         entries = {entry.filename: entry for entry in archive.infolist()}
     pickle = min((name for name in entries if f"/{name}".endswith("/data.pkl")), key=len, default=None)
     if pickle is None:
-        raise _Unreadable("it is a zip archive of something else")
+        raise UnreadableError("it is a zip archive of something else")
 
     def extent(name: str) -> Extent:
         entry = entries[name]
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise _Unreadable("it is compressed")
+            raise UnreadableError("it is compressed")
         file.seek(entry.header_offset + 26)
         return Extent(entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))), entry.file_size)
 
     def read(name: str) -> bytes:
         start, num_bytes = extent(name)
         if num_bytes > MAX_PICKLE:
-            raise _Unreadable("it holds too many objects beside its weights")
+            raise UnreadableError("it holds too many objects beside its weights")
         file.seek(start)
         return file.read(num_bytes)
 
     root = pickle.removesuffix("data.pkl")
     if f"{root}byteorder" in entries and read(f"{root}byteorder") != b"little":
-        raise _Unreadable("it was written on a machine of another byte order")
+        raise UnreadableError("it was written on a machine of another byte order")
     storages: dict[str, Storage] = {}
-    content = _PickleReader(storages).run(io.BytesIO(read(pickle)))
+    content = PickleReader(storages).run(io.BytesIO(read(pickle)))
     return content, {key: extent(f"{root}data/{key}") for key in storages if f"{root}data/{key}" in entries}
 
 
 def _legacy(file: BinaryIO, head: mmap.mmap) -> tuple[Any, dict[str, Extent]]:
     """Read the format before PyTorch 1.6: pickles (magic number, version, machine, content, keys), then storages."""
-    if _PickleReader({}).run(head) != LEGACY_MAGIC:
-        raise _Unreadable("its bytes are no checkpoint of PyTorch")
-    _, machine = _PickleReader({}).run(head), _PickleReader({}).run(head)
+    if PickleReader({}).run(head) != LEGACY_MAGIC:
+        raise UnreadableError("its bytes are no checkpoint of PyTorch")
+    _, machine = PickleReader({}).run(head), PickleReader({}).run(head)
     if machine.get("little_endian") is not True:
-        raise _Unreadable("it was written on a machine of another byte order")
+        raise UnreadableError("it was written on a machine of another byte order")
     storages: dict[str, Storage] = {}
-    content, keys = _PickleReader(storages).run(head), _PickleReader({}).run(head)
+    content, keys = PickleReader(storages).run(head), PickleReader({}).run(head)
     extents, position = {}, head.tell()
     for key in keys:
         file.seek(position)
@@ -252,130 +209,3 @@ def _legacy(file: BinaryIO, head: mmap.mmap) -> tuple[Any, dict[str, Extent]]:
         extents[key] = Extent(position + 8, numel * storages[key].dtype.itemsize)
         position = sum(extents[key])
     return content, extents
-
-
-class _PickleReader:
-    """Interpreter of a pickle on a stack of plain values; see the module docstring.
-
-    Args:
-        storages: Dictionary to which the storages that the pickle refers to are added, by key.
-    """
-
-    def __init__(self, storages: dict[str, Storage]) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.storages = storages
-
-    def run(self, pickle: mmap.mmap | io.BytesIO) -> Any:
-        """Read the next pickle of a file and return its value."""
-        for opcode, argument, _ in itertools.islice(pickletools.genops(cast(BinaryIO, pickle)), MAX_OPERATIONS):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            if not self.changed(opcode.name, argument):
-                self.stack.append(self.made(opcode.name, argument))
-        raise _Unreadable("it holds too many objects beside its weights")
-
-    def changed(self, operation: str, argument: Any) -> bool:
-        """Execute an operation that pushes no value; returns False, without effect, for other operations."""
-        match operation:
-            case "PROTO" | "FRAME" | "READONLY_BUFFER":
-                pass
-            case "POP" | "BUILD":  # BUILD: the state of an object is dropped
-                self.stack.pop()
-            case "POP_MARK":
-                self.marked()
-            case "APPEND" | "APPENDS" | "ADDITEMS":
-                values = self.last(1) if operation == "APPEND" else self.marked()
-                if isinstance(self.stack[-1], list):
-                    self.stack[-1].extend(values)
-            case "SETITEM" | "SETITEMS":
-                values = self.last(2) if operation == "SETITEM" else self.marked()
-                if isinstance(self.stack[-1], dict):
-                    self.stack[-1].update(_entries(values))
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
-            case _:
-                return False
-        return True
-
-    def made(self, operation: str, argument: Any) -> Any:
-        """Value that an operation pushes onto the stack."""
-        match operation:
-            case "MARK":
-                return MARK
-            case "NONE":
-                return None
-            case "NEWTRUE" | "NEWFALSE":
-                return operation == "NEWTRUE"
-            case "DUP":
-                return self.stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                return self.memo[argument]
-            case "EMPTY_TUPLE":
-                return ()
-            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                return tuple(self.marked() if operation == "TUPLE" else self.last(int(operation[-1])))
-            case "EMPTY_LIST" | "EMPTY_SET":
-                return []
-            case "LIST" | "FROZENSET":
-                return self.marked()
-            case "EMPTY_DICT":
-                return {}
-            case "DICT":
-                return _entries(self.marked())
-            case "GLOBAL":
-                return Name(argument.replace(" ", "."))
-            case "STACK_GLOBAL":
-                return Name(".".join(self.last(2)))
-            case "REDUCE":
-                return _called(*self.last(2))
-            case "BINPERSID":
-                return self.persistent(*self.last(1)[0])
-            case "INST" | "OBJ":
-                self.marked()
-                return UnknownObject()
-            case "NEWOBJ" | "NEWOBJ_EX":
-                self.last(2 if operation == "NEWOBJ" else 3)
-                return UnknownObject()
-            case "PERSID" | "NEXT_BUFFER" | "EXT1" | "EXT2" | "EXT4":
-                return UnknownObject()
-            case _:  # numbers and strings
-                return argument
-
-    def marked(self) -> list[Any]:
-        """Pop the values above the last mark, and the mark."""
-        return list(iter(self.stack.pop, MARK))[::-1]
-
-    def last(self, number: int) -> list[Any]:
-        """Pop the last `number` values."""
-        return [self.stack.pop() for _ in range(number)][::-1]
-
-    def persistent(self, what: str, kind: Name, *more: Any) -> Storage | Name:
-        """Resolve a persistent id to a storage, ignoring its claimed length, or to the class name of a module."""
-        if what == "module":  # before PyTorch 1.6, with the source text of the class
-            return kind
-        key, _location, _numel, *view = more
-        if what != "storage" or kind not in STORAGES or any(view):  # views of storages: before PyTorch 0.4
-            raise _Unreadable("it holds tensors of an unknown kind")
-        return self.storages.setdefault(key, Storage(key, STORAGES[kind]))
-
-
-def _entries(values: list[Any]) -> dict[str, Any]:
-    """Dictionary of alternating keys and values. Other keys than strings are dropped: hashing may be slow or deep."""
-    pairs = zip(values[::2], values[1::2], strict=True)
-    return {key: value for key, value in pairs if isinstance(key, str)}
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    """Result of a call in the pickle: a `StoredTensor` for torch's rebuild functions, else a placeholder."""
-    name = str(function).rpartition(".")[2] if isinstance(function, Name) else ""
-    match name, arguments:
-        case "_rebuild_from_type_v2", (inner, _, inner_arguments, *_):
-            return _called(inner, inner_arguments)
-        case "_rebuild_parameter" | "_rebuild_parameter_with_state", (tensor, *_):
-            return tensor
-        case "_rebuild_tensor" | "_rebuild_tensor_v2", (Storage() as storage, offset, tuple(size), tuple(stride), *_):
-            return StoredTensor(storage, offset, size, stride)
-    return UnknownObject()

@@ -1,8 +1,9 @@
 """Likelihoods p(mixture | source codes): counted for the mixture's codes, or fitted to its unquantised latents."""
 
 from lass.likelihood.counts import SparseCounts
-from lass.likelihood.latents import LatentLikelihood, LatentMoments
+from lass.likelihood.latents import LatentLikelihood
 from lass.likelihood.loading import load_likelihood
+from lass.likelihood.moments import LatentMoments
 from lass.likelihood.protocol import (
     CoverageLikelihood,
     Likelihood,

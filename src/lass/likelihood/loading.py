@@ -11,7 +11,8 @@ from torch import Tensor
 from lass.artifacts import fingerprint, load_tensors
 from lass.errors import LassError
 from lass.likelihood.counts import SparseCounts
-from lass.likelihood.latents import LIKELIHOOD, MOMENTS, LatentLikelihood, LatentMoments
+from lass.likelihood.latents import LIKELIHOOD, LatentLikelihood
+from lass.likelihood.moments import MOMENTS, LatentMoments
 from lass.likelihood.protocol import Likelihood
 from lass.likelihood.sparse import SparseLikelihood
 

@@ -23,7 +23,7 @@ from lass.errors import LassError
 
 Row = dict[str, int | float]
 
-CONTENT = 2  # version of the content of mixture files; increased when they hold more, so that old runs do not resume
+CONTENT = 3  # version of the content of mixture files; increased when they hold more, so that old runs do not resume
 
 
 class ResultsFolder:

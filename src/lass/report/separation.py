@@ -18,7 +18,7 @@ from lass.data.mixing import mix
 from lass.report.display import Display
 from lass.report.figures import entropy_figure, image_grid, picture
 from lass.report.media import image_strips, log_picture, log_values
-from lass.report.results import ResultsFolder
+from lass.report.results import ResultsFolder, Row
 
 NUM_PICTURED = 10  # mixtures in the figure
 NUM_TABULATED = 500  # mixtures with a picture in the table of Weights & Biases
@@ -48,30 +48,13 @@ def report_separation(
     """
     rows = [results.read(index)[1] for index in done]
     results.write_table(rows, summary)
-    # The examples are equally spaced ranks from the best to the worst, so that they are not biased to good ones.
     deciding = next(iter(summary))
-    ranked = sorted(rows, key=lambda row: -math.inf if math.isnan(row[deciding]) else row[deciding], reverse=True)
-    steps = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
-
-    def columns_of(indices: list[int]) -> dict[str, Tensor]:
-        """Return mixture, estimates, sources and residual by name, each (num, channels, *space)."""
-        loader: Any = trainer.predict_dataloaders
-        sources = loader.dataset.__getitems__(indices).signals
-        estimates = torch.stack([results.read(index)[0]["estimates"] for index in indices])
-        columns = {"mixture": mix(sources)}
-        for kind, signals in {"estimate": estimates, "source": sources}.items():
-            columns |= {f"{kind} {name}": one for name, one in zip(source_names, signals.unbind(1), strict=True)}
-        return {**columns, "|residual|": display.residual(mix(sources) - mix(estimates))}
-
-    pictured = columns_of([ranked[step]["mixture"] for step in steps])
-    captions = [f"#{ranked[step]['mixture']}, {ranked[step][deciding]:.1f} dB" for step in steps]
-    labels = [caption.replace(", ", "\n") for caption in captions]
-    title = f"{sampler}, {len(steps)} of {len(rows)} mixtures, from the best to the worst"
-
-    def examples() -> Figure:
-        return image_grid({name: display.pictures(each) for name, each in pictured.items()}, labels, title)
-
-    picture(examples, results.figure)
+    mixtures = _Mixtures(trainer, results, display, source_names)
+    examples = _examples(rows, deciding)
+    captions = [f"#{row['mixture']}, {row[deciding]:.1f} dB" for row in examples]
+    pictured = mixtures.columns([int(row["mixture"]) for row in examples])
+    title = f"{sampler}, {len(examples)} of {len(rows)} mixtures, from the best to the worst"
+    picture(lambda: _figure(pictured, display, captions, title), results.figure)
     has_entropy_map = picture(lambda: entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
@@ -86,16 +69,52 @@ def report_separation(
     log_values(trainer, f"separation/{deciding}_of_mixtures", torch.tensor([row[deciding] for row in rows]))
     for logger in trainer.loggers:
         if isinstance(logger, LightningWandbLogger):
-            cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
-            logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
-            columns = columns_of(done[:NUM_TABULATED])
-            columns = {name: display.pictures(signals) for name, signals in columns.items()}
-            images: list[wandb.Image | None] = [
-                wandb.Image(strip, caption=" | ".join(columns)) for strip in image_strips(columns)
-            ]
-            images += [None] * (len(rows) - len(images))
-            table = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
-            logger.log_table("separation/mixtures", ["images", *rows[0]], table)
+            _log_tables(logger, rows, mixtures.pictures(done[:NUM_TABULATED]), entropies)
+
+
+class _Mixtures:
+    """Signals of separated mixtures, read from the results folder and the trainer's data."""
+
+    def __init__(self, trainer: Trainer, results: ResultsFolder, display: Display, source_names: Sequence[str]) -> None:
+        loader: Any = trainer.predict_dataloaders
+        self.dataset, self.results, self.display, self.source_names = loader.dataset, results, display, source_names
+
+    def columns(self, indices: list[int]) -> dict[str, Tensor]:
+        """Mixture, estimates, sources and residual by name, (num, channels, *space) each."""
+        sources = self.dataset.__getitems__(indices).signals
+        estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in indices])
+        columns = {"mixture": mix(sources)}
+        for kind, signals in {"estimate": estimates, "source": sources}.items():
+            named = zip(self.source_names, signals.unbind(1), strict=True)
+            columns |= {f"{kind} {name}": one for name, one in named}
+        return {**columns, "|residual|": self.display.residual(mix(sources) - mix(estimates))}
+
+    def pictures(self, indices: list[int]) -> dict[str, Tensor]:
+        """The same as pictures, (num, channels, height, width) each."""
+        return {name: self.display.pictures(signals) for name, signals in self.columns(indices).items()}
+
+
+def _examples(rows: list[Row], deciding: str) -> list[Row]:
+    """Rows at equally spaced ranks of a score, from the best to the worst: not biased to good ones."""
+    ranked = sorted(rows, key=lambda row: -math.inf if math.isnan(row[deciding]) else row[deciding], reverse=True)
+    ranks = torch.linspace(0, len(rows) - 1, min(NUM_PICTURED, len(rows))).round().long().tolist()
+    return [ranked[rank] for rank in ranks]
+
+
+def _figure(columns: dict[str, Tensor], display: Display, captions: Sequence[str], title: str) -> Figure:
+    labels = [caption.replace(", ", "\n") for caption in captions]
+    return image_grid({name: display.pictures(signals) for name, signals in columns.items()}, labels, title)
+
+
+def _log_tables(logger: LightningWandbLogger, rows: list[Row], pictures: dict[str, Tensor], entropies: Tensor) -> None:
+    """Log the tables of entropies by position and of all mixtures to Weights & Biases."""
+    cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
+    logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
+    caption = " | ".join(pictures)
+    images: list[wandb.Image | None] = [wandb.Image(strip, caption=caption) for strip in image_strips(pictures)]
+    images += [None] * (len(rows) - len(images))
+    table: list[list[Any]] = [[image, *row.values()] for image, row in zip(images, rows, strict=True)]
+    logger.log_table("separation/mixtures", ["images", *rows[0]], table)
 
 
 def _quantiles(values: Float[Tensor, "mixtures positions"]) -> list[list[float]]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from lass.likelihood import Likelihood, is_symmetric
 from lass.priors import BoundedPrior, Prior
 from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Sampler
 from lass.separation.batched_priors import BatchedPriors
-from lass.separation.memory import fit
+from lass.separation.memory import plan_chunks
 from lass.separation.posterior import StepPosterior
 
 #: Sequences per batch of the priors that keep the device busy. A mixture has candidates × sources sequences.
@@ -95,50 +95,80 @@ def separate_codes(
 
     Source: LASS (arXiv:2301.08562), Algorithm 1.
     """
-    num_mixtures, num_positions = mixture_codes.shape
-    indices = range(num_mixtures) if indices is None else indices
-    if past is None:
-        past = mixture_codes.new_empty(num_mixtures, len(priors), 0)
-    _check(mixture_codes, past, priors, likelihood, conditions, indices)
+    num_mixtures, num_sources = len(mixture_codes), len(priors)
     check_number("likelihood_weight", likelihood_weight, at_least=0)
     check_number("memory_budget", memory_budget, at_least=1, whole=True)
-    if mixture_latents is not None:
-        check_finite({"latents": mixture_latents}, "The mixture")
-    num_candidates, length = sampler.num_candidates, past.shape[-1] + num_positions
-    independent = isinstance(sampler, IndependentSampler) and sampler.independent
-    sequences_at_once = SEQUENCES_AT_ONCE.get(mixture_codes.device.type, SEQUENCES_AT_ONCE["cuda"])
-    at_once = min(num_mixtures, max(1, sequences_at_once // (num_candidates * len(priors))))
-    device = mixture_codes.device
-    at_once, together = fit(priors, at_once, num_candidates, length, device, independent, memory_budget)
-    separated = []
-    for start in range(0, num_mixtures, at_once):
-        group, walked = slice(start, start + at_once), []
-        for first in range(0, num_candidates, together):
-            own = slice(first, min(first + together, num_candidates))
-            walked.append(
-                _run(
-                    mixture_codes[group],
-                    BatchedPriors(priors, None if conditions is None else conditions[group]),
-                    likelihood,
-                    sampler if together == num_candidates else _with_candidates(sampler, own.stop - own.start),
-                    likelihood_weight,
-                    None if mixture_latents is None else mixture_latents[group],
-                    past[group],
-                    CandidateGenerators(seed, indices[group], device, own, num_candidates)
-                    if together < num_candidates
-                    else MixtureGenerators(seed, indices[group], device),
-                    memory_budget,
-                    progress,
-                )
-            )
-        codes, scores, log_weights = _joined(walked, 1)
-        separated.append(_sorted(codes, scores, log_weights))
+    model = _Model(priors, likelihood, sampler, likelihood_weight, memory_budget, progress)
+    mixtures = _Mixtures(
+        mixture_codes,
+        mixture_latents,
+        mixture_codes.new_empty(num_mixtures, num_sources, 0) if past is None else past,
+        conditions,
+        range(num_mixtures) if indices is None else indices,
+        seed,
+    )
+    _check(mixtures, model)
+    mixtures_at_once, candidates_at_once = _chunk_sizes(mixtures, model)
+    separated = [_separate(chunk, model, candidates_at_once) for chunk in mixtures.split(mixtures_at_once)]
     return Candidates(*_joined(separated, 0))
 
 
-def _with_candidates(sampler: Sampler, num_candidates: int) -> Sampler:
-    """The same (independent) sampler for fewer candidates."""
-    return replace(cast(Any, sampler), num_candidates=num_candidates)
+@dataclass(frozen=True)
+class _Model:
+    """Everything that is the same for all mixtures."""
+
+    priors: Sequence[Prior]
+    likelihood: Likelihood
+    sampler: Sampler
+    likelihood_weight: float
+    memory_budget: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Mixtures:
+    """Everything that differs between mixtures; the first dimension of each field is M."""
+
+    codes: Tensor  # (M, T)
+    latents: Tensor | None  # (M, dim, T)
+    past: Tensor  # (M, S, P)
+    conditions: Tensor | None  # (M, S)
+    indices: Sequence[int]
+    seed: int
+
+    def split(self, size: int) -> Iterator[_Mixtures]:
+        """Yield chunks of at most `size` mixtures."""
+        for start in range(0, len(self.codes), size):
+            chunk = slice(start, start + size)
+            latents = None if self.latents is None else self.latents[chunk]
+            conditions = None if self.conditions is None else self.conditions[chunk]
+            yield _Mixtures(self.codes[chunk], latents, self.past[chunk], conditions, self.indices[chunk], self.seed)
+
+
+def _chunk_sizes(mixtures: _Mixtures, model: _Model) -> tuple[int, int]:
+    """Number of mixtures per batch of the priors, and number of candidates of each: few enough for the memory."""
+    num_candidates, device = model.sampler.num_candidates, mixtures.codes.device
+    sequences_at_once = SEQUENCES_AT_ONCE.get(device.type, SEQUENCES_AT_ONCE["cuda"])
+    wanted = min(len(mixtures.codes), max(1, sequences_at_once // (num_candidates * len(model.priors))))
+    independent = isinstance(model.sampler, IndependentSampler) and model.sampler.independent
+    length = mixtures.past.shape[-1] + mixtures.codes.shape[-1]
+    return plan_chunks(model.priors, wanted, num_candidates, length, device, independent, model.memory_budget)
+
+
+def _separate(mixtures: _Mixtures, model: _Model, candidates_at_once: int) -> tuple[Tensor | None, ...]:
+    """Run Algorithm 1 for one batch of mixtures, in chunks of candidates; return the fields of `Candidates`."""
+    device, num_candidates = mixtures.codes.device, model.sampler.num_candidates
+    if candidates_at_once == num_candidates:
+        generator = MixtureGenerators(mixtures.seed, mixtures.indices, device)
+        return _sorted(*_run(mixtures, model, model.sampler, generator))
+    chunks = []
+    for first in range(0, num_candidates, candidates_at_once):
+        own = slice(first, min(first + candidates_at_once, num_candidates))
+        sampler = replace(cast(Any, model.sampler), num_candidates=own.stop - own.start)
+        generator = CandidateGenerators(mixtures.seed, mixtures.indices, device, own, num_candidates)
+        chunks.append(_run(mixtures, model, sampler, generator))
+    codes, scores, log_weights = _joined(chunks, 1)
+    return _sorted(codes, scores, log_weights)
 
 
 def _joined(parts: Sequence[tuple[Any, ...]], dim: int) -> tuple[Any, ...]:
@@ -147,33 +177,26 @@ def _joined(parts: Sequence[tuple[Any, ...]], dim: int) -> tuple[Any, ...]:
 
 
 def _run(
-    mixture_codes: Tensor,
-    prior: BatchedPriors,
-    likelihood: Likelihood,
-    sampler: Sampler,
-    likelihood_weight: float,
-    mixture_latents: Tensor | None,
-    past: Tensor,
-    generator: MixtureGenerators,
-    memory_budget: int,
-    progress: Progress,
+    mixtures: _Mixtures, model: _Model, sampler: Sampler, generator: MixtureGenerators
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Run Algorithm 1 for one batch: return codes (M, N, S, T), scores (M, N) and log weights (M, N) or None."""
-    num_mixtures, device = len(mixture_codes), mixture_codes.device
-    codes = mixture_codes.new_empty(num_mixtures, 1, 2, 0)  # Lines 2, 3: one empty candidate per mixture
+    """Algorithm 1: return codes (M, N, S, T), scores (M, N) and log weights (M, N) or None."""
+    num_mixtures, device = len(mixtures.codes), mixtures.codes.device
+    priors, symmetric = BatchedPriors(model.priors, mixtures.conditions), is_symmetric(model.likelihood)
+    codes = mixtures.codes.new_empty(num_mixtures, 1, len(model.priors), 0)  # Lines 2, 3: an empty candidate each
     scores = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device)
-    log_weights: Tensor | None = None
     parents = torch.zeros_like(scores, dtype=torch.long)
-    start = (num_mixtures, sampler.num_candidates, device, past)
-    symmetric = is_symmetric(likelihood)
+    log_weights: Tensor | None = None
 
-    for position, step_codes in enumerate(progress(mixture_codes.T.tolist())):
-        log_priors = prior.step(parents, codes[..., -1]) if position else prior.start(*start)  # Line 5
-        latents = None if mixture_latents is None else mixture_latents[..., position].float()
+    for position, step_codes in enumerate(model.progress(mixtures.codes.T.tolist())):
+        if position == 0:
+            log_priors = priors.start(num_mixtures, sampler.num_candidates, device, mixtures.past)
+        else:
+            log_priors = priors.step(parents, codes[..., -1])  # Line 5
+        latents = None if mixtures.latents is None else mixtures.latents[..., position].float()
         with full_precision(device):
-            pairs = likelihood.at(step_codes, latents)  # Line 6
+            pairs = model.likelihood.at(step_codes, latents)  # Line 6
             posterior = StepPosterior(
-                log_priors, pairs, likelihood_weight, log_weights, memory_budget, symmetric
+                log_priors, pairs, model.likelihood_weight, log_weights, model.memory_budget, symmetric
             )  # Line 7
             parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
         continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
@@ -192,34 +215,33 @@ def _sorted(codes: Tensor, scores: Tensor, log_weights: Tensor | None) -> tuple[
     return codes, scores, weights, log_weights.logsumexp(1) - math.log(log_weights.shape[1])
 
 
-def _check(
-    mixture_codes: Tensor,
-    past: Tensor,
-    priors: Sequence[Prior],
-    likelihood: Likelihood,
-    conditions: Tensor | None,
-    indices: Sequence[int] | None,
-) -> None:
-    num_mixtures, num_positions = mixture_codes.shape
+def _check(mixtures: _Mixtures, model: _Model) -> None:
+    """Raise LassError unless the parts fit together."""
+    priors, num_codes = model.priors, model.likelihood.num_codes
+    num_mixtures, num_positions = mixtures.codes.shape
     if len(priors) != 2:
         raise LassError(f"Two sources need two priors (or one prior named twice), got {len(priors)}.")
     if num_mixtures == 0 or num_positions == 0:
         raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:
-        length = past.shape[-1] + num_positions
+        length = mixtures.past.shape[-1] + num_positions
         if isinstance(prior, BoundedPrior) and length > prior.num_positions:
             raise LassError(f"This prior is for sequences of {prior.num_positions} codes, but {length} were asked for.")
-        if prior.num_codes != likelihood.num_codes:
+        if prior.num_codes != num_codes:
             raise LassError(
-                f"The prior knows {prior.num_codes} codes and the likelihood {likelihood.num_codes}: "
-                "they were made for different codecs."
+                f"The prior knows {prior.num_codes} codes and the likelihood {num_codes}: they were made for different "
+                "codecs."
             )
-    if not 0 <= int(mixture_codes.min()) <= int(mixture_codes.max()) < likelihood.num_codes:
+    lowest, highest = int(mixtures.codes.min()), int(mixtures.codes.max())
+    if not 0 <= lowest <= highest < num_codes:
         raise LassError(
-            f"Mixture codes must be in 0…{likelihood.num_codes - 1}, got {int(mixture_codes.min())}…"
-            f"{int(mixture_codes.max())}: they come from another codec."
+            f"Mixture codes must be in 0…{num_codes - 1}, got {lowest}…{highest}: they come from another codec."
         )
-    if conditions is not None and tuple(conditions.shape) != (num_mixtures, len(priors)):
-        raise LassError(f"Expected conditions of shape ({num_mixtures}, {len(priors)}), got {tuple(conditions.shape)}.")
-    if indices is not None and len(indices) != num_mixtures:
-        raise LassError(f"Expected one index for each of {num_mixtures} mixtures, got {len(indices)}.")
+    if mixtures.conditions is not None and tuple(mixtures.conditions.shape) != (num_mixtures, len(priors)):
+        raise LassError(
+            f"Expected conditions of shape ({num_mixtures}, {len(priors)}), got {tuple(mixtures.conditions.shape)}."
+        )
+    if len(mixtures.indices) != num_mixtures:
+        raise LassError(f"Expected one index for each of {num_mixtures} mixtures, got {len(mixtures.indices)}.")
+    if mixtures.latents is not None:
+        check_finite({"latents": mixtures.latents}, "The mixture")

@@ -17,7 +17,7 @@ USABLE = 0.9  # fraction of the free memory that is used; the rest is left to ot
 CGROUP = Path("/sys/fs/cgroup")  # memory limits of a container (cgroup v2)
 
 
-def fit(
+def plan_chunks(
     priors: Sequence[Prior],
     num_mixtures: int,
     num_candidates: int,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lass.artifacts import FORMAT, Savable, build, describe, read_json, write_json
-from lass.codecs import Codec, LatentCodec, check_range, load_codec, pad_to_codes
+from lass.artifacts import describe
+from lass.codecs import Codec, LatentCodec, check_range, pad_to_codes
 from lass.data.mixing import mix
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_number, path_component
@@ -19,11 +19,9 @@ from lass.likelihood import (
     CoverageLikelihood,
     Likelihood,
     MovableLikelihood,
-    SavableLikelihood,
-    load_likelihood,
     needs_latents,
 )
-from lass.priors import Prior, from_reading_order, load_prior, to_reading_order
+from lass.priors import Prior, from_reading_order, to_reading_order
 from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, Progress, separate_codes
 from lass.separation.compatibility import check_parts
@@ -32,9 +30,7 @@ from lass.separation.posterior_mean import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
-
-CONFIG_FILE, LIKELIHOOD_FILE = "separator.json", "likelihood.safetensors"
-MAX_SOURCES = 64  # upper limit of the number of priors in a folder
+from lass.separation.storage import load_parts, save_parts
 
 
 class Separator:
@@ -294,20 +290,8 @@ class Separator:
                 `lass.artifacts.Artifact`), the likelihood `save`; sampler, selection and refinement must be registered
                 dataclasses.
         """
-        settings, folder = self.settings, Path(folder)
-        if not isinstance(self.likelihood, SavableLikelihood):
-            raise _cannot_save("likelihood", self.likelihood, "save")
-        for name, part in [("codec", self.codec), *(("prior", prior) for prior in self.priors)]:
-            if not isinstance(part, Savable):
-                raise _cannot_save(name, part, "save_pretrained")
-        shared = all(prior is self.priors[0] for prior in self.priors)
-        names = ["prior"] * len(self.priors) if shared else [f"prior_{i}" for i in range(len(self.priors))]
-        for name, part in {"codec": self.codec, **dict(zip(names, self.priors, strict=True))}.items():
-            cast(Savable, part).save_pretrained(folder / name)
-        self.likelihood.save(folder / LIKELIHOOD_FILE)
-        facts = {"format": FORMAT, "priors": names, "source_names": self.source_names}
-        write_json(folder / CONFIG_FILE, {**facts, **settings})
-        return folder
+        facts = {"source_names": self.source_names, **self.settings}
+        return save_parts(Path(folder), self.codec, self.priors, self.likelihood, facts)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Separator:
@@ -318,37 +302,4 @@ class Separator:
         Raises:
             LassError: if a file is missing or damaged, or the parts do not belong together.
         """
-        folder = Path(folder)
-        source = folder / CONFIG_FILE
-        facts = read_json(source, "separator")
-        if facts.get("format") != FORMAT:
-            raise LassError(f"{source} is no separator in format {FORMAT} of lass: save it again with this version.")
-        try:
-            names = facts["priors"]
-            if not isinstance(names, list) or not 0 < len(names) <= MAX_SOURCES:
-                raise LassError(f"{source} names no priors: expected a list of 1 to {MAX_SOURCES} folders.")
-            priors = {name: load_prior(folder / name) for name in {path_component(n, source) for n in names}}
-            parts = {
-                name: build(facts[name], source, protocol)
-                for name, protocol in {"sampler": Sampler, "selection": Selection, "refinement": Refinement}.items()
-            }
-            check_flag(f"posterior_mean in {source}", facts["posterior_mean"])
-            check_number(f"likelihood_weight in {source}", facts["likelihood_weight"], at_least=0)
-            source_names = facts.get("source_names")
-            if source_names is not None and not isinstance(source_names, list):
-                raise LassError(f"{source} holds the source_names {source_names!r:.80}: expected a list.")
-            return cls(
-                codec=load_codec(folder / "codec"),
-                priors=[priors[name] for name in names],
-                likelihood=load_likelihood(folder / LIKELIHOOD_FILE),
-                likelihood_weight=facts["likelihood_weight"],
-                posterior_mean=facts["posterior_mean"],
-                source_names=source_names,
-                **parts,
-            )
-        except KeyError as error:
-            raise LassError(f"{source} lacks {error}: save the separator again with this version.") from error
-
-
-def _cannot_save(name: str, part: object, method: str) -> LassError:
-    return LassError(f"This {name}, a {type(part).__name__}, cannot be saved: it has no method {method}.")
+        return cls(**load_parts(Path(folder)))

@@ -64,37 +64,60 @@ def separate_stream(
             f"This separator refines with {type(refinement).__name__}, which needs the whole signal: make it "
             "with the refinement lass.separation.WienerFilter or lass.separation.NoRefinement."
         )
-    hop = codec.hop
-    margin = codec.margin + -(-refinement.reach // hop)
-    step = math.lcm(refinement.step, hop) // hop
-    if num_samples < hop:
+    if num_samples < codec.hop:
         raise LassError(
-            f"The signal has {num_samples} samples, fewer than one code stands for: expected {hop} or more."
+            f"The signal has {num_samples} samples, fewer than one code stands for: expected {codec.hop} or more."
         )
     if not 0 <= context < window:
         raise LassError(f"The context must be 0…{window - 1} code positions, fewer than the window, not {context}.")
-    num_positions = -(-num_samples // hop)
-    codes: Tensor | None = None  # fixed so far, from position `first` on: (channels, sources, time)
-    latents: Tensor | None = None  # likewise: (channels, sources, dim, time)
-    first = decoded = 0
+    num_positions = -(-num_samples // codec.hop)
+    decoder = _Decoder(read, num_samples, refinement, codec, separator.device)
+    past: Tensor | None = None  # codes of the last `context` positions, (channels, sources, past)
     for number, start in enumerate(_starts(num_positions, window, context)):
         stop = min(start + window - (context if start else 0), num_positions)
-        past = None if codes is None else codes[..., max(0, start - context) - first :]
-        fresh = _separate_window(read, separator, start, stop, num_positions, past, seed, number, progress)
-        if codes is None or latents is None:
-            codes, latents = fresh
-        else:
-            codes, latents = torch.cat([codes, fresh[0]], -1), torch.cat([latents, fresh[1]], -1)
-        ready = stop if stop == num_positions else max(decoded, stop - margin)  # end of what no longer changes
+        codes, latents = _separate_window(read, separator, start, stop, num_positions, past, seed, number, progress)
+        past = codes if past is None else torch.cat([past, codes], -1)
+        past = past[..., max(0, past.shape[-1] - context) :]
+        yield from decoder.add(latents, stop)
+
+
+class _Decoder:
+    """Decode and refine latents piece by piece; a position is decoded as soon as its receptive field is complete.
+
+    Args:
+        read: see `separate_stream`.
+        num_samples: Length of the mixture in samples.
+        refinement: Local refinement.
+        codec: Audio codec.
+        device: Device of the latents.
+    """
+
+    def __init__(
+        self, read: Read, num_samples: int, refinement: LocalRefinement, codec: AudioCodec, device: torch.device
+    ) -> None:
+        self.read, self.num_samples, self.device = read, num_samples, device
+        self.refinement, self.codec = refinement, codec
+        self.num_positions = -(-num_samples // codec.hop)
+        self.margin = codec.margin + -(-refinement.reach // codec.hop)  # receptive field in positions, to each side
+        self.step = math.lcm(refinement.step, codec.hop) // codec.hop  # pieces start at multiples of it
+        self.latents: Tensor | None = None  # (channels, sources, dim, time), from position `first` on
+        self.first = self.decoded = 0
+
+    def add(
+        self, latents: Float[Tensor, "channels sources dim time"], stop: int
+    ) -> Iterator[Float[Tensor, "sources channels samples"]]:
+        """Take in the latents up to position `stop`, and yield the piece that no later latents change, if any."""
+        self.latents = latents if self.latents is None else torch.cat([self.latents, latents], -1)
+        hop, first, decoded = self.codec.hop, self.first, self.decoded
+        ready = stop if stop == self.num_positions else max(decoded, stop - self.margin)
         if ready > decoded:
-            since = max(first, (decoded - margin) // step * step)
-            mixture = read(since * hop, (stop - since) * hop)[:, None].to(separator.device)
-            with full_precision(separator.device):
-                signals = refinement.refine(latents[..., since - first :], mixture, codec)[:, :, 0]
-            piece = signals[..., (decoded - since) * hop : (ready - since) * hop]
-            yield piece[..., : num_samples - decoded * hop].transpose(0, 1)
-        keep = max(first, min(ready - margin, stop - context) // step * step)
-        codes, latents, first, decoded = codes[..., keep - first :], latents[..., keep - first :], keep, ready
+            mixture = self.read(first * hop, (stop - first) * hop)[:, None].to(self.device)
+            with full_precision(self.device):
+                signals = self.refinement.refine(self.latents, mixture, self.codec)[:, :, 0]
+            piece = signals[..., (decoded - first) * hop : (ready - first) * hop]
+            yield piece[..., : self.num_samples - decoded * hop].transpose(0, 1)
+        self.first, self.decoded = max(first, (ready - self.margin) // self.step * self.step), ready
+        self.latents = self.latents[..., self.first - first :]
 
 
 def audio_codec_of(separator: Separator) -> AudioCodec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from lass.artifacts import fingerprint, load_artifact
+from lass.artifacts import fingerprint
 from lass.codecs import ImageCodec, codebook_of, load_codec
 from lass.data.mixing import mix
 from lass.data.module import SourceDataModule, check_sample_rate
@@ -21,14 +20,8 @@ from lass.data.sources import SourcePairs
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
 from lass.likelihood import SavableLikelihood, load_likelihood
-from lass.metrics import ImageFeatures, MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
-from lass.metrics.frechet import (
-    INCEPTION_URL,
-    FrechetDistances,
-    InceptionFeatures,
-    find_inception_weights,
-    inception_cache,
-)
+from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
+from lass.metrics.frechet import FrechetDistances
 from lass.priors import load_prior
 from lass.report.display import Display, ImageDisplay, display_of
 from lass.report.results import ResultsFolder, Row
@@ -37,14 +30,12 @@ from lass.report.summary import describe_summary
 from lass.report.wandb_callback import Direction, WandbCallback
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
+from lass.tasks.distances import SETS, make_distances
 from lass.tasks.trainer import datamodule_of
 
 #: Prefixes of the names of scores: of the estimates; of the baseline that uses the mixture as estimate of each source;
 #: of the codec's reconstructions of the sources.
 SCORED = ("", "average_", "codec_")
-
-#: Names of the sets of images whose Fréchet distance to the sources is computed, in the order of `SCORED`.
-SETS = ("estimates", "mixture", "reconstruction")
 
 
 class Separation(LightningModule):
@@ -297,28 +288,6 @@ class Separation(LightningModule):
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
         for _, distance in self._distances():
             distance.update(sources.flatten(0, 1), images)
-
-
-def make_distances(fid: bool, inception_weights: str | None, features: str | None) -> nn.ModuleDict:
-    """Return the requested Fréchet distances by name; the FID is omitted if Inception's weights are not available."""
-    distances = nn.ModuleDict()
-    if features:
-        if not Path(features).is_dir():
-            raise LassError(
-                f"There are no features at {features}: train some, e.g. with `make train-features DATASET=celeba`, and "
-                "name runs/celeba/features/features with --model.features, or do without: --model.features=null."
-            )
-        distances["frechet_small"] = FrechetDistances(cast(ImageFeatures, load_artifact(features, "features")), SETS)
-    if inception_weights and not fid:
-        raise LassError("Inception weights were named, but no FID was asked for: set --model.fid=true.")
-    if fid and (weights := find_inception_weights(inception_weights)):
-        distances["fid"] = FrechetDistances(InceptionFeatures(weights), SETS)
-    elif fid:
-        rank_zero_info(
-            f"There will be no FID: Inception's weights are not at {inception_cache()}. Download {INCEPTION_URL} to "
-            "there, or name the file with --model.inception_weights."
-        )
-    return distances
 
 
 def of_source(score: str, name: str) -> str:
