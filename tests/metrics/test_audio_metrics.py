@@ -10,8 +10,8 @@ import torch
 
 from lass.codecs import AudioVQVAE
 from lass.metrics import MeanAndDeviation, median_sdr, scoring_of, spectral_distance
+from lass.metrics.bss_eval import museval_metrics
 from lass.metrics.scoring import AudioScoring, ImageScoring
-from lass.metrics.sdr import museval_metrics
 from lass.metrics.spectral import FLOOR
 from lass.report.spectrograms import spectrograms
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lass.metrics import best_permutation, pairwise_scores, psnr
+from lass.metrics.bss_eval import LIMIT_DB
 from lass.metrics.scoring import AudioScoring, ImageScoring
-from lass.metrics.sdr import LIMIT_DB, median_sdr
+from lass.metrics.sdr import median_sdr
 from lass.report.summary import describe_summary
 
 RATE = 2000

@@ -6,13 +6,29 @@ import logging
 import sys
 from importlib import import_module
 
+from lass.cli.configs import check_config, configs_in
 from lass.cli.parser_errors import nearest
 from lass.cli.reporting import is_interruption, sentence_for
 from lass.errors import LassError
 
+HELP = """usage: lass COMMAND ...
+
+Latent Autoregressive Source Separation.
+
+commands:
+  fit        train a codec, a prior or features, or count a likelihood: lass fit -c CONFIG.yaml
+  predict    separate the mixtures of a dataset and score them: lass predict -c CONFIG.yaml
+  separate   separate image or audio files with a finished separator
+  import     convert published models to codecs and priors
+  validate, test
+             the other commands of Lightning's command line
+
+`lass COMMAND --help` shows the options of a command."""
+
 #: Module with the `main` function of each command, imported on use, as `separate` and `import` do not need Lightning.
+STAGES = "lass.cli.stages"
 COMMANDS = {
-    **dict.fromkeys(("fit", "predict", "validate", "test"), "lass.cli.stages"),
+    **dict.fromkeys(("fit", "predict", "validate", "test"), STAGES),
     "separate": "lass.cli.separate",
     "import": "lass.cli.import_models",
 }
@@ -43,8 +59,14 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     command = words[0] if words else ""
     try:
-        _check_is_command(command)
-        import_module(COMMANDS.get(command, "lass.cli.stages")).main(words)
+        if command in ("-h", "--help"):
+            print(HELP)
+            return
+        module = _module_of(command)
+        if module == STAGES:
+            for path in configs_in(words):
+                check_config(path)
+        import_module(module).main(words)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if is_interruption(error):
             how = str(error) if isinstance(error, KeyboardInterrupt) and str(error) else GO_ON.get(command)
@@ -56,8 +78,11 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"lass: {sentence}")
 
 
-def _check_is_command(word: str) -> None:
-    if word and (word.startswith("-") or word in COMMANDS):
-        return
-    hint = nearest(word, COMMANDS)
-    raise LassError(f"There is no command {word!r}{hint}" if word else f"A command is missing{hint}")
+def _module_of(command: str) -> str:
+    """Module of a command; options before the command belong to Lightning."""
+    if command in COMMANDS:
+        return COMMANDS[command]
+    if command.startswith("-"):
+        return STAGES
+    hint = nearest(command, COMMANDS)
+    raise LassError(f"There is no command {command!r}{hint}" if command else f"A command is missing{hint}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +99,6 @@ class LassCLI(LightningCLI):
                 another stage, or if the run cannot be resumed from the checkpoint.
         """
         words = sys.argv[1:] if args is None else args
-        for path in _configs_in(words):
-            check_config(path)
         try:
             super().parse_arguments(parser, args)
         except RecursionError as error:
@@ -185,25 +181,6 @@ class LassCLI(LightningCLI):
         )
 
 
-def check_config(path: str) -> None:
-    """Raise LassError unless a file is a config: a YAML dictionary in UTF-8."""
-    if not Path(path).is_file():
-        there = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise LassError(f"The config {path} {there}: name a YAML file, e.g. experiments/digits/prior.yaml.")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise LassError(f"The config {path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or one_line(error)
-        raise LassError(f"The config {path} is damaged{where} ({reason}): expected YAML.") from error
-    if not isinstance(content, dict):
-        found = "is empty" if content is None else f"holds a {type(content).__name__}"
-        raise LassError(f"The config {path} {found}: expected the sections trainer, model and data.")
-
-
 def check_checkpoint(path: Path) -> None:
     """Raise LassError unless a file is a checkpoint of Lightning. No code in the file is executed."""
     if not path.is_file():
@@ -239,10 +216,3 @@ def _check_command(command: str, class_path: str) -> None:
             + (f", which is for {' and '.join(fitting)}" if fitting else "")
             + ": name a config of another stage, or the other command."
         )
-
-
-def _configs_in(words: Sequence[str]) -> list[str]:
-    """Return the paths of the configs in the words of a command line."""
-    paths = [path for option, path in pairwise(words) if option in ("-c", "--config")]
-    paths += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    return [path for path in paths if "://" not in path]

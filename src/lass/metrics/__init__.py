@@ -1,13 +1,20 @@
-"""Metrics of codebook usage, reconstructions and separations."""
+"""Metrics of codebook usage, reconstructions and separations.
 
-from lass.metrics.code_usage import CodeUsage
-from lass.metrics.features import ImageFeatures
-from lass.metrics.permutation import best_permutation
-from lass.metrics.psnr import psnr
-from lass.metrics.scoring import pairwise_scores, scoring_of
-from lass.metrics.sdr import median_sdr
-from lass.metrics.spectral import spectral_distance
-from lass.metrics.summary import MeanAndDeviation
+Names are imported when they are first used: the processes that compute SDR need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lass.metrics.code_usage import CodeUsage
+    from lass.metrics.features import ImageFeatures
+    from lass.metrics.permutation import best_permutation
+    from lass.metrics.psnr import psnr
+    from lass.metrics.scoring import pairwise_scores, scoring_of
+    from lass.metrics.sdr import median_sdr
+    from lass.metrics.spectral import spectral_distance
+    from lass.metrics.summary import MeanAndDeviation
 
 __all__ = [
     "CodeUsage",
@@ -20,3 +27,22 @@ __all__ = [
     "scoring_of",
     "spectral_distance",
 ]
+
+_MODULES = {
+    "CodeUsage": "code_usage",
+    "ImageFeatures": "features",
+    "MeanAndDeviation": "summary",
+    "best_permutation": "permutation",
+    "median_sdr": "sdr",
+    "pairwise_scores": "scoring",
+    "psnr": "psnr",
+    "scoring_of": "scoring",
+    "spectral_distance": "spectral",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lass.metrics' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"lass.metrics.{_MODULES[name]}"), name)
+    return value

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio as si_sdr
 
 from lass.data.signals import HasSampleRate
+from lass.metrics.bss_eval import LIMIT_DB
 from lass.metrics.psnr import psnr
-from lass.metrics.sdr import LIMIT_DB, median_sdr
+from lass.metrics.sdr import median_sdr
 from lass.metrics.spectral import spectral_distance
 
 Direction = Literal["min", "max"]

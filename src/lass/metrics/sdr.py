@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,11 +15,9 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from lass.errors import LassError
+from lass.metrics.bss_eval import median_sdr_of_mixture
 
 FRAME_SECONDS = 1.0  # museval's default for window and hop
-INAUDIBLE = 1e-8  # fraction of full scale
-LIMIT_DB = 100.0  # bound on |score|: an infinite score would make the mean over mixtures infinite
 
 
 def median_sdr(
@@ -52,45 +47,15 @@ def median_sdr(
         for reference, estimate in zip(sources, estimates, strict=True)
     ]
     try:
-        scores = list(_pool().map(_median_sdr, jobs)) if len(jobs) > 1 else [_median_sdr(job) for job in jobs]
+        scores = (
+            list(_pool().map(median_sdr_of_mixture, jobs))
+            if len(jobs) > 1
+            else [median_sdr_of_mixture(job) for job in jobs]
+        )
     except BrokenProcessPool:
         _pool.cache_clear()
-        scores = [_median_sdr(job) for job in jobs]
+        scores = [median_sdr_of_mixture(job) for job in jobs]
     return torch.from_numpy(np.stack(scores)).float().to(estimates.device)
-
-
-def _median_sdr(job: tuple[np.ndarray, np.ndarray, int]) -> np.ndarray:
-    reference, estimate, frame = job
-    if not reference.any(1).all():  # museval raises an error if a whole source is silent
-        return np.full(len(reference), np.nan)
-    estimate = _audible(estimate, frame)
-    sdr = museval_metrics().bss_eval(reference[..., None], estimate[..., None], window=frame, hop=frame)[0]
-    sdr = np.clip(sdr, -LIMIT_DB, LIMIT_DB)  # the SDR of a perfect estimate is infinite
-    return np.array([np.nan if np.isnan(row).all() else np.nanmedian(row) for row in sdr])
-
-
-def _audible(estimate: np.ndarray, frame: int) -> np.ndarray:
-    """Copy of an estimate with one inaudible non-zero sample in each frame of zeros, which museval would drop."""
-    estimate = estimate.copy()
-    for start in range(0, estimate.shape[1], frame):
-        part = estimate[:, start : start + frame]
-        part[~part.any(1), part.shape[1] // 2] = INAUDIBLE
-    return estimate
-
-
-@cache
-def museval_metrics() -> ModuleType:
-    """Import `museval.metrics` without the package `museval`, which imports a reader of MUSDB that requires ffmpeg."""
-    package = importlib.util.find_spec("museval")
-    if package is None or not package.submodule_search_locations:
-        raise LassError("SDR needs museval: pip install 'lass[audio]'.")
-    file = Path(package.submodule_search_locations[0]) / "metrics.py"
-    spec = importlib.util.spec_from_file_location("museval.metrics", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @cache
