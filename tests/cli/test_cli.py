@@ -144,7 +144,7 @@ def test_a_mistaken_option_is_one_sentence(stage, option, words, tmp_path, monke
         (["fit"], "`lass fit` needs --data and --model"),
         (["predict", "-c"], "expected one argument"),
         (["separate", "a.png"], "required: --separator, --out; see `lass separate --help`."),
-        (["separate", "--seed=x", "a.png"], "invalid int value: 'x'"),
+        (["separate", "--seed=x", "a.png"], "--seed must be an integer, not x; see `lass separate --help`."),
         (["import", "tamming"], "invalid choice: 'tamming'"),
         (["import", "taming"], "required: --config, --checkpoint, --out; see `lass import taming --help`."),
         (

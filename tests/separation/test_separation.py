@@ -450,6 +450,7 @@ def test_what_cannot_be_saved_says_why(separator, tmp_path):
     separator.sampler = Unregistered()
     with pytest.raises(LassError, match=r"Unregistered cannot be saved.*@lass.artifacts.register"):
         separator.save_pretrained(tmp_path)
+    separator.sampler = Ancestral(1)
     separator.priors = [random_world(0, num_codes=6).priors[0]] * 2
     with pytest.raises(LassError, match=r"This prior, a TablePrior, cannot be saved"):
         separator.save_pretrained(tmp_path)

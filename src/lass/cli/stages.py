@@ -168,8 +168,10 @@ class LassCLI(LightningCLI):
 
     def _add_csv_log(self, folder: Path) -> None:
         """Log numbers to `csv/version_*/metrics.csv` as well, which `lass.report.curves` reads."""
-        if self.trainer.loggers and not is_dry_run(self.trainer):
-            self.trainer.loggers = [*self.trainer.loggers, CSVLogger(folder, LOG_FOLDER, flush_logs_every_n_steps=1)]
+        loggers = self.trainer.loggers
+        has_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
+        if loggers and not has_csv and not is_dry_run(self.trainer):
+            self.trainer.loggers = [*loggers, CSVLogger(folder, LOG_FOLDER, flush_logs_every_n_steps=1)]
 
     def _misfit(self, error: Exception) -> LassError | None:
         path, lines = self.trainer.ckpt_path, str(error).splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from lass.devices.numerics import widest_float
 from lass.errors import LassError
-from lass.metrics.features import ImageFeatures, in_colour
+from lass.metrics.features import in_colour
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -99,16 +99,17 @@ class FrechetDistances(nn.Module):
 
     distances: nn.ModuleDict
 
-    def __init__(self, network: InceptionFeatures | ImageFeatures, names: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.network = network.eval()
-        given = _Given(network.num_features)
+        self.num_features = int(cast(Any, network).num_features)
+        given = _Given(self.num_features)
         self.distances = nn.ModuleDict({name: FrechetInceptionDistance(given) for name in names})
 
     @property
     def least_images(self) -> int:
         """Minimum number of images per set; with fewer, the covariance is singular and the distance unreliable."""
-        return self.network.num_features + 1
+        return self.num_features + 1
 
     @torch.no_grad()
     def update(self, real: Tensor, sets: Mapping[str, Tensor]) -> None:
