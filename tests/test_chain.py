@@ -298,7 +298,7 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
     )
     assert resumed == uninterrupted
 
-    with pytest.raises(SystemExit, match="no checkpoint to go on from"):
+    with pytest.raises(SystemExit, match="no checkpoint to resume from"):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_result_is_made_again(chain, repository):
     ("stage", "options", "words"),
     [
         ("likelihood", ["--data.pairs=false"], "set --data.pairs=true"),
-        ("prior", ["--ckpt_path=nowhere.ckpt"], "no checkpoint to go on from at nowhere.ckpt"),
+        ("prior", ["--ckpt_path=nowhere.ckpt"], "no checkpoint to resume from at nowhere.ckpt"),
         ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt cannot be read, as it is cut or damaged"),
         ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be an integer, at least 1"),
         ("separate", ["--data.num_mixtures=300"], "There are 198 mixtures"),

@@ -402,7 +402,7 @@ def test_a_predict_that_was_stopped_says_that_it_goes_on(chain, repository, monk
     with pytest.raises(SystemExit) as error:
         lass(repository, "separate", "--trainer.default_root_dir=runs/stopped", "--trainer.logger=false")
     assert error.value.code == 130
-    assert "lass: stopped; the same command goes on at the first mixture that is missing." in capfd.readouterr().err
+    assert "lass: stopped; the same command resumes at the first missing mixture." in capfd.readouterr().err
 
 
 # Precision

@@ -34,7 +34,7 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
     assert set(summary) == {"psnr_db", "average_psnr_db", "codec_psnr_db"}
     with pytest.raises(SystemExit, match=r"no Inception weights at nowhere.pth: download https"):
         lass(repository, "separate", "--model.fid=true", "--model.inception_weights=nowhere.pth")
-    with pytest.raises(SystemExit, match=r"no FID was asked for: set --model.fid=true"):
+    with pytest.raises(SystemExit, match=r"no FID was requested: set --model.fid=true"):
         lass(repository, "separate", "--model.inception_weights=nowhere.pth")
     with pytest.raises(SystemExit, match=r"no features at nowhere: train some"):
         lass(repository, "separate", "--model.features=nowhere")

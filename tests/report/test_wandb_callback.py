@@ -121,7 +121,7 @@ def test_a_server_that_does_not_answer_stops_nothing(parts, tmp_path, monkeypatc
 
     run = RememberingRun()
     monkeypatch.setattr(run, "use_artifact", refuses)
-    with pytest.warns(UserWarning, match="did not take .*no space left.*goes on without it"):
+    with pytest.warns(UserWarning, match="did not take .*no space left.*continues without it"):
         WandbCallback({}, used=parts).setup(trainer_of(run, tmp_path), LightningModule(), "fit")
 
 

@@ -204,7 +204,7 @@ def test_parts_that_do_not_fit_are_refused():
     }
     for changed, message in [
         ({"priors": world.priors[:1]}, "two priors"),
-        ({"priors": random_world(0, num_codes=4).priors}, "knows 4 codes and the likelihood 3"),
+        ({"priors": random_world(0, num_codes=4).priors}, "has 4 codes and the likelihood 3"),
         ({"mixture_codes": torch.tensor([[0, 3]])}, r"must be in 0…2, got 0…3"),
         ({"mixture_codes": torch.zeros(1, 0, dtype=torch.long)}, "got 1 mixtures of 0 codes"),
         ({"mixture_codes": torch.zeros(0, 2, dtype=torch.long)}, "got 0 mixtures of 2 codes"),

@@ -35,8 +35,8 @@ COMMANDS = {
 
 #: Message after Ctrl-C: how to resume each command.
 GO_ON = {
-    "fit": "the same command with --ckpt_path=last goes on from the last checkpoint",
-    "predict": "the same command goes on at the first mixture that is missing",
+    "fit": "the same command with --ckpt_path=last resumes from the last checkpoint",
+    "predict": "the same command resumes at the first missing mixture",
     "separate": "estimates that were finished are kept, and --overwrite makes all of them again",
     "import": "nothing was imported",
 }

@@ -128,7 +128,7 @@ class LassCLI(LightningCLI):
         """
         if command == "predict":
             raise LassError(
-                "`lass predict` reads no checkpoint, it goes on at the first mixture that is missing: leave out "
+                "`lass predict` reads no checkpoint, it resumes at the first missing mixture: leave out "
                 "--ckpt_path."
             )
         path = Path(config["ckpt_path"])
@@ -186,7 +186,7 @@ class LassCLI(LightningCLI):
 def check_checkpoint(path: Path) -> None:
     """Raise LassError unless a file is a checkpoint of Lightning. No code in the file is executed."""
     if not path.is_file():
-        raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+        raise LassError(f"There is no checkpoint to resume from at {path}: start without --ckpt_path.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes, the unpickler may raise any exception

@@ -105,7 +105,7 @@ def _codec(model: Section, weights: Mapping[str, Tensor], checkpoint: str | Path
         raise layers.wrong("attn_type", "vanilla or none", attention)
     for key in ("double_z", "tanh_out", "give_pre_end"):
         if layers.flag(key):
-            raise LassError(f"{model.file} says {key}, as other networks do: expected a VQ-GAN.")
+            raise LassError(f"{model.file} sets {key}, as other networks do: expected a VQ-GAN.")
     ours: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         half, _, layer = name.partition(".")
@@ -177,7 +177,7 @@ def _prior(
     embeddings = _need(weights, "transformer.tok_emb.weight", checkpoint)
     for what, number in (("codes", codec.num_codes), ("classes (or start codes)", starts[-1] + 1)):
         if len(embeddings) < number:
-            raise LassError(f"The transformer knows {len(embeddings)} codes, but {settings.file} has {number} {what}.")
+            raise LassError(f"The transformer has {len(embeddings)} codes, but {settings.file} has {number} {what}.")
     codes = slice(codec.num_codes)  # the transformer's vocabulary may be larger
     ours = {
         "code_embedding.weight": embeddings[codes],

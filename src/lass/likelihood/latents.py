@@ -60,7 +60,7 @@ class LatentLikelihood:
             LassError: if no latents are given.
         """
         if mixture_latents is None:
-            raise LassError("This likelihood looks at the mixture's latents: give separate_codes mixture_latents.")
+            raise LassError("This likelihood needs the mixture's latents: pass mixture_latents to separate_codes.")
         whitened = mixture_latents.float() @ self._table["whitening"]
         if "centres" in self._table:
             return [self._nearest(latents) for latents in whitened]

@@ -87,7 +87,7 @@ class HuggingFacePrior(Artifact):
         if num_positions is None:
             raise LassError(f"This {name} does not say how many positions it has: give num_positions.")
         if most is not None and num_positions > most:
-            raise LassError(f"This {name} has {most} positions, but sequences of {num_positions} codes were asked for.")
+            raise LassError(f"This {name} has {most} positions, but sequences of {num_positions} codes were requested.")
         if (class_tokens is None) != (num_classes == 0):
             raise LassError(
                 "A class-conditional model needs both class_tokens and num_classes, any other one neither: got "
@@ -205,7 +205,7 @@ class HuggingFacePrior(Artifact):
             LassError: if the sequences already have `num_positions` codes, or the model has no key/value cache.
         """
         if state.length == self.num_positions:
-            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
+            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was requested.")
         tokens = state.start if codes is None else self.first_token + codes
         output = self.model(input_ids=tokens[:, None], past_key_values=state.past, use_cache=True)
         state.past, state.length = getattr(output, "past_key_values", None), state.length + 1

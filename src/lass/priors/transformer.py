@@ -218,7 +218,7 @@ class TransformerPrior(Artifact):
         """
         length = state.cache.length
         if length == self.num_positions:
-            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was asked for.")
+            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was requested.")
         x = state.start if codes is None else self.code_embedding(codes)
         x, by = self._at(x[:, None], length)
         for layer, block in enumerate(self.blocks):

@@ -69,7 +69,7 @@ def _send(logger: LightningWandbLogger, how: str, kind: str, path: Path) -> None
     try:
         getattr(logger.experiment, how)(as_artifact(logger, kind, path))
     except (wandb.Error, ValueError, RuntimeError, OSError) as error:
-        rank_zero_warn(f"Weights & Biases did not take {path} ({error}): the run goes on without it in its lineage.")
+        rank_zero_warn(f"Weights & Biases did not take {path} ({error}): the run continues without it in its lineage.")
 
 
 def add_tag(logger: LightningWandbLogger, codec_fingerprint: str) -> None:

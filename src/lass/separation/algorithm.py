@@ -226,10 +226,10 @@ def _check(mixtures: _Mixtures, model: _Model) -> None:
     for prior in priors:
         length = mixtures.past.shape[-1] + num_positions
         if isinstance(prior, BoundedPrior) and length > prior.num_positions:
-            raise LassError(f"This prior is for sequences of {prior.num_positions} codes, but {length} were asked for.")
+            raise LassError(f"This prior is for sequences of {prior.num_positions} codes, but {length} were requested.")
         if prior.num_codes != num_codes:
             raise LassError(
-                f"The prior knows {prior.num_codes} codes and the likelihood {num_codes}: they were made for different "
+                f"The prior has {prior.num_codes} codes and the likelihood {num_codes}: they were made for different "
                 "codecs."
             )
     lowest, highest = int(mixtures.codes.min()), int(mixtures.codes.max())

@@ -45,6 +45,6 @@ def check_parts(codec: Codec, priors: Sequence[Prior], likelihood: Likelihood) -
         )
     if needs_latents(likelihood) and not isinstance(codec, LatentCodec):
         raise LassError(
-            f"This likelihood looks at latents, but the codec, a {type(codec).__name__}, has no encode_latents: add "
+            f"This likelihood needs latents, but the codec, a {type(codec).__name__}, has no encode_latents: add "
             "it, or use a likelihood of counts."
         )

@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             LassError: if the file is missing, damaged, or not a checkpoint of this stage.
         """
         if not Path(path).is_file():
-            raise LassError(f"There is no checkpoint to go on from at {path}: start without --ckpt_path.")
+            raise LassError(f"There is no checkpoint to resume from at {path}: start without --ckpt_path.")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # its message advises disabling `weights_only`

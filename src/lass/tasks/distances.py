@@ -34,7 +34,7 @@ def make_distances(fid: bool, inception_weights: str | None, features: str | Non
             )
         distances["frechet_small"] = FrechetDistances(cast(ImageFeatures, load_artifact(features, "features")), SETS)
     if inception_weights and not fid:
-        raise LassError("Inception weights were named, but no FID was asked for: set --model.fid=true.")
+        raise LassError("Inception weights were named, but no FID was requested: set --model.fid=true.")
     if fid and (weights := find_inception_weights(inception_weights)):
         distances["fid"] = FrechetDistances(InceptionFeatures(weights), SETS)
     elif fid:

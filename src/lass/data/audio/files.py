@@ -93,7 +93,7 @@ def _audio_info(path: str, num_bytes: int, changed_ns: int) -> AudioInfo:
     elif info.num_samples < claimed < 2**62 and (info.format != "MP3" or _counts_frames(path)):
         reason = f"it ends after {info.num_samples} of {claimed} samples"
     elif any(int(actual) + MIN_CUT_OFF <= int(said) < MIN_UNKNOWN_LENGTH for said, actual in CUT_OFF.findall(remarks)):
-        reason = f"it ends after {info.num_samples} samples, earlier than its header says"
+        reason = f"it ends after {info.num_samples} samples, earlier than its header states"
     if reason:
         warnings.warn(f"{path} is not whole: {reason}; only the samples that are there are read.", stacklevel=3)
     return info
