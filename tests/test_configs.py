@@ -11,6 +11,13 @@ import torch
 from chain import SMALL
 from conftest import REPOSITORY
 from pytorch_lightning.cli import LightningCLI
+from tiny_datasets import (
+    write_tiny_celeba,
+    write_tiny_celebahq,
+    write_tiny_imagenet,
+    write_tiny_mnist,
+    write_tiny_slakh,
+)
 
 from lass import SparseCounts
 from lass.artifacts import fingerprint
@@ -90,11 +97,6 @@ def made_by(config):
 @pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     """Run one batch with each config, on untrained artefacts in the folders of the earlier stages."""
-    from test_audio_data import write_tiny_slakh
-    from test_celeba import write_tiny_celeba
-    from test_data import write_tiny_mnist
-    from test_image_folders import write_tiny_celebahq, write_tiny_imagenet
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     dataset = path.parent.name

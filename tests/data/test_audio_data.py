@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 
@@ -12,6 +11,7 @@ import soundfile
 import torch
 import yaml
 from scipy.signal import resample_poly
+from tiny_datasets import noise, write, write_tiny_slakh
 
 from lass import LassError
 from lass.codecs import AudioVQVAE, ImageVQVAE
@@ -22,38 +22,6 @@ from lass.data.module import check_sample_rate
 from lass.data.sources import FixedPairs, FreshPairs
 
 RATE = 8000
-
-
-def write(path, samples, rate=RATE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="PCM_16")
-
-
-def noise(num_samples, seed, level=0.1):
-    return level * np.random.default_rng(seed).standard_normal(num_samples).clip(-5, 5)
-
-
-def write_tiny_slakh(root, num_songs=2, seconds=3.2, rate=22050):
-    """Write songs with stems S00 to S03; drums (S00, S02) are silent in the second quarter, S04 is not rendered."""
-    length = round(seconds * rate)
-    for part, number in itertools.product(("train", "validation", "test"), range(num_songs)):
-        track = root / "slakh_like" / part / f"Track{number:05d}"
-        seed = 10 * number + 1000 * len(part)
-        drums = noise(length, seed)
-        drums[length // 4 : length // 2] = 0
-        write(track / "stems" / "S00.flac", drums, rate)
-        write(track / "stems" / "S01.flac", noise(length, seed + 1), rate)
-        write(track / "stems" / "S02.flac", 0.5 * drums, rate)
-        write(track / "stems" / "S03.flac", noise(length, seed + 3), rate)
-        stems = {
-            "S00": {"inst_class": "Drums", "audio_rendered": True},
-            "S01": {"inst_class": "Bass", "audio_rendered": True},
-            "S02": {"inst_class": "Drums"},
-            "S03": {"inst_class": "Piano", "audio_rendered": True},
-            "S04": {"inst_class": "Bass", "audio_rendered": False},
-        }
-        (track / "metadata.yaml").write_text(yaml.safe_dump({"UUID": "x", "stems": stems}))
-    return root / "slakh_like"
 
 
 @pytest.fixture

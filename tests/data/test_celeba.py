@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_datasets import write_tiny_celeba
 from torchvision.transforms import v2
 
 from lass import LassError
@@ -13,23 +14,6 @@ from lass.data.images.celeba import CelebA, shrink
 from lass.data.images.module import ImageDataModule
 
 SIZES = {"train": 6, "validation": 3, "test": 4}
-
-
-def write_tiny_celeba(root, num_train=6, num_validation=3, num_test=4, height=218, width=178):
-    """Write smooth random images as JPEG files, and the list of splits; returns the folder of the images."""
-    folder = root / "celeba" / "img_align_celeba"
-    folder.mkdir(parents=True)
-    generator, lines = np.random.default_rng(0), []
-    for part, num in enumerate((num_train, num_validation, num_test)):
-        for _ in range(num):
-            name = f"{len(lines) + 1:06d}.jpg"
-            coarse = Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8))
-            coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / name, quality=95)
-            lines.append(f"{name} {part}")
-    (root / "celeba" / "list_eval_partition.txt").write_text(
-        "\r\n".join(lines) + "\r\n"
-    )  # line ends of the official list
-    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from tiny_datasets import write_idx, write_tiny_mnist
 
 from lass import LassError
 from lass.data.codes import CodeSequences, CodeShard, write_codes
@@ -187,21 +188,6 @@ def test_more_mixtures_than_there_are_is_refused(repository):
     stored = str(repository / "experiments/digits/test_mixtures.csv")
     with pytest.raises(LassError, match=r"There are 198 mixtures, so num_mixtures must be 1…198, not 199"):
         Digits(mixtures=stored, num_mixtures=199, num_validation=200).predict_dataloader()
-
-
-def write_idx(folder, name, array):
-    header = (0x800 + array.ndim).to_bytes(4, "big") + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    (folder / name).write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def write_tiny_mnist(root, num_train=40, num_test=12):
-    """Write random images and labels in MNIST's IDX format."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for prefix, num in (("train", num_train), ("t10k", num_test)):
-        write_idx(folder, f"{prefix}-images-idx3-ubyte", generator.integers(0, 256, (num, 28, 28)))
-        write_idx(folder, f"{prefix}-labels-idx1-ubyte", generator.integers(0, 10, num))
 
 
 def test_mnist_is_read_from_its_official_files(tmp_path, monkeypatch):

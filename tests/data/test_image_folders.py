@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_datasets import WORDNET_IDS, picture, write_tiny_celebahq, write_tiny_imagenet
 
 from lass import LassError
 from lass.cli.main import main
@@ -16,35 +17,6 @@ from lass.data.images.celebahq import CelebAHQ, match_names
 from lass.data.images.folder import read_square
 from lass.data.images.imagenet import ImageNet
 from lass.data.mixture_lists import write_pairs
-
-WORDNET_IDS = ["n01440764", "n01443537", "n02099601"]
-
-
-def picture(seed, width=20, height=16):
-    """Smooth random colour image."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write_tiny_celebahq(root, num_train=6, num_test=4):
-    """Write PNG files, and beside their folder both lists, unsorted and with suffix `.npy` as the official ones."""
-    (root / "celebahq").mkdir(parents=True)
-    order = np.random.default_rng(0).permutation(num_train + num_test)
-    for number in order:
-        picture(number, 16, 16).save(root / "celebahq" / f"imgHQ{number:05d}.png")
-    names = [f"imgHQ{number:05d}.npy\n" for number in order]
-    (root / "celebahqtrain.txt").write_text("".join(names[:num_train]))
-    (root / "celebahqvalidation.txt").write_text("".join(names[num_train:]))
-
-
-def write_tiny_imagenet(root, num_train=3, num_val=2, classes=WORDNET_IDS):
-    """Write JPEG files of different sizes for each class, in `train` and `val`."""
-    for folder, num in (("train", num_train), ("val", num_val)):
-        for label, name in enumerate(classes):
-            (root / "imagenet" / folder / name).mkdir(parents=True)
-            for i in range(num):
-                path = root / "imagenet" / folder / name / f"{name}_{i}.JPEG"
-                picture(100 * label + i + (50 if folder == "val" else 0), 20 + i, 16).save(path, quality=95)
 
 
 def by_hand(path, size):

@@ -128,8 +128,7 @@ class LassCLI(LightningCLI):
         """
         if command == "predict":
             raise LassError(
-                "`lass predict` reads no checkpoint, it resumes at the first missing mixture: leave out "
-                "--ckpt_path."
+                "`lass predict` reads no checkpoint, it resumes at the first missing mixture: leave out --ckpt_path."
             )
         path = Path(config["ckpt_path"])
         if str(path) == "last":
