@@ -138,6 +138,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=2"]
     options += [f"--{sources}.num_validation=10"] if dataset in ("mnist", "digits") else []
     options += ["--data.size=16", "--data.num_workers=0"] if published else []
+    options += [f"--model.prior.init_args.num_codes={codec.num_codes}"] if path.stem == "prior" else []
     if path.stem == "separate":
         options += [] if dataset == "slakh" else ["--data.mixtures=null"]
         options += ["--data.num_mixtures=2", "--model.sampler.init_args.num_candidates=4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import rank_worker
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -13,12 +14,12 @@ from lass import SparseCounts
 from lass.codecs import VQGAN, AudioVQVAE, ImageVQVAE, JukeboxVQVAE
 from lass.data.sources import SourcePairs
 from lass.devices.numerics import running_sum
+from lass.likelihood.ranks import of_all_ranks
 from lass.metrics import ImageFeatures, MeanAndDeviation, spectral_distance
 from lass.metrics.frechet import FrechetDistances
 from lass.priors import TransformerPrior
 from lass.tasks import LikelihoodCounting
 from lass.tasks.features import random_view
-from lass.tasks.likelihood import of_all_ranks
 
 
 @pytest.fixture
@@ -166,28 +167,10 @@ def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monke
 # ---- counting on several ranks
 
 
-def counted(rank: int) -> SparseCounts:
-    """Return the counts of a rank: those of ranks 0 and 1 overlap in part, and rank 2 has none."""
-    counts = SparseCounts(7, codec_fingerprint="a")
-    if rank < 2:
-        counts.add(*torch.randint(7, (3, 500 - 200 * rank), generator=torch.Generator().manual_seed(rank)))
-    return counts
-
-
-def put_together(rank: int, folder: str) -> None:
-    """Merge the counts of all ranks in one of three processes, and save them."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
-    total = counted(rank).empty()
-    for counts in of_all_ranks(counted(rank)):
-        total.merge(counts)
-    total.save(f"{folder}/{rank}.safetensors")
-    dist.destroy_process_group()
-
-
 def test_three_processes_hold_the_sum_of_what_they_counted(tmp_path):
-    torch.multiprocessing.spawn(put_together, (str(tmp_path),), nprocs=3)
-    expected = counted(0)
-    expected.merge(counted(1))
+    torch.multiprocessing.spawn(rank_worker.put_together, (str(tmp_path),), nprocs=3)
+    expected = rank_worker.counted(0)
+    expected.merge(rank_worker.counted(1))
     expected.save(tmp_path / "expected.safetensors")
     for rank in range(3):
         assert (tmp_path / f"{rank}.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()

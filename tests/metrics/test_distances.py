@@ -17,6 +17,8 @@ from lass.metrics import ImageFeatures
 from lass.metrics.frechet import FrechetDistances, InceptionFeatures
 from lass.report.results import ResultsFolder
 
+FEW_CANDIDATES = "--model.sampler.init_args.num_candidates=8"  # separations need not be good here
+
 
 @pytest.fixture
 def no_inception(tmp_path, monkeypatch):
@@ -43,9 +45,22 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
 def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
     """Features of an early layer of a random network: 64 features, so 65 images are enough."""
     monkeypatch.setattr("lass.tasks.distances.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
-    options = ["--model.fid=true", f"--model.inception_weights={random_inception}", "--data.num_mixtures=33"]
+    options = [
+        "--model.fid=true",
+        f"--model.inception_weights={random_inception}",
+        "--data.num_mixtures=33",
+        FEW_CANDIDATES,
+    ]
     log = "--trainer.logger.init_args.save_dir=runs/fid"
-    lass(repository, "separate", *options, "--data.batch_size=11", "--trainer.default_root_dir=runs/fid", log)
+    lass(
+        repository,
+        "separate",
+        *options,
+        FEW_CANDIDATES,
+        "--data.batch_size=11",
+        "--trainer.default_root_dir=runs/fid",
+        log,
+    )
     summary = json.loads((chain / "runs/fid/summary.json").read_text())
     network = InceptionFeatures(random_inception, 64)
     distances = FrechetDistances(network, ["estimates"])
@@ -88,7 +103,7 @@ def test_distances_are_those_of_the_stored_estimates(chain, repository, no_incep
 def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
     """Distances and means over both processes; 5 mixtures, so that the shares are unequal."""
     ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
-    few = ["--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
+    few = [FEW_CANDIDATES, "--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
     where = "--trainer.default_root_dir=runs/{}/separate"
     lass(repository, "separate", *few, where.format("one"))
     both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]

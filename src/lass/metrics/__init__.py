@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lass.metrics.code_usage import CodeUsage
     from lass.metrics.features import ImageFeatures
+    from lass.metrics.peak_snr import psnr
     from lass.metrics.permutation import best_permutation
-    from lass.metrics.psnr import psnr
     from lass.metrics.scoring import pairwise_scores, scoring_of
     from lass.metrics.sdr import median_sdr
     from lass.metrics.spectral import spectral_distance
@@ -35,7 +35,7 @@ _MODULES = {
     "best_permutation": "permutation",
     "median_sdr": "sdr",
     "pairwise_scores": "scoring",
-    "psnr": "psnr",
+    "psnr": "peak_snr",
     "scoring_of": "scoring",
     "spectral_distance": "spectral",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from lass.data.module import check_sample_rate
 from lass.data.sources import SourcePairs, Sources
 from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
+from lass.likelihood.ranks import of_all_ranks
 from lass.report.media import log_values
 from lass.report.wandb_callback import WandbCallback
 from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint
@@ -230,24 +230,3 @@ class LikelihoodCounting(LightningModule):
                     dist.all_reduce(sums)
             self.moments.merge(self._fresh_moments)
             self._fresh_moments = self._no_moments()
-
-
-def of_all_ranks(counts: SparseCounts) -> Iterator[SparseCounts]:
-    """Iterate over the counts of all ranks, on the device of this rank. A collective operation: all ranks must call it.
-
-    Each rank broadcasts the number of its entries, then keys and counts, as tensors on the device of the process group
-    (NCCL supports no other). At most one other rank's counts are in memory at a time.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        yield counts
-        return
-    own = counts.state_dict()
-    for rank in range(dist.get_world_size()):
-        size = torch.tensor(len(own["keys"]), device=counts.device)
-        dist.broadcast(size, src=rank)
-        if not int(size):
-            continue
-        sent = own if rank == dist.get_rank() else {name: tensor.new_empty(int(size)) for name, tensor in own.items()}
-        for tensor in sent.values():
-            dist.broadcast(tensor, src=rank)
-        yield counts.empty().load_state_dict(sent)
