@@ -17,11 +17,15 @@ from types import SimpleNamespace
 import torch
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+try:
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as register
+except ImportError:  # older releases of torch have no backends in Python
+    register = None
 
 SIMULATED = "simulated"
 #: Devices of the fixture `device`, on which every tensor test runs.
-DEVICES = ["cpu", SIMULATED]
+DEVICES = ["cpu"] if register is None else ["cpu", SIMULATED]
 DEVICES += [name for name in ("cuda", "mps") if getattr(torch, name).is_available()]
 
 #: Errors of backward passes, collected for the fixture `device`, because raising them there would end the process.
@@ -118,10 +122,11 @@ _MODULE = SimpleNamespace(
     is_initialized=lambda: False,
     manual_seed_all=lambda seed: None,  # random numbers are drawn on the CPU
 )
-_setup_privateuseone_for_python_backend(SIMULATED, _MODULE)
-torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
-_FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
-_FALLBACK.fallback(_compute, "PrivateUse1")
-# torch would resize an empty wrapper
-for _made in (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.hann_window.default):
-    _ATEN.impl(_made, functools.partial(_compute, _made), "PrivateUse1")
+if register is not None:
+    register(SIMULATED, _MODULE)
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="simulated") is made on the CPU and moved
+    _FALLBACK, _ATEN = (torch.library.Library(namespace, "IMPL") for namespace in ("_", "aten"))
+    _FALLBACK.fallback(_compute, "PrivateUse1")
+    # torch would resize an empty wrapper
+    for _made in (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.hann_window.default):
+        _ATEN.impl(_made, functools.partial(_compute, _made), "PrivateUse1")

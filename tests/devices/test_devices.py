@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from chain import SMALL, lass
-from simulated_device import REFUSED_IN_BACKWARD, SIMULATED
+from simulated_device import DEVICES, REFUSED_IN_BACKWARD, SIMULATED
 
 from lass import SparseCounts
 from lass.codecs import VQGAN, AudioVQVAE, ImageVQVAE, JukeboxVQVAE
@@ -31,7 +31,10 @@ def _deterministic():
 
 # ---- the simulated device
 
+needs_simulation = pytest.mark.skipif(SIMULATED not in DEVICES, reason="this torch has no backends in Python")
 
+
+@needs_simulation
 def test_the_simulated_device_refuses_what_some_accelerator_refuses():
     here = torch.rand(3)
     there = here.to(SIMULATED)
@@ -62,6 +65,7 @@ def test_the_simulated_device_refuses_what_some_accelerator_refuses():
     assert there.copy_(here + torch.tensor(2.0, device=SIMULATED).cpu()).tolist() == (here + 2).tolist()
 
 
+@needs_simulation
 @pytest.mark.usefixtures("_deterministic")
 def test_the_simulated_device_refuses_what_is_not_deterministic():
     values = torch.rand(1, 1, 4, device=SIMULATED, requires_grad=True)

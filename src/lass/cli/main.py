@@ -66,7 +66,8 @@ def main(args: list[str] | None = None) -> None:
         if module == STAGES:
             for path in configs_in(words):
                 check_config(path)
-        import_module(module).main(words)
+        # Lightning reads the words of the process itself, and warns if it is given them.
+        import_module(module).main(args if module == STAGES else words)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if is_interruption(error):
             how = str(error) if isinstance(error, KeyboardInterrupt) and str(error) else GO_ON.get(command)

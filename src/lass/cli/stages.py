@@ -32,7 +32,7 @@ STEPS = {"fit": "training_step", "predict": "predict_step", "validate": "validat
 LIGHTNING_KEYS = ("state_dict", "epoch", "global_step", "pytorch-lightning_version", "loops")
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str] | None) -> None:
     """Run a stage. A MisconfigurationException of Lightning is raised again as LassError."""
     try:
         LassCLI(args)
