@@ -302,6 +302,7 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
         lass(repository, "prior", "--ckpt_path=last", "--trainer.default_root_dir=runs/new/prior")
 
 
+@pytest.mark.slow
 def test_two_processes_count_exactly_what_one_counts(chain, repository):
     """Distributed counting over gloo, with 601 pairs, so that the processes have different numbers of pairs."""
     odd = ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"]
@@ -325,6 +326,7 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
         torch.testing.assert_close(two[name].sum(0), one[name].sum(0), rtol=1e-4, atol=1e-2)  # latents are float32
 
 
+@pytest.mark.slow
 def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
     """A process killed after its first checkpoint is resumed, and writes the same file as an uninterrupted one."""
     where = "--trainer.default_root_dir=runs/killed/likelihood"

@@ -151,6 +151,7 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     assert fingerprint(load_codec(separate.codec)) == fingerprint(codec)  # not replaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from chain import lass
 
 #: Overrides to about a fifth of the demo's training, a fifth of its mixtures, and a quarter of its candidates.
@@ -15,6 +16,7 @@ REDUCED = {
 }
 
 
+@pytest.mark.slow
 def test_a_reduced_demo_separates_digits(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for stage in REDUCED:

@@ -71,6 +71,7 @@ def packages_of(requirements):
     return {others.get(name, name.replace("-", "_")) for name in names}
 
 
+@pytest.mark.slow
 def test_inference_needs_the_base_packages_only(repository, metadata, tmp_path):
     """`Separator` and `lass separate` run where none of the extras is installed."""
     extras = metadata["options.extras_require"]

@@ -171,6 +171,7 @@ def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monke
 # ---- counting on several ranks
 
 
+@pytest.mark.slow
 def test_three_processes_hold_the_sum_of_what_they_counted(tmp_path):
     torch.multiprocessing.spawn(rank_worker.put_together, (str(tmp_path),), nprocs=3)
     expected = rank_worker.counted(0)

@@ -452,6 +452,7 @@ def photographs(tmp_path):
     return tmp_path / "photographs"
 
 
+@pytest.mark.slow
 def test_from_import_to_figure_on_photographs(photographs, tmp_path, monkeypatch, repository):
     """Small version of the published experiment: import, count, separate by class; then one file from the shell."""
     monkeypatch.chdir(tmp_path)

@@ -42,6 +42,7 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
         lass(repository, "separate", "--model.features=nowhere")
 
 
+@pytest.mark.slow
 def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
     """Features of an early layer of a random network: 64 features, so 65 images are enough."""
     monkeypatch.setattr("lass.tasks.distances.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
@@ -100,6 +101,7 @@ def test_distances_are_those_of_the_stored_estimates(chain, repository, no_incep
     assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
 
 
+@pytest.mark.slow
 def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
     """Distances and means over both processes; 5 mixtures, so that the shares are unequal."""
     ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")

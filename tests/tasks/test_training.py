@@ -130,6 +130,7 @@ def test_processes_that_load_data_know_the_resumed_epoch(uninterrupted, tmp_path
     assert_same_weights(resumed, uninterrupted("codec", **EVERY_FOUR_STEPS))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued(uninterrupted, tmp_path):
     """A process killed by SIGKILL in the middle of an epoch can be resumed."""
     codec_folder(tmp_path)
