@@ -221,7 +221,7 @@ def test_mistakes_are_explained(observations, tmp_path):
             moments(observations).merge(other)
     with pytest.raises(LassError, match="would take 64 GiB"):
         LatentMoments(2**14, 32)
-    with pytest.raises(LassError, match="give separate_codes mixture_latents"):
+    with pytest.raises(LassError, match="pass mixture_latents to separate_codes"):
         moments(observations).likelihood(centres).at([0])
     moments(observations).save(tmp_path / "latents.safetensors")
     with pytest.raises(LassError, match="need the codec's codebook"):
