@@ -171,7 +171,7 @@ def test_a_mistaken_command_is_one_sentence(arguments, words):
         (b"- a\n- b\n", "holds a list"),
         (b"just text\n", "holds a str"),
         (b"model: &a [*a]\n", "--model must be"),
-        (b"a: &a [*a]\n", "holds itself"),
+        (b"a: &a [*a]\n", "contains itself"),
         (b"modle: {class_path: lass.tasks.Separation}\n", "did you mean --model.class_path?"),
         (
             b"model: {class_path: lass.tasks.Separation, init_args: {likelyhood: 3}}\n",

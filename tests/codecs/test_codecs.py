@@ -7,7 +7,7 @@ import torch
 
 from lass import LassError
 from lass.artifacts import fingerprint, load_artifact
-from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, load_codec
+from lass.codecs import Codec, ImageVQVAE, VectorQuantizer, codebook_of, load_codec
 from lass.data.sources import Sources
 from lass.tasks import VQVAETraining
 
@@ -197,3 +197,25 @@ def test_damaged_and_foreign_folders_are_refused(codec, tmp_path):
     config.write_text("{")
     with pytest.raises(LassError, match="damaged"):
         load_codec(folder)
+
+
+def test_the_codebook_is_an_attribute_or_every_embedded_code():
+    """A codec without base class: its codebook is used as it is; with a grid only, every code is embedded."""
+
+    class Plain:
+        num_codes = 3
+
+        def encode(self, signal):
+            raise NotImplementedError
+
+        decode_latents = decode = encode
+
+        def embed(self, codes):
+            return torch.eye(3)[codes].movedim(-1, 1)
+
+    codec = Plain()
+    assert codebook_of(codec) is None
+    codec.grid = (2, 2)
+    assert torch.equal(codebook_of(codec), torch.eye(3))
+    codec.codebook = torch.ones(3, 5)
+    assert codebook_of(codec) is codec.codebook

@@ -102,7 +102,7 @@ class LassCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except RecursionError as error:
-            raise LassError("A config holds itself, by an alias of YAML: write out what it refers to.") from error
+            raise LassError("A config contains itself through a YAML alias: write the value out instead.") from error
         except (ArgumentError, UnicodeDecodeError) as error:
             command = next((word for word in words if word in self._subcommand_parsers), "fit")
             message = error.message if isinstance(error, ArgumentError) else str(error)
@@ -174,7 +174,7 @@ class LassCLI(LightningCLI):
 
     def _misfit(self, error: Exception) -> LassError | None:
         path, lines = self.trainer.ckpt_path, str(error).splitlines()
-        if not path or "Error(s) in loading state_dict" not in lines[0]:
+        if not path or not lines or "Error(s) in loading state_dict" not in lines[0]:
             return None
         return LassError(
             f"The checkpoint {path} is of a run with other settings of the model ({lines[-1].strip()}): start without "

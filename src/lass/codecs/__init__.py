@@ -14,7 +14,7 @@ from lass.codecs.audio_vqvae import AudioVQVAE
 from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.image_vqvae import ImageVQVAE
 from lass.codecs.jukebox import JukeboxVQVAE
-from lass.codecs.protocol import AudioCodec, Codec, GridCodec, HasSignalRange, ImageCodec, LatentCodec
+from lass.codecs.protocol import AudioCodec, CodebookCodec, Codec, GridCodec, HasSignalRange, ImageCodec, LatentCodec
 from lass.codecs.quantizer import VectorQuantizer
 from lass.codecs.vq_codec import VQCodec
 from lass.codecs.vqgan import VQGAN
@@ -25,6 +25,7 @@ __all__ = [
     "AudioCodec",
     "AudioVQCodec",
     "AudioVQVAE",
+    "CodebookCodec",
     "Codec",
     "GridCodec",
     "ImageCodec",
@@ -49,8 +50,8 @@ def load_codec(folder: str | Path) -> Codec:
 
 @torch.no_grad()
 def codebook_of(codec: Codec) -> Tensor | None:
-    """The codec's vectors, (num_codes, dim); None for a codec that is no GridCodec or AudioCodec."""
-    if isinstance(codec, VQCodec):
+    """Codebook vectors, (num_codes, dim); None for a codec that is no CodebookCodec, GridCodec or AudioCodec."""
+    if isinstance(codec, CodebookCodec):
         return codec.codebook
     if not isinstance(codec, GridCodec | AudioCodec):
         return None

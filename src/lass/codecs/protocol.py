@@ -69,6 +69,13 @@ class LatentCodec(Codec, Protocol):
 
 
 @runtime_checkable
+class CodebookCodec(Codec, Protocol):
+    """A codec that gives its codebook; for a grid or audio codec without it, `codebook_of` embeds every code."""
+
+    codebook: Tensor  # (num_codes, dim)
+
+
+@runtime_checkable
 class HasSignalRange(Protocol):
     """A codec that was trained on signals of a known range; signals far outside are refused."""
 
