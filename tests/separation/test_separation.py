@@ -128,7 +128,7 @@ def test_drawn_pairs_have_the_frequencies_of_the_posterior():
     log_priors, pairs, dense = make_step()
     uniforms = torch.rand(2, 150_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     drawn = StepPosterior(log_priors, pairs, likelihood_weight=2.0).draw(parents_of(50_000), uniforms)
-    keys = (drawn.first * NUM_CODES + drawn.second).view(2, 3, -1)
+    keys = (drawn.codes[..., 0] * NUM_CODES + drawn.codes[..., 1]).view(2, 3, -1)
     for mixture, candidate in itertools.product(range(2), range(3)):
         frequencies = torch.bincount(keys[mixture, candidate], minlength=NUM_CODES**2) / 50_000
         expected = dense[mixture, candidate].softmax(-1)

@@ -39,4 +39,4 @@ class Ancestral:
         """See `Sampler`."""
         parents = unchanged_parents(scores, self.num_candidates)
         drawn = posterior.draw(parents, generator.uniform(self.num_candidates), self.temperature)
-        return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)
+        return Choice(parents, drawn.codes, scores.gather(1, parents) + drawn.log_posterior)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.samplers.drawing import check_settings
+from lass.samplers.drawing import check_settings, gather_rows
 from lass.samplers.generators import MixtureGenerators
 from lass.samplers.protocol import Choice, Posterior
 
@@ -42,5 +42,4 @@ class BeamSearch:
         )  # a beam has at most num_candidates children among the new beams
         extended = (scores[..., None] + best.log_posterior).flatten(1)
         scores, chosen = extended.topk(self.num_candidates, dim=1)
-        first, second = (codes.flatten(1).gather(1, chosen) for codes in (best.first, best.second))
-        return Choice(chosen // self.num_candidates, first, second, scores)
+        return Choice(chosen // self.num_candidates, gather_rows(best.codes.flatten(1, 2), chosen), scores)

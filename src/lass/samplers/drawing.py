@@ -68,10 +68,15 @@ def unchanged_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[
 
 
 def draw_among(
-    pairs: Drawn, log_weights: Float[Tensor, "M C k"], scores: Float[Tensor, "M C"], uniforms: Float[Tensor, "M N"]
+    tuples: Drawn, log_weights: Float[Tensor, "M C k"], scores: Float[Tensor, "M C"], uniforms: Float[Tensor, "M N"]
 ) -> Choice:
-    """Extend every candidate by one of its k pairs, drawn with probability proportional to exp(log_weights)."""
+    """Extend every candidate by one of its k tuples, drawn with probability proportional to exp(log_weights)."""
     parents = unchanged_parents(scores, uniforms.shape[1])
     chosen = invert_log_weights(log_weights, uniforms.view(*scores.shape, -1))
-    first, second, log_posterior = (field.gather(-1, chosen).flatten(1) for field in pairs)
-    return Choice(parents, first, second, scores.gather(1, parents) + log_posterior)
+    codes, log_posterior = gather_rows(tuples.codes, chosen), tuples.log_posterior.gather(-1, chosen)
+    return Choice(parents, codes.flatten(1, 2), scores.gather(1, parents) + log_posterior.flatten(1))
+
+
+def gather_rows(codes: Int[Tensor, "*batch k S"], chosen: Int[Tensor, "*batch n"]) -> Int[Tensor, "*batch n S"]:
+    """Select tuples of codes by their index."""
+    return codes.gather(-2, chosen[..., None].expand(*chosen.shape, codes.shape[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lass.artifacts import register
@@ -33,5 +34,5 @@ class Greedy:
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See `Sampler`."""
         best = posterior.best(1)
-        first, second = best.first[..., 0], best.second[..., 0]
-        return Choice(first.new_zeros(first.shape), first, second, scores + best.log_posterior[..., 0])
+        only_candidate = torch.zeros_like(scores, dtype=torch.long)
+        return Choice(only_candidate, best.codes[..., 0, :], scores + best.log_posterior[..., 0])

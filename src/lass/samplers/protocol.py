@@ -13,13 +13,13 @@ from lass.samplers.generators import MixtureGenerators
 
 
 class Drawn(NamedTuple):
-    """Pairs of codes with their unnormalised log posterior, log p(first) + log p(second) + λ log p(mixture | first,
-    second).
-    """
+    """Tuples of S codes, one per source, with their unnormalised log posterior Σₛ log p(zₛ) + λ log p(mixture | z)."""
 
-    first: Tensor  # long, (M, N) from `draw`, (M, C, k) from `best`
-    second: Tensor  # long, shape of `first`
-    log_posterior: Tensor  # float, shape of `first`; −inf for fill-in entries that are not pairs
+    codes: Tensor  # long, (M, N, S) from `draw`, (M, C, k, S) from `best`
+    log_posterior: Tensor  # float, (M, N) or (M, C, k); −inf for fill-in entries
+    #: Log probability with which each tuple was drawn, shape of `log_posterior`. None if the draws are exact: it is
+    #: then log_posterior / temperature − log_normalizer(temperature).
+    log_proposal: Tensor | None = None
 
 
 class Choice(NamedTuple):
@@ -29,8 +29,7 @@ class Choice(NamedTuple):
     """
 
     parents: Tensor  # (M, N) long: index in 0…C-1 of the candidate that each new candidate extends
-    first: Tensor  # (M, N) long: next code of the first source
-    second: Tensor  # (M, N) long: next code of the second source
+    codes: Tensor  # (M, N, S) long: next code of each source
     scores: Tensor  # (M, N) float: unnormalised log posterior of the sequences so far
     log_weights: Tensor | None = None  # (M, N) float: unnormalised log importance weights, or None
 

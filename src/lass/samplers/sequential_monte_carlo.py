@@ -70,7 +70,7 @@ class SequentialMonteCarlo:
             log_proposal = log_tempered - posterior.log_normalizer(self.temperature).gather(1, parents)
             log_weights = log_weights + (log_target - log_proposal).nan_to_num(-torch.inf, neginf=-torch.inf)
         scores = scores.gather(1, parents) + drawn.log_posterior
-        return Choice(parents, drawn.first, drawn.second, scores, log_weights)
+        return Choice(parents, drawn.codes, scores, log_weights)
 
 
 def effective_sample_size(log_weights: Float[Tensor, "M N"]) -> Float[Tensor, " M"]:

@@ -45,4 +45,4 @@ class TopP:
         least_probable = posterior.nucleus(self.p, self.temperature)
         uniforms = generator.uniform(self.num_candidates)
         drawn = posterior.draw(parents, uniforms, self.temperature, at_least=least_probable)
-        return Choice(parents, drawn.first, drawn.second, scores.gather(1, parents) + drawn.log_posterior)
+        return Choice(parents, drawn.codes, scores.gather(1, parents) + drawn.log_posterior)

@@ -198,9 +198,9 @@ def _run(
             posterior = StepPosterior(
                 log_priors, pairs, model.likelihood_weight, log_weights, model.memory_budget, symmetric
             )  # Line 7
-            parents, first, second, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
+            parents, chosen, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
         continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
-        codes = torch.cat([continued, torch.stack([first, second], -1)[..., None]], -1)  # Lines 9, 10
+        codes = torch.cat([continued, chosen[..., None]], -1)  # Lines 9, 10
     return codes, scores, log_weights
 
 

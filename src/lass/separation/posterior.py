@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -90,12 +90,12 @@ class StepPosterior:
         for mixture, posterior in enumerate(self._mixtures):
             lowest = None if at_least is None else at_least[mixture]
             drawn.append(posterior.draw(parents[mixture], uniforms[mixture], temperature, lowest))
-        return Drawn(*map(torch.stack, zip(*drawn, strict=True)))
+        return _stack(drawn)
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
         """See `Posterior`."""
         best = (posterior.best(k, canonical) for posterior in self._mixtures)
-        return Drawn(*map(torch.stack, zip(*best, strict=True)))
+        return _stack(best)
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """See `Posterior`."""
@@ -143,7 +143,8 @@ class _MixturePosterior:
         imprecise = product.is_imprecise[parents]
         if imprecise.any():
             again = self._draw_through_pairs(parents[imprecise], uniforms[imprecise], temperature)
-            drawn = Drawn(*(field.masked_scatter(imprecise, new) for field, new in zip(drawn, again, strict=True)))
+            codes = drawn.codes.masked_scatter(imprecise[:, None], again.codes)
+            drawn = Drawn(codes, drawn.log_posterior.masked_scatter(imprecise, again.log_posterior))
         return drawn
 
     def best(self, k: int, canonical: bool) -> Drawn:
@@ -153,13 +154,13 @@ class _MixturePosterior:
                 mirrored = self._mirrored[start : (start := start + len(log_posterior)), None]
                 log_posterior = log_posterior.masked_fill_(mirrored & descending, -torch.inf)
             values, chosen = log_posterior.topk(min(k, log_posterior.shape[1]), dim=1)
-            found = [self._first[chosen], self._second[chosen], values]
-            missing = k - values.shape[1]
+            codes, missing = torch.stack([self._first[chosen], self._second[chosen]], -1), k - values.shape[1]
             if missing > 0:  # fewer than k pairs
-                fillers = (0, 0, -torch.inf)
-                found = [torch.nn.functional.pad(x, (0, missing), value=v) for x, v in zip(found, fillers, strict=True)]
-            best.append(found)
-        return Drawn(*(torch.cat(parts)[self._which] for parts in zip(*best, strict=True)))
+                codes = torch.nn.functional.pad(codes, (0, 0, 0, missing))
+                values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
+            best.append((codes, values))
+        codes, values = (torch.cat(parts)[self._which] for parts in zip(*best, strict=True))
+        return Drawn(codes, values)
 
     def nucleus(self, p: float, temperature: float) -> Tensor:
         lowest = []
@@ -219,8 +220,10 @@ class _MixturePosterior:
             if at_least is not None:
                 log_weights.masked_fill_(log_posterior < at_least[group, None], -torch.inf)
             chosen = invert_log_weights(log_weights, uniforms[group])
-            drawn.append((self._first[chosen], self._second[chosen], log_posterior.gather(1, chosen)))
-        return Drawn(*(torch.cat(parts).flatten() for parts in zip(*drawn, strict=True)))
+            codes = torch.stack([self._first[chosen], self._second[chosen]], -1)
+            drawn.append((codes.flatten(0, 1), log_posterior.gather(1, chosen).flatten()))
+        codes, values = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        return Drawn(codes, values)
 
     def _log_normalizer_through_pairs(self, temperature: float, candidates: Tensor | None = None) -> Tensor:
         return torch.cat([(x / temperature).logsumexp(1) for x in self._through_pairs(candidates)])
@@ -275,9 +278,14 @@ class _Product:
         second, _ = invert_running_sum(running_sum(weights_2), rest)
         second = second[:, 0]
         log_likelihood = self._likelihood[first, second].log() * self._temperature + self._highest
-        return Drawn(
-            first, second, self._log_prior_1[parents, first] + self._log_prior_2[parents, second] + log_likelihood
-        )
+        log_prior = self._log_prior_1[parents, first] + self._log_prior_2[parents, second]
+        return Drawn(torch.stack([first, second], -1), log_prior + log_likelihood)
 
     def _power(self, log_values: Tensor) -> Tensor:
         return (log_values if self._temperature == 1 else log_values / self._temperature).exp()
+
+
+def _stack(drawn: Iterable[Drawn]) -> Drawn:
+    """Stack the draws of all mixtures; draws from pairs are exact, so they have no `log_proposal`."""
+    codes, log_posterior = zip(*((each.codes, each.log_posterior) for each in drawn), strict=True)
+    return Drawn(torch.stack(codes), torch.stack(log_posterior))
