@@ -193,6 +193,15 @@ def test_scores_are_those_of_the_stored_estimates(chain):
     assert results.figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_mixtures_have_the_weights_of_the_data(chain, repository):
+    where = "runs/weighted/separate"
+    lass(repository, "separate", "--data.weights=[0.75, 0.25]", f"--trainer.default_root_dir={where}")
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    for i, (first, second) in enumerate(batch.signals):
+        average = psnr((0.75 * first + 0.25 * second).expand(2, -1, -1, -1), batch.signals[i]).mean().item()
+        assert ResultsFolder(where).read(i)[1]["average_psnr_db"] == pytest.approx(average, abs=1e-3)  # in dB
+
+
 def test_the_saved_separator_repeats_a_mixture_of_the_run(chain):
     separator = Separator.from_pretrained("runs/digits/separate/separator")
     batch = next(iter(Digits(batch_size=1, num_validation=200, num_mixtures=6).predict_dataloader()))
