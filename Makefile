@@ -55,9 +55,9 @@ train-vqvae: trainable $(INSTALLED) ## Stage 1: train the codec of DATASET
 train-prior: trainable $(INSTALLED) ## Stage 2: train the prior of DATASET (of one SOURCE: DATASET=slakh SOURCE=bass)
 	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(if $(SOURCE),$(ONE_SOURCE)) $(ARGS)
 
-ONE_SOURCE = --data.sources.init_args.source=$(SOURCE) --trainer.default_root_dir=runs/$(DATASET)/prior-$(SOURCE) \
-  --trainer.logger.init_args.save_dir=runs/$(DATASET)/prior-$(SOURCE) \
-  --trainer.logger.init_args.job_type=prior-$(SOURCE)
+ONE_SOURCE = --data.sources.init_args.source="$(SOURCE)" --trainer.default_root_dir="runs/$(DATASET)/prior-$(SOURCE)" \
+  --trainer.logger.init_args.save_dir="runs/$(DATASET)/prior-$(SOURCE)" \
+  --trainer.logger.init_args.job_type="prior-$(SOURCE)"
 
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)

@@ -17,9 +17,9 @@ from lass import Separator, SparseCounts
 from lass.codecs import codebook_of, load_codec
 from lass.data.images.digits import Digits
 from lass.data.mixing import mix
-from lass.data.mixture_lists import write_pairs
-from lass.data.pair_samplers import RandomPairing
-from lass.data.sources import FixedPairs
+from lass.data.mixture_lists import write_tuples
+from lass.data.sources import FixedTuples
+from lass.data.tuple_samplers import RandomTuples
 from lass.likelihood import LatentLikelihood, LatentMoments
 from lass.metrics import psnr
 from lass.priors import load_prior
@@ -71,12 +71,12 @@ def test_latents_are_counted_and_separated_with(chain, repository):
 
     codec = load_codec("runs/digits/vqvae/codec")
     sources = Digits(num_validation=200).part("train")
-    pairing = RandomPairing(len(sources), 1, 0, seed=0)
+    sampler = RandomTuples(len(sources), 2, seed=0)
     sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
     for epoch in range(3):
-        pairing.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         # In the batches of the run, because other batches may round a near tie between codes differently.
-        for pairs in batched(pairing, 300):
+        for pairs in batched(sampler, 300):
             first, second = (sources.__getitems__(list(side)).signals for side in zip(*pairs, strict=True))
             signals = torch.stack([first, second], 1)
             codes = torch.stack(codec.encode(torch.cat([first, second, mix(signals)])).flatten(1).chunk(3)[:2], 1)
@@ -116,9 +116,9 @@ def test_weakly_supervised_separation_uses_the_classes(chain, repository):
     If both classes are equal (the last mixture), they are in the order that scores better.
     """
     data = Digits(batch_size=49, num_validation=200)
-    pairs = data.mixture_pairs()[:49]
+    pairs = data.mixture_tuples()[:49]
     pairs = pairs[[*range(8), 48]]
-    write_pairs("weak.csv", pairs)
+    write_tuples("weak.csv", pairs)
     conditional, where = "--model.prior.init_args.num_classes=10", "--trainer.default_root_dir=runs/weak/{}"
     lass(repository, "prior", conditional, where.format("prior"))
     assert load_prior("runs/weak/prior/prior").num_classes == 10
@@ -126,7 +126,7 @@ def test_weakly_supervised_separation_uses_the_classes(chain, repository):
     options += ["--model.conditional=true", "--data.mixtures=weak.csv", "--data.num_mixtures=9"]
     lass(repository, "separate", *options, where.format("separate"))
     separator = Separator.from_pretrained("runs/weak/separate/separator")
-    batch = FixedPairs(data.part("test"), pairs).__getitems__(list(range(9)))
+    batch = FixedTuples(data.part("test"), pairs).__getitems__(list(range(9)))
     assert [i for i, (one, other) in enumerate(batch.labels.tolist()) if one == other] == [8]
     expected = separator.separate_batch(mix(batch.signals), batch.labels)
     results = ResultsFolder("runs/weak/separate")
@@ -160,7 +160,7 @@ def test_counts_are_those_of_a_slow_recount(chain, repository):
     task = Recording("runs/digits/vqvae/codec")
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(max_epochs=1, default_root_dir=chain / "recount", num_sanity_val_steps=0, **quiet)
-    trainer.fit(task, Digits(batch_size=300, num_validation=200, pairs=True))
+    trainer.fit(task, Digits(batch_size=300, num_validation=200, tuples=True))
     codec, expected = load_codec("runs/digits/vqvae/codec"), Counter()
     for signals in seen:
         # In one batch, as in the module, because other batches may round a near tie between codes differently.
@@ -191,6 +191,15 @@ def test_scores_are_those_of_the_stored_estimates(chain):
     expected = {"mean": scores.mean().item(), "std": scores.std().item(), "num": 6}
     assert summary["psnr_db"] == pytest.approx(expected, abs=1e-3)  # in dB; the order of float32 sums varies
     assert results.figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mixtures_have_the_weights_of_the_data(chain, repository):
+    where = "runs/weighted/separate"
+    lass(repository, "separate", "--data.weights=[0.75, 0.25]", f"--trainer.default_root_dir={where}")
+    batch = next(iter(Digits(batch_size=6, num_validation=200, num_mixtures=6).predict_dataloader()))
+    for i, (first, second) in enumerate(batch.signals):
+        average = psnr((0.75 * first + 0.25 * second).expand(2, -1, -1, -1), batch.signals[i]).mean().item()
+        assert ResultsFolder(where).read(i)[1]["average_psnr_db"] == pytest.approx(average, abs=1e-3)  # in dB
 
 
 def test_the_saved_separator_repeats_a_mixture_of_the_run(chain):
@@ -401,7 +410,7 @@ def test_a_damaged_result_is_made_again(chain, repository):
 @pytest.mark.parametrize(
     ("stage", "options", "words"),
     [
-        ("likelihood", ["--data.pairs=false"], "set --data.pairs=true"),
+        ("likelihood", ["--data.tuples=false"], "set --data.tuples=true"),
         ("prior", ["--ckpt_path=nowhere.ckpt"], "no checkpoint to resume from at nowhere.ckpt"),
         ("prior", ["--ckpt_path=damaged.ckpt"], "damaged.ckpt cannot be read, as it is cut or damaged"),
         ("separate", ["--data.num_mixtures=-3"], "num_mixtures must be an integer, at least 1"),

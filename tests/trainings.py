@@ -22,8 +22,8 @@ NUM_CODES = 6
 class Noise(ImageDataModule):
     """Data module of noise: 48 training and 12 validation images."""
 
-    def __init__(self, batch_size: int = 10, pairs: bool = False, num_workers: int = 0) -> None:
-        super().__init__(batch_size, pairs, num_validation=12, num_workers=num_workers)
+    def __init__(self, batch_size: int = 10, tuples: bool = False, num_workers: int = 0, **options) -> None:
+        super().__init__(batch_size, tuples, num_validation=12, num_workers=num_workers, **options)
 
     def read(self, official_split):
         generator = torch.Generator().manual_seed(1)
@@ -62,7 +62,7 @@ def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
     if stage == "features":
         return FeatureTraining(ImageFeatures(8, width=8), **options), Noise(num_workers=num_workers)
     if stage == "counts":
-        return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(pairs=True)
+        return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(tuples=True)
     prior = TransformerPrior(NUM_CODES, 4, 8, num_layers=1, num_heads=2, dropout=0.2, num_classes=3, class_dropout=0.3)
     return PriorTraining(prior, **options), EncodedSources(Noise(), codec, batch_size=10)
 

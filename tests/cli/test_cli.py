@@ -74,7 +74,7 @@ def sentence_of(arguments):
         ("prior", "--ckpt=last", "did you mean --ckpt_path?"),
         ("prior", "--seed_everthing=1", "did you mean --seed_everything?"),
         ("likelihood", "--model.latent=true", "did you mean --model.latents?"),
-        ("likelihood", "--data.pair=true", "did you mean --data.pairs?"),
+        ("likelihood", "--data.tuple=true", "did you mean --data.tuples?"),
         ("features", "--model.temprature=1", "did you mean --model.temperature?"),
         ("prior", "--return_predictions=true", "it is one of `lass predict`"),
         ("prior", "--data.sources.x=3", "expected one of batch_size, mixtures, "),

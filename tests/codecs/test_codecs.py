@@ -145,6 +145,35 @@ def test_linearity_is_the_distance_of_mixed_latents(kind, monkeypatch):
     assert losses[1] - losses[0] == pytest.approx(0.5 * deviation.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, [0.5, 0.3, 0.2], [0.3, 0.1, 0.2, 0.1]])
+def test_linearity_of_more_sources_compares_mixtures_of_two_to_that_many(weights, monkeypatch):
+    torch.manual_seed(0)
+    codec = ImageVQVAE((1, 8, 8), num_codes=6, width=8, latent_dim=4)
+    batch = Sources(torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.long))
+    latents = codec.encode_latents(batch.signals)
+    expected = {}
+    for num_sources in (2, 3):
+        # The first weights, with the sum of all weights.
+        first = torch.tensor((weights or [1.0] * num_sources)[:num_sources])
+        scaled = first / first.sum() * (sum(weights) if weights else 1)
+        squares = []
+        for i in range(3):
+            mixture = sum(weight * batch.signals[i - shift] for shift, weight in enumerate(scaled))
+            mixed_latents = sum(weight * latents[i - shift] for shift, weight in enumerate(scaled))
+            squares.append((codec.encode_latents(mixture[None])[0] - mixed_latents).square().mean())
+        expected[num_sources] = torch.stack(squares).mean() / latents.movedim(1, 0).flatten(1).var(1).mean()
+    task = VQVAETraining(codec, linearity=0.5, linearity_sources=3).eval()
+    task.weights, logged = weights, {}
+    monkeypatch.setattr(task, "log_dict", logged.update)
+    drawn = []
+    for _ in range(20):
+        task.training_step(batch)
+        found = [torch.isclose(logged["train/nonlinearity"], each, rtol=1e-4) for each in expected.values()]
+        assert sum(found) == 1
+        drawn.append(found.index(True))
+    assert set(drawn) == {0, 1}  # each number of sources has probability 1/2: both occur but for one run in 500,000
+
+
 def test_a_single_source_is_no_reason_for_a_loss_that_is_no_number(monkeypatch):
     """The last batch of an epoch may hold one source, so no mixtures for the linearity loss; the loss stays finite."""
     task = VQVAETraining(ImageVQVAE((1, 8, 8), num_codes=6, width=8, latent_dim=4), linearity=0.5)

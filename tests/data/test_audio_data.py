@@ -16,10 +16,10 @@ from tiny_datasets import noise, write, write_tiny_slakh
 from lass import LassError
 from lass.codecs import AudioVQVAE, ImageVQVAE
 from lass.data.audio.files import _low_pass, audio_info, read_segment, resampled_length, rms_db
-from lass.data.audio.module import SILENCE_DB, ClassPairing
+from lass.data.audio.module import SILENCE_DB, ClassTuples
 from lass.data.audio.slakh import Slakh
 from lass.data.module import check_sample_rate
-from lass.data.sources import FixedPairs, FreshPairs
+from lass.data.sources import FixedTuples, FreshTuples
 
 RATE = 8000
 
@@ -27,6 +27,24 @@ RATE = 8000
 @pytest.fixture
 def tiny(tmp_path):
     return write_tiny_slakh(tmp_path, seconds=2.0, rate=RATE)
+
+
+@pytest.fixture
+def trio(tiny):
+    """The tiny Slakh with a piano that is silent in the last quarter, and that the second song of training lacks."""
+    for part in ("train", "validation", "test"):
+        for number in range(2):
+            track = tiny / part / f"Track{number:05d}"
+            piano = noise(16_000, 7 + number)
+            piano[12_000:] = 0
+            write(track / "stems" / "S03.flac", piano, RATE)
+    metadata = yaml.safe_load((tiny / "train" / "Track00001" / "metadata.yaml").read_text())
+    del metadata["stems"]["S03"]
+    (tiny / "train" / "Track00001" / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return tiny
+
+
+TRIO = ["drums", "bass", "piano"]
 
 
 def data(root, tmp_path, **options):
@@ -162,41 +180,101 @@ def test_one_source_alone(tiny, tmp_path):
     assert len({each.identity("train") for each in (module, *others)}) == 4
 
 
+def test_any_class_of_the_metadata_can_be_a_source(trio, tmp_path):
+    module = data(trio, tmp_path, classes=["Bass", "Drums", "Piano"], source="PIANO", batch_size=2)
+    part = module.part("train")
+    assert {(chunk.song, chunk.start) for chunk in part.chunks} == {("Track00000", 2000 * i) for i in range(6)}
+    batch = next(iter(module.train_dataloader()))
+    assert batch.labels.tolist() == [2, 2]
+    whole = soundfile.read(trio / "train" / "Track00000" / "stems" / "S03.flac")[0]
+    start = part.chunks[4].start
+    np.testing.assert_allclose(part[4].signals[0], whole[start : start + 2000], atol=1e-6)
+    with pytest.raises(
+        LassError, match=r"source must be one of classes \(drums, bass\), not 'piano': add it to classes"
+    ):
+        data(trio, tmp_path, source="Piano")
+
+
+@pytest.mark.parametrize("classes", [["drums", "bass"], TRIO, ["piano", "drums"]])
 @pytest.mark.parametrize("pairing", ["aligned", "random"])
-def test_pairs_are_of_both_classes(tiny, tmp_path, pairing):
-    module = data(tiny, tmp_path, pairs=True, pairing=pairing, batch_size=2)
+def test_tuples_have_one_chunk_of_each_class(trio, tmp_path, pairing, classes):
+    module = data(trio, tmp_path, classes=classes, tuples=True, pairing=pairing, batch_size=2)
+    assert module.num_sources == len(classes)
     chunks = module.part("train").chunks
+    by_class = [{chunk[:2] for chunk in chunks if chunk.label == label} for label in range(len(classes))]
+    num_tuples = len(set.intersection(*by_class)) if pairing == "aligned" else min(map(len, by_class))
     loader, epochs = module.train_dataloader(), []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         epochs.append(list(loader.sampler))
-        for first, second in epochs[-1]:
-            assert (chunks[first].label, chunks[second].label) == (0, 1)
+        assert len(epochs[-1]) == num_tuples
+        for positions in epochs[-1]:
+            assert [chunks[i].label for i in positions] == list(range(len(classes)))
             if pairing == "aligned":
-                assert chunks[first][:2] == chunks[second][:2]
-        assert len({first for first, _ in epochs[-1]}) == len(epochs[-1])
-    same_pairs = set(epochs[0]) == set(epochs[1])
+                assert len({chunks[i][:2] for i in positions}) == 1
+        for of_class in zip(*epochs[-1], strict=True):  # each chunk at most once
+            assert len(set(of_class)) == num_tuples
+    same_tuples = set(epochs[0]) == set(epochs[1])
     assert epochs[0] != epochs[1]
-    assert same_pairs == (pairing == "aligned")
+    assert same_tuples == (pairing == "aligned")
     batch = next(iter(module.val_dataloader()))
-    assert batch.signals.shape == (2, 2, 1, 2000)
-    assert batch.labels.tolist() == [[0, 1], [0, 1]]
+    assert batch.signals.shape == (2, len(classes), 1, 2000)
+    assert batch.labels.tolist() == [list(range(len(classes)))] * 2
 
 
 def test_mixtures_are_aligned_seeded_and_at_most_as_many(tiny, tmp_path):
     module = data(tiny, tmp_path, predict_split="test")
-    pairs = module.mixture_pairs()
+    pairs = module.mixture_tuples()
     chunks = module.part("test").chunks
     assert all(chunks[first][:2] == chunks[second][:2] for first, second in pairs.tolist())
     starts = {chunks[first].start for first in pairs[:, 0].tolist()}
     assert starts == {0, 2000, 8000, 10000, 12000, 14000}  # the drums are silent from 4000 to 8000
-    few = data(tiny, tmp_path, most_mixtures=5).mixture_pairs()
+    few = data(tiny, tmp_path, most_mixtures=5).mixture_tuples()
     assert torch.equal(few, pairs[:5])
     other = data(tiny, tmp_path, most_mixtures=5, split_seed=1)
-    assert places(other, other.mixture_pairs()) != places(module, few)
+    assert places(other, other.mixture_tuples()) != places(module, few)
     assert {song for song, _ in places(module, few)} == {"Track00000", "Track00001"}  # not only the first song
     signals = next(iter(module.predict_dataloader())).signals
     assert signals.shape[1:] == (2, 1, 2000)
+
+
+def test_mixtures_of_three_are_where_all_three_sound(trio, tmp_path):
+    module = data(trio, tmp_path, classes=TRIO)
+    tuples, chunks = module.mixture_tuples(), module.part("test").chunks
+    # The drums are silent from 4000 to 8000, the piano from 12000 to 16000.
+    expected = {(f"Track{number:05d}", start) for number in range(2) for start in (0, 2000, 8000, 10000)}
+    assert {chunks[i][:2] for i in tuples[:, 0].tolist()} == expected
+    assert len(tuples) == len(expected)
+    for positions in tuples.tolist():
+        assert len({chunks[i][:2] for i in positions}) == 1
+        assert [chunks[i].label for i in positions] == [0, 1, 2]
+    batch = module.predict_dataloader().dataset.__getitems__([3])
+    song, start, _ = chunks[tuples[3, 0]]
+    for source, stems in enumerate((("S00", "S02"), ("S01",), ("S03",))):
+        whole = sum(soundfile.read(trio / "test" / song / "stems" / f"{stem}.flac")[0] for stem in stems)
+        np.testing.assert_allclose(batch.signals[0, source, 0], whole[start : start + 2000], atol=1e-6)
+
+    (stored,) = (tmp_path / "cache").glob("*mixtures*.csv")
+    assert stored.read_text().splitlines()[0] == "mixture,song,start_seconds"
+    lines = stored.read_text().splitlines()
+    reverse = tmp_path / "reverse.csv"
+    reverse.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    again = data(trio, tmp_path, classes=TRIO, mixtures=str(reverse))
+    assert torch.equal(again.mixture_tuples(), tuples.flip(0))
+    reverse.write_text(f"{lines[0]}\n0,Track00001,1.5\n")  # drums and bass sound there, but no piano
+    assert len(data(trio, tmp_path, mixtures=str(reverse)).mixture_tuples()) == 1
+    with pytest.raises(LassError, match=r"'Track00001' at 1.5 s, where drums and bass and piano do not all sound"):
+        data(trio, tmp_path, classes=TRIO, mixtures=str(reverse)).mixture_tuples()
+
+
+def test_classes_that_never_sound_together_are_refused(trio, tmp_path):
+    for stem, num_silent in (("S00", 16_000), ("S02", 12_000)):  # drums only where the piano is silent
+        drums = noise(16_000, 3)
+        drums[:num_silent] = 0
+        write(trio / "train" / "Track00000" / "stems" / f"{stem}.flac", drums, RATE)
+    module = data(trio, tmp_path, classes=TRIO, tuples=True)
+    with pytest.raises(LassError, match=r"In no train chunk in .* drums and bass and piano all sound: expected some"):
+        module.train_dataloader()
 
 
 def places(module, pairs):
@@ -207,19 +285,19 @@ def places(module, pairs):
 def test_mixtures_are_stored_with_songs_and_times(tiny, tmp_path):
     """Names and times keep a list valid when songs are added, and reveal a list of other data."""
     module = data(tiny, tmp_path)
-    drawn = places(module, module.mixture_pairs())
+    drawn = places(module, module.mixture_tuples())
     (stored,) = (tmp_path / "cache").glob("*mixtures*.csv")
     lines = stored.read_text().splitlines()
     assert lines[:2] == ["mixture,song,start_seconds", f"0,{drawn[0][0]},{drawn[0][1] / RATE}"]
     stored.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     again = data(tiny, tmp_path)
-    assert places(again, again.mixture_pairs()) == drawn[::-1]  # the stored order is used
+    assert places(again, again.mixture_tuples()) == drawn[::-1]  # the stored order is used
     named = data(tiny, tmp_path, split_seed=7, mixtures=str(stored))
-    assert places(named, named.mixture_pairs()) == drawn[::-1]
-    with pytest.raises(LassError, match=r"names 'Track0000\d' at .* s, where drums and bass do not both sound"):
-        data(tiny, tmp_path, mixtures=str(stored), seconds=0.2).mixture_pairs()
+    assert places(named, named.mixture_tuples()) == drawn[::-1]
+    with pytest.raises(LassError, match=r"names 'Track0000\d' at .* s, where drums and bass do not all sound"):
+        data(tiny, tmp_path, mixtures=str(stored), seconds=0.2).mixture_tuples()
     with pytest.raises(LassError, match="no list of test mixtures"):
-        data(tiny, tmp_path, mixtures="nowhere.csv").mixture_pairs()
+        data(tiny, tmp_path, mixtures="nowhere.csv").mixture_tuples()
 
 
 def test_a_set_without_parts_is_divided(tiny, tmp_path):
@@ -238,12 +316,27 @@ def test_a_set_without_parts_is_divided(tiny, tmp_path):
     assert len(set.union(*parts)) == 20
 
 
-def test_ranks_share_pairs():
-    shares = [list(ClassPairing([0, 1, 2, 3, 4], [5, 6, 7], False, 2, rank, seed=1)) for rank in (0, 1)]
-    pairs = [pair for share in shares for pair in share if pair is not None]
+def test_ranks_share_tuples():
+    positions = [[0, 1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11]]
+    shares = [list(ClassTuples(positions, False, 2, rank, seed=1)) for rank in (0, 1)]
+    tuples = [chosen for share in shares for chosen in share if chosen is not None]
     assert len(shares[0]) == len(shares[1]) == 2
-    assert len(pairs) == len(set(pairs)) == 3
-    assert {second for _, second in pairs} == {5, 6, 7}
+    assert len(tuples) == 3
+    for used, of_class in zip(zip(*tuples, strict=True), positions, strict=True):
+        assert len(set(used)) == 3
+        assert set(used) <= set(of_class)
+    aligned = [[0, 1, 2], [5, 3, 4], [8, 6, 7]]
+    assert sorted(ClassTuples(aligned, True, seed=1)) == [(0, 5, 8), (1, 3, 6), (2, 4, 7)]
+
+
+def test_tuples_of_two_classes_are_those_of_earlier_versions():
+    def one_epoch(aligned):
+        sampler = ClassTuples([[0, 1, 2, 3, 4], [9, 8, 7, 6, 5]], aligned, seed=4)
+        sampler.set_epoch(2)
+        return list(sampler)
+
+    assert one_epoch(True) == [(0, 9), (2, 7), (1, 8), (3, 6), (4, 5)]
+    assert one_epoch(False) == [(0, 5), (2, 7), (1, 9), (3, 6), (4, 8)]
 
 
 def test_songs_that_were_replaced_are_looked_at_again(tiny, tmp_path):
@@ -254,10 +347,10 @@ def test_songs_that_were_replaced_are_looked_at_again(tiny, tmp_path):
     assert data(tiny, tmp_path).identity("train") != before
 
 
-def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
-    """Example: with 17 pairs, two ranks and batches of 8, the last batch of the second rank is padding only."""
+def test_a_batch_of_padding_only_has_no_tuples(tiny, tmp_path):
+    """Example: with 17 tuples, two ranks and batches of 8, the last batch of the second rank is padding only."""
     chunks = data(tiny, tmp_path).part("train")
-    for dataset in (FreshPairs(chunks), FixedPairs(chunks, torch.tensor([[0, 1]]))):
+    for dataset in (FreshTuples(chunks, 2), FixedTuples(chunks, torch.tensor([[0, 1]]))):
         batch = dataset.__getitems__([None])
         assert batch.signals.shape == (0, 2, 1, RATE // 4)
         assert batch.labels.shape == (0, 2)
@@ -269,10 +362,14 @@ def test_a_batch_of_padding_only_has_no_pairs(tiny, tmp_path):
     ("options", "words"),
     [
         ({"classes": ["drums", "organ"]}, "no chunk of 0.25 s in which organ is louder"),
-        ({"classes": ["drums"]}, "classes must name two"),
-        ({"classes": ["drums", "Drums"]}, "classes must name two"),
-        ({"source": "piano"}, "source must be one of drums, bass, not 'piano'"),
-        ({"source": "bass", "pairs": True}, "Pairs need chunks of both classes"),
+        ({"classes": ["drums"]}, "classes must name two to 64 different classes, not drums"),
+        ({"classes": ["drums", "Drums"]}, "classes must name two to 64 different classes, not drums, drums"),
+        ({"classes": ["drums", "bass", "Drums"]}, "classes must name two to 64 different classes"),
+        ({"source": "guitar"}, r"source must be one of classes \(drums, bass\), not 'guitar': add it to classes"),
+        ({"source": "bass", "tuples": True}, "Tuples need chunks of all classes: leave out source"),
+        ({"weights": [0.2, 0.3, 0.5]}, "weights must be 2 numbers"),
+        ({"weights": [1.0, 1.0]}, "weights must have a sum of at most 1"),
+        ({"tuples": True, "batch_size": 50}, "fewer than one batch of 50 tuples of 2 chunks"),
         ({"seconds": 0.0}, "seconds must be a number, above 0"),
         ({"seconds": math.nan}, "seconds must be a number, above 0"),
         ({"seconds": 1e300}, "seconds must be a number, above 0, at most 3600"),

@@ -197,7 +197,7 @@ def test_stored_mixtures_do_not_fit_when_test_images_are_left_out(root):
 def test_codes_are_kept_apart_by_what_the_images_were_made_of(root):
     identities = {celeba(root, **settings).identity("train") for settings in ({}, {"size": 16}, {"mirror": True})}
     assert len(identities) == 3
-    assert celeba(root, batch_size=3, pairs=True).identity("train") in identities
+    assert celeba(root, batch_size=3, tuples=True).identity("train") in identities
     partition = root / "celeba" / "list_eval_partition.txt"
     partition.write_text(partition.read_text().replace("000001.jpg 0", "000001.jpg 2"))
     assert celeba(root).identity("train") not in identities
@@ -251,8 +251,8 @@ def test_validation_images_are_not_taken_from_training(root):
     assert len(celeba(root).part("train")) == 6
 
 
-@pytest.mark.parametrize(("pairs", "needed"), [(False, "7 images"), (True, "7 pairs")])
-def test_fewer_images_than_a_batch_are_refused(root, pairs, needed):
-    data: ImageDataModule = celeba(root, batch_size=7, pairs=pairs)
+@pytest.mark.parametrize(("tuples", "needed"), [(False, "7 images"), (True, "7 tuples of 2 images")])
+def test_fewer_images_than_a_batch_are_refused(root, tuples, needed):
+    data: ImageDataModule = celeba(root, batch_size=7, tuples=tuples)
     with pytest.raises(LassError, match=f"There are 6 training images, fewer than one batch of {needed}"):
         data.train_dataloader()

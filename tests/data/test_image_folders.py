@@ -16,7 +16,7 @@ from lass.cli.main import main
 from lass.data.images.celebahq import CelebAHQ, match_names
 from lass.data.images.folder import read_square
 from lass.data.images.imagenet import ImageNet
-from lass.data.mixture_lists import write_pairs
+from lass.data.mixture_lists import write_tuples
 
 
 def by_hand(path, size):
@@ -213,7 +213,7 @@ def test_only_the_images_that_are_asked_for_are_opened(tmp_path, opened):
     data.setup("predict")
     mixtures = data.predict_dataloader()
     assert not opened
-    pairs, files = data.mixture_pairs(), data.part("test")
+    pairs, files = data.mixture_tuples(), data.part("test")
     for number, batch in enumerate(mixtures):
         assert opened == [files.names[i].decode().split("/")[1] for i in pairs[number].tolist()]
         assert torch.equal(batch.labels[0], files.labels[pairs[number]])
@@ -223,7 +223,7 @@ def test_only_the_images_that_are_asked_for_are_opened(tmp_path, opened):
 
 def test_processes_load_what_one_process_loads(tmp_path):
     write_tiny_celebahq(tmp_path)
-    settings = {"size": 16, "batch_size": 2, "pairs": True, "num_validation": 2}
+    settings = {"size": 16, "batch_size": 2, "tuples": True, "num_validation": 2}
     alone, shared = (CelebAHQ(str(tmp_path / "celebahq"), num_workers=num, **settings) for num in (0, 2))
     for loader in ("train_dataloader", "val_dataloader"):
         for one, other in zip(getattr(alone, loader)(), getattr(shared, loader)(), strict=True):
@@ -234,10 +234,10 @@ def test_processes_load_what_one_process_loads(tmp_path):
 def test_mixtures_are_drawn_or_stored(tmp_path):
     write_tiny_celebahq(tmp_path)
     root = str(tmp_path / "celebahq")
-    drawn = CelebAHQ(root, size=16).mixture_pairs()
+    drawn = CelebAHQ(root, size=16).mixture_tuples()
     assert drawn.shape == (2, 2)
-    write_pairs(tmp_path / "pairs.csv", drawn.flip(0))
-    assert torch.equal(CelebAHQ(root, size=16, mixtures=str(tmp_path / "pairs.csv")).mixture_pairs(), drawn.flip(0))
+    write_tuples(tmp_path / "pairs.csv", drawn.flip(0))
+    assert torch.equal(CelebAHQ(root, size=16, mixtures=str(tmp_path / "pairs.csv")).mixture_tuples(), drawn.flip(0))
     validation = CelebAHQ(root, size=16, num_validation=3, predict_split="validation", num_mixtures=1)
     assert len(validation.predict_dataloader().dataset) == 1
     assert validation.predict_dataloader().dataset.sources is validation.part("validation")
@@ -249,7 +249,7 @@ def test_codes_are_kept_apart_by_what_the_images_were_made_of(tmp_path):
     variants = ({}, {"size": 16}, {"split_seed": 1}, {"num_validation": 3})
     identities = [CelebAHQ(root, **settings).identity("train") for settings in variants]
     assert len(set(identities)) == len(variants)
-    assert CelebAHQ(root, batch_size=3, pairs=True).identity("train") == identities[0]
+    assert CelebAHQ(root, batch_size=3, tuples=True).identity("train") == identities[0]
     assert CelebAHQ(root).identity("test") != CelebAHQ(root).identity("validation")
     with open(tmp_path / "celebahqtrain.txt", "a") as file:
         file.write((tmp_path / "celebahqvalidation.txt").read_text().splitlines()[0] + "\n")

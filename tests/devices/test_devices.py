@@ -12,7 +12,7 @@ from simulated_device import DEVICES, REFUSED_IN_BACKWARD, SIMULATED
 
 from lass import SparseCounts
 from lass.codecs import VQGAN, AudioVQVAE, ImageVQVAE, JukeboxVQVAE
-from lass.data.sources import SourcePairs
+from lass.data.sources import SourceTuples
 from lass.devices.numerics import running_sum
 from lass.likelihood.ranks import of_all_ranks
 from lass.metrics import ImageFeatures, MeanAndDeviation, spectral_distance
@@ -210,7 +210,7 @@ def test_a_batch_of_padding_only_counts_nothing(chain):
         raise AssertionError("the codec was asked")
 
     counting.codec.encode = counting.codec.encode_latents = unwanted
-    nothing = SourcePairs(torch.zeros(0, 2, 1, 16, 16), torch.zeros(0, 2).long(), torch.zeros(0).long())
+    nothing = SourceTuples(torch.zeros(0, 2, 1, 16, 16), torch.zeros(0, 2).long(), torch.zeros(0).long())
     counting._likelihood = object()
     counting.training_step(nothing)
     counting.validation_step(nothing)

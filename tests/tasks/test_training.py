@@ -27,7 +27,7 @@ from lass.data.codes import CodeSequences, CodeShard, write_codes
 from lass.data.sources import Sources
 from lass.errors import LassError
 from lass.priors import TransformerPrior
-from lass.tasks import EncodedSources, PriorTraining, VQVAETraining
+from lass.tasks import EncodedSources, LikelihoodCounting, PriorTraining, VQVAETraining
 from lass.tasks.checkpoints import AtomicCheckpointIO
 
 # 48 images in batches of 10 are five batches per epoch; 30 steps are six epochs.
@@ -561,3 +561,68 @@ def test_the_exported_description_is_complete(tmp_path):
     facts = json.loads((tmp_path / f"run/codec/{CONFIG_FILE}").read_text())
     assert facts["config"] == module.artifact.config
     assert isinstance(load_artifact(tmp_path / "run/codec", "codec"), ImageVQVAE)
+
+
+def quiet_trainer(root, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=root, **{**quiet, **options})
+
+
+@pytest.mark.parametrize("weights", [None, [0.7, 0.2]])
+def test_counted_mixtures_have_the_weights_of_the_data(weights, tmp_path):
+    task = LikelihoodCounting(codec_folder(tmp_path), latents=True, symmetric=weights is None)
+    data, same = (Noise(tuples=True, batch_size=24, weights=weights) for _ in range(2))
+    seed_everything(0, verbose=False)
+    quiet_trainer(tmp_path / "run", max_epochs=1, limit_val_batches=0).fit(task, data)
+    seed_everything(0, verbose=False)
+    (batch,) = same.train_dataloader()
+    first, second = batch.signals.unbind(1)
+    gains = weights or [0.5, 0.5]
+    mixture = gains[0] * first + gains[1] * second
+    codec = task.codec
+    triples = torch.stack([codec.encode(x).flatten() for x in (first, second, mixture)], 1)
+    if weights is None:  # counted in both orders
+        triples = torch.cat([triples, triples[:, [1, 0, 2]]])
+    expected = {tuple(triple) for triple in triples.tolist()}
+    likelihood = task.counts.likelihood()
+    every = torch.cartesian_prod(*(torch.arange(NUM_CODES) for _ in range(3)))
+    counted = likelihood.contains(*every.unbind(1))
+    # Rounding can change a code only where two are equally near.
+    assert {tuple(triple) for triple in every[counted].tolist()} == expected
+    sums = task.moments.state_dict()["sums"].sum(0)
+    latents = codec.encode_latents(mixture).double()
+    torch.testing.assert_close(sums.double(), latents.sum((0, 2, 3)).detach(), rtol=1e-4, atol=1e-3)
+
+
+def test_both_orders_of_unequal_weights_are_not_counted(tmp_path):
+    task = LikelihoodCounting(codec_folder(tmp_path))
+    with pytest.raises(LassError, match=r"weights, but the data's are 0.7, 0.3: set --model.symmetric=false"):
+        quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, Noise(tuples=True, weights=[0.7, 0.3]))
+
+
+def test_codecs_of_more_sources_than_weights_are_refused(tmp_path):
+    task = VQVAETraining(ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4), linearity_sources=3)
+    with pytest.raises(LassError, match=r"weights of 2 sources, but linearity_sources is 3: make it smaller"):
+        quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, Noise(weights=[0.7, 0.3]))
+
+
+def test_a_codec_of_three_sources_is_trained_and_validated_on_their_mixtures(tmp_path, monkeypatch):
+    """Mixtures have the data's weights, and validation mixtures have three sources."""
+    task = VQVAETraining(ImageVQVAE((1, 8, 8), NUM_CODES, width=8, latent_dim=4), linearity=0.1, linearity_sources=3)
+    data, same = (Noise(num_sources=3, weights=[0.5, 0.3, 0.2], batch_size=12) for _ in range(2))
+    encoded = []
+    encode = task.artifact.encode
+    monkeypatch.setattr(task.artifact, "encode", lambda signals: encoded.append(signals) or encode(signals))
+    quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, data)
+    (batch,) = same.val_dataloader()
+    sources, mixtures = encoded[-2:]
+    assert torch.equal(sources, batch.signals)
+    for i in range(12):
+        expected = 0.5 * sources[i] + 0.3 * sources[i - 1] + 0.2 * sources[i - 2]
+        torch.testing.assert_close(mixtures[i], expected, atol=1e-6, rtol=0)  # a few roundings of numbers below 1
+
+
+def test_counting_is_for_two_sources(tmp_path):
+    task = LikelihoodCounting(codec_folder(tmp_path))
+    with pytest.raises(LassError, match=r"mixtures of two sources, but the data gives 3: set --data.num_sources=2"):
+        quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, Noise(tuples=True, num_sources=3, batch_size=4))

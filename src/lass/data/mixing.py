@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,3 +38,43 @@ def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -
         raise LassError(f"expected one weight for each of {num_sources} sources, got {len(weights)}")
     weighted = [weight * source for weight, source in zip(weights, sources.unbind(dim), strict=True)]
     return torch.stack(weighted).sum(0)
+
+
+def partial_weights(weights: Sequence[float] | None, num_sources: int) -> list[float] | None:
+    """Weights of a mixture of the first sources only: their weights, rescaled to the sum of all weights.
+
+    Args:
+        weights: One weight per source, or None for the mean.
+        num_sources: Number of sources in the partial mixture.
+
+    Returns:
+        `num_sources` weights, or None for the mean.
+
+    Raises:
+        LassError: if there are fewer weights than `num_sources`.
+
+    Example:
+        >>> partial_weights([0.25, 0.25, 0.5], 2)
+        [0.5, 0.5]
+    """
+    if weights is None:
+        return None
+    if len(weights) < num_sources:
+        raise LassError(f"expected a weight for each of {num_sources} sources, got {len(weights)}")
+    scale = math.fsum(weights) / math.fsum(weights[:num_sources])
+    return [scale * weight for weight in weights[:num_sources]]
+
+
+def mix_neighbours(signals: Tensor, num_sources: int = 2, weights: Sequence[float] | None = None) -> Tensor:
+    """Mix each signal of a shuffled batch with the `num_sources` - 1 signals before it, cyclically.
+
+    Args:
+        signals: Signals or latents, (batch, channels, *space).
+        num_sources: Number of sources per mixture.
+        weights: Weights of `num_sources` or more sources, see `partial_weights`; None for the mean.
+
+    Returns:
+        One mixture per signal, shaped like `signals`.
+    """
+    partners = [signals.roll(shift, dims=0) for shift in range(1, num_sources)]
+    return mix(torch.stack([signals, *partners], 1), partial_weights(weights, num_sources))

@@ -1,4 +1,4 @@
-"""Datasets of single sources and of source pairs, with batched access."""
+"""Datasets of single sources and of source tuples, with batched access."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Sources(NamedTuple):
     labels: Tensor  # (batch,) long
 
 
-class SourcePairs(NamedTuple):
-    """A batch of source tuples to be mixed."""
+class SourceTuples(NamedTuple):
+    """A batch of tuples of sources to be mixed."""
 
     signals: Tensor  # (batch, sources, channels, *space) float
     labels: Tensor  # (batch, sources) long
-    indices: Tensor  # (batch,) long: position in the list of mixtures; -1 for pairs without a list
+    indices: Tensor  # (batch,) long: position in the list of mixtures; -1 for tuples without a list
 
 
 @runtime_checkable
@@ -119,49 +119,54 @@ class MirroredSources(ImageSources):
         return f"mirrored-{super().fingerprint()}"
 
 
-class FreshPairs(Dataset):
-    """Dataset of pairs indexed by the positions of both sources, as drawn by `RandomPairing` or `ClassPairing`."""
-
-    def __init__(self, sources: BatchedDataset) -> None:
-        self.sources = sources
-
-    def __len__(self) -> int:
-        return len(self.sources) // 2
-
-    def __getitems__(self, pairs: list[tuple[int, int] | None]) -> SourcePairs:
-        """The pairs as one batch. None (padding) is skipped, so a batch of padding is empty."""
-        there = [pair for pair in pairs if pair is not None]
-        first, second = [pair[0] for pair in there], [pair[1] for pair in there]
-        return _pairs(self.sources, first, second, torch.full((len(there),), -1))
-
-
-class FixedPairs(Dataset):
-    """Dataset of a fixed list of pairs.
+class FreshTuples(Dataset):
+    """Dataset of tuples indexed by the positions of their sources, as drawn by `RandomTuples` or `ClassTuples`.
 
     Args:
         sources: Dataset of the single sources.
-        pairs: Positions in `sources`, (num_mixtures, 2).
+        num_sources: Number S of sources per tuple.
     """
 
-    def __init__(self, sources: BatchedDataset, pairs: Int[Tensor, "num_mixtures 2"]) -> None:
-        self.sources, self.pairs = sources, pairs
+    def __init__(self, sources: BatchedDataset, num_sources: int) -> None:
+        self.sources, self.num_sources = sources, num_sources
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.sources) // self.num_sources
 
-    def __getitems__(self, indices: list[int | None]) -> SourcePairs:
-        """The pairs at `indices` as one batch. None (padding) is skipped, so a batch of padding is empty."""
+    def __getitems__(self, tuples: list[tuple[int, ...] | None]) -> SourceTuples:
+        """The tuples as one batch. None (padding) is skipped, so a batch of padding is empty."""
+        there = [positions for positions in tuples if positions is not None]
+        positions = torch.tensor(there, dtype=torch.long).view(-1, self.num_sources)
+        return _read(self.sources, positions, torch.full((len(there),), -1))
+
+
+class FixedTuples(Dataset):
+    """Dataset of a fixed list of tuples.
+
+    Args:
+        sources: Dataset of the single sources.
+        tuples: Positions in `sources`, (num_mixtures, num_sources).
+    """
+
+    def __init__(self, sources: BatchedDataset, tuples: Int[Tensor, "num_mixtures num_sources"]) -> None:
+        self.sources, self.tuples = sources, tuples
+
+    def __len__(self) -> int:
+        return len(self.tuples)
+
+    def __getitems__(self, indices: list[int | None]) -> SourceTuples:
+        """The tuples at `indices` as one batch. None (padding) is skipped, so a batch of padding is empty."""
         chosen = torch.tensor([index for index in indices if index is not None], dtype=torch.long)
-        first, second = self.pairs[chosen].T.tolist()
-        return _pairs(self.sources, first, second, chosen)
+        return _read(self.sources, self.tuples[chosen], chosen)
 
 
-def _pairs(sources: BatchedDataset, first: list[int], second: list[int], indices: Int[Tensor, " batch"]) -> SourcePairs:
-    if not first:  # datasets need not support empty batches: slice one from a non-empty batch
-        something = _pairs(sources, [0], [0], torch.zeros(1, dtype=torch.long))
-        return SourcePairs(*(field[:0] for field in something))
-    a, b = sources.__getitems__(first), sources.__getitems__(second)
-    return SourcePairs(torch.stack([a.signals, b.signals], 1), torch.stack([a.labels, b.labels], 1), indices)
+def _read(
+    sources: BatchedDataset, positions: Int[Tensor, "batch num_sources"], indices: Int[Tensor, " batch"]
+) -> SourceTuples:
+    # Datasets need not support empty batches: an empty batch is cut from one with the first source.
+    signals, labels = sources.__getitems__(positions.flatten().tolist() or [0])
+    signals, labels = signals[: positions.numel()], labels[: positions.numel()]
+    return SourceTuples(signals.reshape(*positions.shape, *signals.shape[1:]), labels.reshape(positions.shape), indices)
 
 
 def identity_collate(batch):

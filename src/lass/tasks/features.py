@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lass.data.mixing import mix
+from lass.data.mixing import mix_neighbours
+from lass.data.module import weights_of
 from lass.data.sources import Sources
 from lass.errors import check_number
 from lass.metrics import ImageFeatures
+from lass.tasks.trainer import datamodule_of
 from lass.tasks.training import TrainingTask, at_least_float32
 
 NUM_PROJECTED = 64  # dimension of the projection in which views are compared
@@ -22,8 +24,8 @@ class FeatureTraining(TrainingTask):
     """Trains ImageFeatures with a contrastive loss and saves them to `<default_root_dir>/features`.
 
     Two random views of an image are trained to be more similar than views of different images. Half of the images are
-    mixtures of two, so that the features distinguish mixtures from sources: a Fréchet distance between estimates and
-    sources has to detect residual mixing.
+    mixtures of two, with the mixing weights of the data module, so that the features distinguish mixtures from sources:
+    a Fréchet distance between estimates and sources has to detect residual mixing.
 
     Args:
         features: Network to be trained.
@@ -44,8 +46,13 @@ class FeatureTraining(TrainingTask):
         super().__init__(features, "val/top_1", "max", learning_rate, warmup_steps)
         check_number("temperature", temperature, above=0)
         self.temperature = temperature
+        self.weights: list[float] | None = None  # of the data module
         # The loss acts on a projection that is not exported: the features can keep what the projection discards.
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(features.num_features, NUM_PROJECTED))
+
+    def setup(self, stage: str) -> None:
+        """Take the mixing weights of the data."""
+        self.weights = weights_of(datamodule_of(self.trainer))
 
     def training_step(self, batch: Sources) -> Tensor:
         """Compute the loss: cross-entropy of identifying the other view of each image among all views."""
@@ -61,7 +68,7 @@ class FeatureTraining(TrainingTask):
 
     def _compare(self, sources: Tensor) -> tuple[Tensor, Tensor]:
         half = len(sources) // 2
-        mixtures = mix(torch.stack([sources, sources.roll(1, dims=0)], 1))[:half]
+        mixtures = mix_neighbours(sources, weights=self.weights)[:half]
         images = torch.cat([mixtures, sources[half:]])
         views = torch.cat([random_view(at_least_float32(images)) for _ in range(2)]).to(sources.dtype)
         vectors = F.normalize(at_least_float32(self.projection(self.artifact(views))), dim=1)

@@ -15,8 +15,8 @@ from torchmetrics import MeanMetric
 from lass.artifacts import fingerprint
 from lass.codecs import VQGAN, LatentCodec, codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.module import check_sample_rate
-from lass.data.sources import SourcePairs, Sources
+from lass.data.module import check_sample_rate, weights_of
+from lass.data.sources import Sources, SourceTuples
 from lass.errors import LassError
 from lass.likelihood import LatentMoments, SparseCounts
 from lass.likelihood.ranks import of_all_ranks
@@ -51,12 +51,14 @@ class LikelihoodCounting(LightningModule):
         codec: Folder of the codec.
         latents: Whether to accumulate the moments of the mixture's latents for each pair of source codes, for a
             LatentLikelihood.
-        symmetric: Whether to count both orders of a pair; false if the sources are of different kinds.
+        symmetric: Whether to count both orders of a pair; false if the sources are of different kinds or have different
+            weights in the mixture.
         min_coverage_gain: Stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
             less than this from one validation to the next; null counts to the last epoch.
 
     Raises:
-        LassError: if `latents` is true and the codec has no suitable latents.
+        LassError: if `latents` is true and the codec has no suitable latents; in `fit`, if `symmetric` is true and the
+            mixing weights of the data differ, or if mixtures have more than two sources.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
@@ -72,6 +74,7 @@ class LikelihoodCounting(LightningModule):
         self.codec.requires_grad_(False)
         self.codec_fingerprint = fingerprint(self.codec)  # before the trainer's precision converts it
         self.latents, self.symmetric = latents, symmetric
+        self.weights: list[float] | None = None  # of the data module
         if latents and (not isinstance(self.codec, LatentCodec) or codebook_of(self.codec) is None):
             raise LassError(
                 f"A {type(self.codec).__name__} gives no latents of a signal: set --model.latents=false to count codes."
@@ -89,8 +92,15 @@ class LikelihoodCounting(LightningModule):
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Check that the data has the codec's sample rate."""
-        check_sample_rate(datamodule_of(self.trainer), self.codec)
+        """Check that the data has the codec's sample rate, and mixing weights that suit `symmetric`."""
+        data = datamodule_of(self.trainer)
+        check_sample_rate(data, self.codec)
+        self.weights = weights_of(data)
+        if self.symmetric and self.weights is not None and len(set(self.weights)) > 1:
+            raise LassError(
+                "Counting both orders of a pair needs equal mixing weights, but the data's are "
+                f"{', '.join(f'{weight:g}' for weight in self.weights)}: set --model.symmetric=false."
+            )
 
     def configure_optimizers(self) -> None:
         """Return no optimizer, because counting has no gradient."""
@@ -120,14 +130,14 @@ class LikelihoodCounting(LightningModule):
         if self.moments is not None:
             self.moments, self._fresh_moments = self.moments.to(self.device), self._no_moments()
 
-    def training_step(self, batch: SourcePairs | Sources) -> None:
+    def training_step(self, batch: SourceTuples | Sources) -> None:
         """Encode both sources and their mixture, and count the triple of codes at every position."""
         if not len(batch.signals):  # this rank has no pairs left
             return
         first, second, mixture = self._encode(batch)
         self._fresh_counts.add(first, second, mixture)
         if self._fresh_moments is not None:
-            latents = self.codec.encode_latents(mix(batch.signals))
+            latents = self.codec.encode_latents(mix(batch.signals, self.weights))
             self._fresh_moments.add(first.flatten(), second.flatten(), latents.movedim(1, -1).flatten(0, -2))
 
     def on_validation_epoch_start(self) -> None:
@@ -135,7 +145,7 @@ class LikelihoodCounting(LightningModule):
         self._merge_fresh_counts()
         self._likelihood = self.counts.likelihood() if self.counts.num_triples else None
 
-    def validation_step(self, batch: SourcePairs | Sources) -> None:
+    def validation_step(self, batch: SourceTuples | Sources) -> None:
         """Compute the fraction of held-out triples that were counted before, and the mean log likelihood of these."""
         if self._likelihood is None or not len(batch.signals):  # nothing is counted yet, or the rank has no pairs left
             return
@@ -203,11 +213,16 @@ class LikelihoodCounting(LightningModule):
         if self.moments is not None:
             self.moments.load_state_dict(checkpoint["moments"])
 
-    def _encode(self, batch: SourcePairs | Sources) -> tuple[Tensor, Tensor, Tensor]:
-        if not isinstance(batch, SourcePairs):
-            raise LassError("Counting needs pairs of sources, but the data gives single ones: set --data.pairs=true.")
+    def _encode(self, batch: SourceTuples | Sources) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(batch, SourceTuples):
+            raise LassError("Counting needs tuples of sources, but the data gives single ones: set --data.tuples=true.")
+        if (num_sources := batch.signals.shape[1]) != 2:
+            raise LassError(
+                f"Counting is for mixtures of two sources, but the data gives {num_sources}: set --data.num_sources=2, "
+                "or for audio two --data.classes."
+            )
         first, second = batch.signals.unbind(1)
-        mixture = mix(batch.signals)
+        mixture = mix(batch.signals, self.weights)
         return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
 
     def _no_counts(self) -> SparseCounts:

@@ -15,8 +15,8 @@ from torchmetrics import CatMetric
 from lass.artifacts import fingerprint
 from lass.codecs import ImageCodec, codebook_of, load_codec
 from lass.data.mixing import mix
-from lass.data.module import SourceDataModule, check_sample_rate
-from lass.data.sources import SourcePairs
+from lass.data.module import SourceDataModule, check_sample_rate, weights_of
+from lass.data.sources import SourceTuples
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
 from lass.likelihood import SavableLikelihood, load_likelihood
@@ -173,7 +173,7 @@ class Separation(LightningModule):
         self.separator.to(self.device)  # after saving, which would copy everything back to the CPU
         self.trainer.strategy.barrier()
 
-    def predict_step(self, batch: SourcePairs) -> list[int]:
+    def predict_step(self, batch: SourceTuples) -> list[int]:
         """Separate the mixtures of a batch that have no stored results, store them, and update the scores of all.
 
         Returns:
@@ -191,7 +191,7 @@ class Separation(LightningModule):
                     "--trainer.default_root_dir, or replace them with --model.overwrite=true."
                 )
         if missing:
-            self._separate(SourcePairs(*(field[missing] for field in batch)))
+            self._separate(SourceTuples(*(field[missing] for field in batch)))
         stored, rows = zip(*(self.results.read(index) for index in indices), strict=True)
         for row in rows:
             for name, score in self._scores():
@@ -239,9 +239,9 @@ class Separation(LightningModule):
         """Print a summary, after the progress bar has closed."""
         print(describe_summary(self.results.root, self._summary))
 
-    def _separate(self, batch: SourcePairs) -> None:
+    def _separate(self, batch: SourceTuples) -> None:
         sources, indices = batch.signals, batch.indices.tolist()
-        mixtures = mix(sources)
+        mixtures = mix(sources, weights_of(datamodule_of(self.trainer)))
         conditions = batch.labels if self.conditional else None
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
@@ -284,7 +284,8 @@ class Separation(LightningModule):
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
         """Update the Fréchet distances; both arguments are (batch, sources, channels, height, width)."""
-        sets = (estimates.to(sources), mix(sources)[:, None].expand_as(sources), self._rebuilt(sources))
+        mixtures = mix(sources, weights_of(datamodule_of(self.trainer)))
+        sets = (estimates.to(sources), mixtures[:, None].expand_as(sources), self._rebuilt(sources))
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
         for _, distance in self._distances():
             distance.update(sources.flatten(0, 1), images)

@@ -108,7 +108,7 @@ def read_index(path: Path, songs: dict[str, Song], classes: list[str], hop: int)
             type(start) is type(label) is int
             and start >= 0
             and start % hop == 0
-            and label in (0, 1)
+            and 0 <= label < len(classes)
             and classes[label] in songs[song].stems
             for song, start, label in chunks
         )

@@ -1,4 +1,4 @@
-"""Base data module of audio datasets: non-silent chunks of songs, aligned or random pairs, stored mixtures."""
+"""Base data module of audio datasets: non-silent chunks of songs, aligned or random tuples, stored mixtures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lass.artifacts import write_json
 from lass.data.audio.chunks import AudioChunks, Chunk, Song, find_chunks, read_index
 from lass.data.audio.files import HIGHEST_RATE
 from lass.data.mixture_lists import read_places, write_places
-from lass.data.module import SourceDataModule, Split
-from lass.data.pair_samplers import ClassPairing
+from lass.data.module import MAX_SOURCES, SourceDataModule, Split
+from lass.data.tuple_samplers import ClassTuples
 from lass.errors import LassError, check_number
 
 MAX_SECONDS = 3600.0  # maximum length of a chunk
@@ -27,23 +27,25 @@ SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below a playing stem 
 
 
 class AudioDataModule(SourceDataModule):
-    """Base data module of songs with stems of two classes; subclasses define `songs`.
+    """Base data module of songs with stems of two or more classes; subclasses define `songs`.
 
     Args:
         root: Folder of the dataset.
-        classes: Names of the two classes to separate.
-        source: Load only chunks of this class, to train its prior; null for both classes.
+        classes: Names of the S classes to separate, two or more; a mixture has one source of each, in this order.
+        source: Load only chunks of this class, one of `classes`, to train its prior; null for all classes.
         sample_rate: Sample rate in Hz to which all files are resampled.
         seconds: Length of a chunk in seconds.
         hop_seconds: Distance between the starts of successive training chunks in seconds, so that chunks overlap if it
             is less than `seconds`; null for `seconds`. Validation and test chunks never overlap.
         silence_db: RMS threshold in dB of full scale; quieter chunks are left out.
-        pairing: Training pairs are chunks of one song and time ("aligned") or any two chunks ("random").
+        pairing: Training tuples are chunks of one song and time ("aligned") or any chunks ("random").
         cache: Folder of the index of chunks.
-        batch_size: Number of chunks, pairs or mixtures per batch.
-        pairs: Load pairs of one chunk per class for training and validation, as estimating the likelihood requires.
+        batch_size: Number of chunks, tuples or mixtures per batch.
+        tuples: Load tuples of one chunk per class for training and validation, as estimating the likelihood requires.
+        weights: Weight of each class in a mixture, S positive numbers; null for the mean, 1/S each. Their sum must not
+            exceed 1, so that mixtures stay in [-1, 1], full scale, to which audio files are clipped.
         split_seed: Seed of the choice of mixtures and of the order of chunks.
-        predict_split: Split whose mixtures `lass predict` separates. Mixtures are aligned: non-silent chunks of both
+        predict_split: Split whose mixtures `lass predict` separates. Mixtures are aligned: non-silent chunks of all
             classes from one song and time.
         mixtures: Path of a CSV file with stored test mixtures, `mixture,song,start_seconds`; null draws them.
         most_mixtures: Maximum number of mixtures to draw with `split_seed` and to store in `cache`; 450 in the paper.
@@ -67,7 +69,8 @@ class AudioDataModule(SourceDataModule):
         pairing: Literal["aligned", "random"] = "aligned",
         cache: str = "data/cache",
         batch_size: int = 16,
-        pairs: bool = False,
+        tuples: bool = False,
+        weights: list[float] | None = None,
         split_seed: int = 0,
         predict_split: Literal["test", "validation"] = "test",
         mixtures: str | None = None,
@@ -75,14 +78,25 @@ class AudioDataModule(SourceDataModule):
         num_mixtures: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, pairs, split_seed, predict_split, mixtures, num_mixtures, num_workers)
+        named = ", ".join(map(str, classes))
+        if not 2 <= len(classes) <= MAX_SOURCES or len(set(classes)) != len(classes):
+            raise LassError(f"classes must name two to {MAX_SOURCES} different classes, not {named}.")
+        super().__init__(
+            batch_size,
+            tuples,
+            len(classes),
+            weights,
+            split_seed,
+            predict_split,
+            mixtures,
+            num_mixtures,
+            num_workers,
+        )
         self.root, self.classes, self.source, self.cache = Path(root), list(classes), source, Path(cache)
-        if len(self.classes) != 2 or len(set(self.classes)) != 2:
-            raise LassError(f"classes must name two classes to be told apart, not {', '.join(map(str, self.classes))}.")
         if source is not None and source not in self.classes:
-            raise LassError(f"source must be one of {', '.join(self.classes)}, not {source!r}.")
-        if source is not None and pairs:
-            raise LassError("Pairs need chunks of both classes: leave out source.")
+            raise LassError(f"source must be one of classes ({named}), not {source!r}: add it to classes.")
+        if source is not None and tuples:
+            raise LassError("Tuples need chunks of all classes: leave out source.")
         if pairing not in ("aligned", "random"):
             raise LassError(f"pairing must be aligned or random, not {pairing!r}.")
         check_number("sample_rate", sample_rate, at_least=1, at_most=HIGHEST_RATE, whole=True)
@@ -132,54 +146,57 @@ class AudioDataModule(SourceDataModule):
         """See `SourceDataModule`."""
         return f"{self._index_file(part).stem}-{self.source or 'all'}"
 
-    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> ClassPairing:
-        """Sampler of pairs of one chunk per class, aligned or random."""
+    def fresh_tuples(self, num_ranks: int, rank: int, seed: int) -> ClassTuples:
+        """Sampler of tuples of one chunk per class, aligned or random."""
         aligned = self.pairing == "aligned"
-        first, second = self._aligned("train") if aligned else self._by_class("train")
-        return ClassPairing(first, second, aligned, num_ranks, rank, seed)
+        positions = self._aligned("train") if aligned else self._by_class("train")
+        return ClassTuples(positions, aligned, num_ranks, rank, seed)
 
-    def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
-        """Aligned pairs, as for mixtures, (pairs, 2)."""
+    def validation_tuples(self) -> Int[Tensor, "tuples num_sources"]:
+        """Aligned tuples, as for mixtures, (tuples, num_sources)."""
         return torch.tensor(self._aligned("validation")).T
 
-    def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """Aligned pairs, read from a stored list, or drawn with `split_seed` and stored in `cache`, (mixtures, 2)."""
-        first, second = self._aligned(self.predict_split)
+    def mixture_tuples(self) -> Int[Tensor, "mixtures num_sources"]:
+        """Aligned tuples of each mixture, (mixtures, num_sources).
+
+        Read from a stored list, or drawn with `split_seed` and stored in `cache`.
+        """
+        tuples = torch.tensor(self._aligned(self.predict_split)).T
         chunks = self.part(self.predict_split).chunks
+        available = [(chunks[i].song, chunks[i].start) for i in tuples[:, 0].tolist()]
         path = Path(self.mixtures) if self.mixtures and self.predict_split == "test" else self._mixtures_file
         if path != self._mixtures_file or path.is_file():
-            position = {(chunks[i].song, chunks[i].start): pair for pair, i in enumerate(first)}
+            position = {place: i for i, place in enumerate(available)}
             places = read_places(path)
             samples = [(song, _nearest(start * self.sample_rate)) for song, start in places]
             found = [None if start is None else position.get((song, start)) for song, start in samples]
             if None in found:
                 song, start = places[found.index(None)]
                 raise LassError(
-                    f"{path} names {song!r:.120} at {start:g} s, where {' and '.join(self.classes)} do not both sound "
+                    f"{path} names {song!r:.120} at {start:g} s, where {' and '.join(self.classes)} do not all sound "
                     "in a chunk of this data: it belongs to another dataset or other settings."
                 )
-            chosen = [pair for pair in found if pair is not None]
+            chosen = [i for i in found if i is not None]
         else:
-            chosen = list(range(min(self.most_mixtures, len(first))))  # a random choice, because chunks are shuffled
-            write_places(path, [(chunks[first[i]].song, chunks[first[i]].start / self.sample_rate) for i in chosen])
-        return torch.tensor([first, second]).T[chosen]
+            chosen = list(range(min(self.most_mixtures, len(tuples))))  # a random choice, because chunks are shuffled
+            write_places(path, [(song, start / self.sample_rate) for song, start in available[: len(chosen)]])
+        return tuples[chosen]
 
-    def _by_class(self, part: Split) -> tuple[list[int], list[int]]:
+    def _by_class(self, part: Split) -> list[list[int]]:
+        """Positions of the chunks of each class."""
         chunks = self.part(part).chunks
-        first, second = ([i for i, chunk in enumerate(chunks) if chunk.label == label] for label in (0, 1))
-        return first, second
+        return [[i for i, chunk in enumerate(chunks) if chunk.label == label] for label in range(self.num_sources)]
 
-    def _aligned(self, part: Split) -> tuple[list[int], list[int]]:
+    def _aligned(self, part: Split) -> list[list[int]]:
+        """Positions of the chunks of each class at the songs and times where all classes sound, in one order."""
         chunks = self.part(part).chunks
-        first, second = (
-            {(chunks[i].song, chunks[i].start): i for i in positions} for positions in self._by_class(part)
-        )
-        both = [place for place in first if place in second]
-        if not both:
+        by_place = [{(chunks[i].song, chunks[i].start): i for i in positions} for positions in self._by_class(part)]
+        common = [place for place in by_place[0] if all(place in of_class for of_class in by_place)]
+        if not common:
             raise LassError(
-                f"In no {part} chunk in {self.root} both {' and '.join(self.classes)} sound: expected some to mix."
+                f"In no {part} chunk in {self.root} {' and '.join(self.classes)} all sound: expected some to mix."
             )
-        return [first[place] for place in both], [second[place] for place in both]
+        return [[of_class[place] for place in common] for of_class in by_place]
 
     def _index_file(self, part: Split) -> Path:
         hop = self.hop if part == "train" else self.num_samples

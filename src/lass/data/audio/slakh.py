@@ -33,14 +33,22 @@ class Slakh(AudioDataModule):
         root: Folder that contains `train`, `validation` and `test`; default the first of `slakh2100_flac_redux`,
             `slakh2100_redux_16k`, `slakh_like`, `babyslakh_16k` in the folder given by the environment variable
             DATA_ROOT.
-        classes: Two instrument classes (`inst_class` in `metadata.yaml`), in any case.
+        classes: Two or more instrument classes (`inst_class` in `metadata.yaml`), in upper or lower case.
+        source: See `AudioDataModule`; in upper or lower case.
         kwargs: Arguments of `AudioDataModule`.
 
     Source: Manilow et al. 2019 (arXiv:1909.08494); LASS (arXiv:2301.08562), section "Music Source Separation".
     """
 
-    def __init__(self, root: str | None = None, classes: Sequence[str] = ("drums", "bass"), **kwargs) -> None:
-        super().__init__(str(root or _default_root()), [name.lower() for name in classes], **kwargs)
+    def __init__(
+        self,
+        root: str | None = None,
+        classes: Sequence[str] = ("drums", "bass"),
+        source: str | None = None,
+        **kwargs,
+    ) -> None:
+        lower = [name.lower() for name in classes]
+        super().__init__(str(root or _default_root()), lower, None if source is None else source.lower(), **kwargs)
 
     def songs(self, split: Split) -> list[Song]:
         """All tracks of a split that have a stem of one of the classes."""

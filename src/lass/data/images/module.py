@@ -1,4 +1,4 @@
-"""Base data module of image datasets: splits, random pairs for the likelihood, stored mixtures for evaluation."""
+"""Base data module of image datasets: splits, random tuples for the likelihood, stored mixtures for evaluation."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lass.data.mixture_lists import draw_pairs, read_pairs
+from lass.data.mixture_lists import draw_tuples, read_tuples
 from lass.data.module import SourceDataModule, Split
-from lass.data.pair_samplers import RandomPairing
 from lass.data.sources import SourceDataset
+from lass.data.tuple_samplers import RandomTuples
 from lass.errors import LassError
 
 MAX_HELD_OUT = 5000
 
 
 class ImageDataModule(SourceDataModule):
-    """Base data module of image datasets, in which any two images can be mixed.
+    """Base data module of image datasets, in which any images can be mixed.
 
     A dataset is a subclass that defines `read`. A dataset with an official validation split adds it to
     `official_splits`.
 
     Args:
-        batch_size: Number of images, pairs or mixtures per batch.
-        pairs: Load pairs of sources instead of single sources for training and validation, as estimating the
-            likelihood requires. Training pairs are redrawn in every epoch; validation pairs are fixed.
+        batch_size: Number of images, tuples or mixtures per batch.
+        tuples: Load tuples of `num_sources` images instead of single images for training and validation, as estimating
+            the likelihood requires. Training tuples are redrawn in every epoch; validation tuples are fixed.
+        num_sources: Number S of images per mixture, 2 to 64.
+        weights: Weight of each image in a mixture, S positive numbers with a sum of at most 1, so that mixtures stay in
+            [0, 1]; null for the mean, 1/S each.
         num_validation: Number of training images, chosen with `split_seed`, that are held out for validation; default
             a tenth, 5,000 at most. Only for datasets without an official validation split.
-        split_seed: Seed of that choice and of the validation and test pairs drawn here.
+        split_seed: Seed of that choice and of the validation and test tuples drawn here.
         predict_split: Split whose images are mixed for `lass predict`.
-        mixtures: Path of a CSV file with stored pairs of test images; null draws pairs with `split_seed`.
+        mixtures: Path of a CSV file with stored tuples of test images; null draws tuples with `split_seed`.
         num_mixtures: Number of mixtures to separate, from the start of the list; null for all.
         num_workers: Number of worker processes that load images; 0 is fastest for images in memory.
     """
@@ -42,7 +45,9 @@ class ImageDataModule(SourceDataModule):
     def __init__(
         self,
         batch_size: int = 128,
-        pairs: bool = False,
+        tuples: bool = False,
+        num_sources: int = 2,
+        weights: list[float] | None = None,
         num_validation: int | None = None,
         split_seed: int = 0,
         predict_split: Literal["test", "validation"] = "test",
@@ -50,7 +55,17 @@ class ImageDataModule(SourceDataModule):
         num_mixtures: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, pairs, split_seed, predict_split, mixtures, num_mixtures, num_workers)
+        super().__init__(
+            batch_size,
+            tuples,
+            num_sources,
+            weights,
+            split_seed,
+            predict_split,
+            mixtures,
+            num_mixtures,
+            num_workers,
+        )
         if num_validation is not None and "validation" in self.official_splits:
             raise LassError(f"{type(self).__name__} has validation images of its own: leave out num_validation.")
         self.num_validation = num_validation
@@ -81,21 +96,25 @@ class ImageDataModule(SourceDataModule):
             self._identities[part] = f"{type(self).__name__.lower()}-{part}-{self.part(part).fingerprint()}"
         return self._identities[part]
 
-    def fresh_pairs(self, num_ranks: int, rank: int, seed: int) -> RandomPairing:
-        """Sampler of random pairs of training images, redrawn in every epoch."""
-        return RandomPairing(len(self.part("train")), num_ranks, rank, seed)
+    def fresh_tuples(self, num_ranks: int, rank: int, seed: int) -> RandomTuples:
+        """Sampler of random tuples of training images, redrawn in every epoch."""
+        return RandomTuples(len(self.part("train")), self.num_sources, num_ranks, rank, seed)
 
-    def validation_pairs(self) -> Int[Tensor, "pairs 2"]:
-        """Random pairs of validation images, fixed by `split_seed`, (pairs, 2)."""
-        num_sources = len(self.part("validation"))
-        return draw_pairs(num_sources, num_sources // 2, self.split_seed)
+    def validation_tuples(self) -> Int[Tensor, "tuples num_sources"]:
+        """Random tuples of validation images, fixed by `split_seed`, (tuples, num_sources)."""
+        num_images = len(self.part("validation"))
+        return draw_tuples(num_images, num_images // self.num_sources, self.split_seed, self.num_sources)
 
-    def mixture_pairs(self) -> Int[Tensor, "mixtures 2"]:
-        """Pairs stored in `mixtures` (test split only), otherwise random pairs fixed by `split_seed`, (mixtures, 2)."""
-        num_sources = len(self.part(self.predict_split))
+    def mixture_tuples(self) -> Int[Tensor, "mixtures num_sources"]:
+        """Tuples of each mixture, (mixtures, num_sources).
+
+        Read from `mixtures` for the test split if it is set, otherwise random tuples fixed by `split_seed`.
+        """
+        num_images = len(self.part(self.predict_split))
         if self.mixtures is not None and self.predict_split == "test":
-            return read_pairs(self.mixtures, num_sources)
-        return draw_pairs(num_sources, self.num_mixtures or num_sources // 2, self.split_seed)
+            return read_tuples(self.mixtures, num_images, self.num_sources)
+        num_mixtures = self.num_mixtures or num_images // self.num_sources
+        return draw_tuples(num_images, num_mixtures, self.split_seed, self.num_sources)
 
 
 def hold_out(
