@@ -1,5 +1,7 @@
 """Likelihoods p(mixture | source codes): counted for the mixture's codes, or fitted to its unquantised latents."""
 
+from lass.likelihood.additive import MAX_PAIRS, AdditiveLikelihood
+from lass.likelihood.additive_moments import AdditiveMoments
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LatentLikelihood
 from lass.likelihood.loading import load_likelihood
@@ -16,6 +18,9 @@ from lass.likelihood.protocol import (
 from lass.likelihood.sparse import SparseLikelihood
 
 __all__ = [
+    "MAX_PAIRS",
+    "AdditiveLikelihood",
+    "AdditiveMoments",
     "CoverageLikelihood",
     "LatentLikelihood",
     "LatentMoments",

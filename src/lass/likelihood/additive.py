@@ -24,11 +24,11 @@ class AdditiveLikelihood:
     """log p(mixture's latents | codes of S sources) up to a constant, for any S and any mixing weights.
 
     Let v be the whitened latents of the mixture, u[k] the whitened vector of code k, wₛ the mixing weights and
-    r = v − Σₛ wₛ u[zₛ] the residual. The log likelihood is −(ν + d') / 2 · log(1 + |r|² / (ν σ²)) − d' / 2 · log σ², with
-    the variance σ² = σ₀² + Σₛ wₛ² c[zₛ], degrees of freedom ν and effective dimension d'. This is Student's t around the
-    mixture of the codes' vectors. The quantisation errors of the sources, whose variance c differs between codes,
-    contribute to its variance; σ₀² is the error of the assumption that the encoder is linear. Nothing in it depends on
-    S, so one likelihood serves any number of sources.
+    r = v − Σₛ wₛ u[zₛ] the residual. The log likelihood is −(ν + d') / 2 · log(1 + |r|² / (ν σ²)) − d' / 2 · log σ²,
+    with the variance σ² = σ₀² + Σₛ wₛ² c[zₛ], degrees of freedom ν and effective dimension d'. This is Student's t
+    around the weighted sum of the codes' vectors. The variance of the quantisation errors, c, differs between codes;
+    σ₀² is the variance due to the encoder not being linear. Nothing in it depends on S, so one likelihood serves any
+    number of sources.
 
     With a ridge in the whitening it has the shape of Student's t, but is not a density, so that `log_evidence` compares
     mixtures and numbers of sources under one such likelihood only.

@@ -24,7 +24,7 @@ SHRINKAGE = 4.0  # number of occurrences of a code at which its own statistics w
 
 
 class AdditiveMoments:
-    """Sufficient statistics for an `AdditiveLikelihood`; its memory is linear in the codebook, for any number of sources.
+    """Sufficient statistics for an `AdditiveLikelihood`; memory is linear in the codebook, for any number of sources.
 
     The latents of a source with code z are its codebook vector plus a quantisation error e. The latents of a mixture
     are the weighted sum of the sources' latents plus an error n of the encoder's linearity. The statistics, in float64,
@@ -134,8 +134,8 @@ class AdditiveMoments:
     ) -> AdditiveLikelihood:
         """Fit the likelihood.
 
-        The vector of a code is the mean of the latents that have it, shrunk towards its codebook vector; the variance of
-        a code is the mean square of its quantisation errors, shrunk towards that of all codes.
+        The vector of a code is the mean of the latents that have it, shrunk towards its codebook vector; the variance
+        of a code is the mean square of its quantisation errors, shrunk towards that of all codes.
 
         Args:
             codebook: The codec's vectors.

@@ -10,11 +10,23 @@ from torch import Tensor
 
 from lass.artifacts import fingerprint, load_tensors
 from lass.errors import LassError
+from lass.likelihood.additive import ADDITIVE, AdditiveLikelihood
+from lass.likelihood.additive_moments import MOMENTS as ADDITIVE_MOMENTS
+from lass.likelihood.additive_moments import AdditiveMoments
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LIKELIHOOD, LatentLikelihood
 from lass.likelihood.moments import MOMENTS, LatentMoments
 from lass.likelihood.protocol import Likelihood
 from lass.likelihood.sparse import SparseLikelihood
+
+LIKELIHOODS: dict[str, type[LatentLikelihood] | type[AdditiveLikelihood]] = {
+    LIKELIHOOD: LatentLikelihood,
+    ADDITIVE: AdditiveLikelihood,
+}
+MOMENTS_OF: dict[str, type[LatentMoments] | type[AdditiveMoments]] = {
+    MOMENTS: LatentMoments,
+    ADDITIVE_MOMENTS: AdditiveMoments,
+}
 
 
 def load_likelihood(
@@ -41,10 +53,10 @@ def load_likelihood(
     kind = metadata.get("kind")
     if smoothing and kind != "counts":
         raise LassError(f"Smoothing needs counts, but {path} holds something else: name the file of the counts.")
-    if kind not in ("counts", MOMENTS):
-        return LatentLikelihood.load(path) if kind == LIKELIHOOD else SparseLikelihood.load(path)
-    if kind == MOMENTS and codebook is None:
-        raise LassError(f"{path} holds {MOMENTS}, which need the codec's codebook; this codec has none to give.")
+    if kind not in ("counts", *MOMENTS_OF):
+        return LIKELIHOODS.get(str(kind), SparseLikelihood).load(path)
+    if kind in MOMENTS_OF and codebook is None:
+        raise LassError(f"{path} holds {kind}, which need the codec's codebook; this codec has none to give.")
     made_of = (metadata.get("checksum"), smoothing, None if codebook is None else fingerprint({"codebook": codebook}))
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
     kept = path.with_name(f"{path.stem}.likelihood-{key}.safetensors")
@@ -53,9 +65,9 @@ def load_likelihood(
             return load_likelihood(kept)
         except LassError:  # damaged, or of another version: compute it again
             pass
-    likelihood: SparseLikelihood | LatentLikelihood
-    if kind == MOMENTS and codebook is not None:
-        likelihood = LatentMoments.load(path).likelihood(codebook)
+    likelihood: SparseLikelihood | LatentLikelihood | AdditiveLikelihood
+    if kind in MOMENTS_OF and codebook is not None:
+        likelihood = MOMENTS_OF[kind].load(path).likelihood(codebook)
     else:
         likelihood = SparseCounts.load(path).likelihood(smoothing, codebook)
     if not keep:

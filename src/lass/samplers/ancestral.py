@@ -38,5 +38,6 @@ class Ancestral:
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See `Sampler`."""
         parents = unchanged_parents(scores, self.num_candidates)
-        drawn = posterior.draw(parents, generator.uniform(self.num_candidates), self.temperature)
+        uniforms = generator.uniform(self.num_candidates, posterior.num_uniforms)
+        drawn = posterior.draw(parents, uniforms, self.temperature)
         return Choice(parents, drawn.codes, scores.gather(1, parents) + drawn.log_posterior)

@@ -1,4 +1,4 @@
-"""Beam search for the most probable pair of sequences."""
+"""Beam search for the most probable sequences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from lass.samplers.protocol import Choice, Posterior
 class BeamSearch:
     """Keep the partial sequences with the highest log posterior; exact with at least as many beams as sequences.
 
-    If the sources share a prior and the likelihood is symmetric, the two orders of a pair of sequences have equal
-    scores. Only one order is kept, so that all beams are distinct separations.
+    If sources share a prior and a class and the likelihood is symmetric, all orders of their sequences have equal
+    scores. Only one order is kept, so that all beams are distinct separations. With more than two sources the tuples
+    that extend a beam are themselves found by a search with max(num_candidates, 64) beams over the sources.
 
     Args:
         num_candidates: Number of beams per mixture. While fewer partial sequences exist, the remaining beams have score

@@ -30,13 +30,13 @@ class MixtureGenerators:
             for index in indices
         ]
 
-    def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """Return `num` uniform numbers in [0, 1) per mixture; float64, or float32 on devices without float64.
+    def uniform(self, *shape: int) -> Float[Tensor, "M *shape"]:
+        """Return uniform numbers in [0, 1), per mixture; float64, or float32 on devices without float64.
 
         The float32 numbers equal the float64 numbers up to 2⁻²⁵. They lead to the same draws, except where a number is
         that close to the boundary between two outcomes.
         """
-        numbers = torch.stack([torch.rand(num, generator=each, dtype=torch.float64) for each in self._generators])
+        numbers = torch.stack([torch.rand(shape, generator=each, dtype=torch.float64) for each in self._generators])
         dtype = widest_float(self.device)
         below_one = 1 - torch.finfo(dtype).eps / 2  # rounding must not reach 1
         return numbers.to(dtype).clamp_(max=below_one).to(self.device)
@@ -58,6 +58,6 @@ class CandidateGenerators(MixtureGenerators):
         super().__init__(seed, indices, device)
         self.own, self.num_candidates = own, num_candidates
 
-    def uniform(self, num: int) -> Float[Tensor, "M num"]:
-        """Return one number for each candidate of the chunk; `num` must be their number."""
-        return super().uniform(self.num_candidates)[:, self.own]
+    def uniform(self, *shape: int) -> Float[Tensor, "M *shape"]:
+        """Return the numbers of each candidate of the chunk, whose number is the first dimension."""
+        return super().uniform(self.num_candidates, *shape[1:])[:, self.own]

@@ -17,9 +17,10 @@ class Drawn(NamedTuple):
 
     codes: Tensor  # long, (M, N, S) from `draw`, (M, C, k, S) from `best`
     log_posterior: Tensor  # float, (M, N) or (M, C, k); −inf for fill-in entries
-    #: Log probability with which each tuple was drawn, shape of `log_posterior`. None if the draws are exact: it is
-    #: then log_posterior / temperature − log_normalizer(temperature).
-    log_proposal: Tensor | None = None
+    #: Log importance weights, shape of `log_posterior`: tuples weighted by exp of them are distributed, given their
+    #: parent, as the unnormalised posterior to the power 1 / temperature. None if the draws are exact: the weight is
+    #: then log_normalizer(temperature).
+    log_weights: Tensor | None = None
 
 
 class Choice(NamedTuple):
@@ -44,50 +45,48 @@ class Posterior(Protocol):
     num_mixtures: int
     num_candidates: int  # C
     log_weights: Tensor  # (M, C): the sampler's `Choice.log_weights` of the previous position; 0 if None
+    num_uniforms: int  # U, uniform numbers that a draw uses
 
     def draw(
         self,
         parents: Int[Tensor, "M N"],
-        uniforms: Float[Tensor, "M N"],
+        uniforms: Float[Tensor, "M N U"],
         temperature: float = 1.0,
         at_least: Float[Tensor, "M C"] | None = None,
     ) -> Drawn:
-        """Draw one pair for each of N new candidates, given its parent.
+        """Draw one tuple for each of N new candidates, given its parent.
 
-        Pairs are drawn exactly from the posterior raised to the power 1 / temperature, by inversion of its cumulative
-        sum.
+        Tuples are drawn from the posterior raised to the power 1 / temperature: pairs exactly, by inversion of its
+        cumulative sum; larger tuples approximately, with `Drawn.log_weights`.
 
         Args:
-            parents: Candidate whose posterior each pair is drawn from.
-            uniforms: Uniform numbers in [0, 1), one per draw.
+            parents: Candidate whose posterior each tuple is drawn from.
+            uniforms: Uniform numbers in [0, 1), U per draw.
             temperature: Inverse exponent of the posterior.
-            at_least: Lower limit of the (untempered) log posterior; pairs below it have probability 0.
+            at_least: Lower limit of the (untempered) log posterior; tuples below it have probability 0.
         """
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
-        """Return the k most probable pairs of each candidate, best first; filled up with −inf if fewer exist.
+        """Return the k most probable tuples of each candidate, best first; filled up with −inf if fewer exist.
 
         Args:
-            k: Number of pairs per candidate.
+            k: Number of tuples per candidate.
             canonical: Whether to exclude duplicates under exchange of the sources. For candidates of exchangeable
-                sources with equal pasts, (a, b) and (b, a) give the same two sequences; only the pair with first ≤
-                second is then kept.
+                sources with equal pasts, (a, b) and (b, a) give the same two sequences; only tuples in which the codes
+                of such sources ascend are then kept.
         """
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """Return the (untempered) log posterior of the least probable pair in the nucleus of probability p.
+        """Return the (untempered) log posterior of the least probable tuple in the nucleus of probability p.
 
-        The nucleus refers to the posterior to the power 1 / temperature, normalised: a pair is in it if all more
-        probable pairs together have probability less than p.
+        The nucleus refers to the posterior to the power 1 / temperature, normalised: a tuple is in it if all more
+        probable tuples together have probability less than p.
         """
 
-    def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """Return log Z_s: the log of the sum, over all pairs, of the unnormalised posterior to the power 1 /
-        temperature.
+    def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"] | None:
+        """Return log Z_s: the log of the sum, over all tuples, of the unnormalised posterior to the power 1 /
+        temperature. None where the draws are not exact, because this sum is not known.
         """
-
-    def entropy(self) -> Float[Tensor, "M C"]:
-        """Return the entropy of the normalised posterior, in nats."""
 
 
 @runtime_checkable
@@ -109,7 +108,7 @@ class Sampler(Protocol):
         """Choose `num_candidates` extensions per mixture.
 
         Args:
-            posterior: Posterior of the next pair, given each candidate.
+            posterior: Posterior of the next tuple of codes, given each candidate.
             scores: (M, C) unnormalised log posterior of the candidates so far.
             generator: Random streams, one per mixture.
         """

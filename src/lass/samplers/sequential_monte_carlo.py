@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from lass.samplers.protocol import Choice, Posterior
 @register
 @dataclass(frozen=True)
 class SequentialMonteCarlo:
-    """Fully adapted particle filter over pairs of codes; the incremental weight is the normaliser Z_s of each position.
+    """Fully adapted particle filter over tuples of codes; the incremental weight is the normaliser Z_s of a position.
 
     Every pair is drawn from the normalised posterior of its position, as in ancestral sampling. For λ = 1 the
     normaliser Z_s is the probability of the mixture's code given the past. Ancestral sampling ignores it, and so does
@@ -39,6 +40,9 @@ class SequentialMonteCarlo:
         temperature: The proposal is the posterior of the position to the power 1 / temperature: below 1 sharpens it,
             above 1 flattens it. The weights correct for it, so that the candidates converge to the same posterior.
 
+    With more than two sources, Z_s is not known before the draw. The weight is then multiplied by the importance weight
+    of the drawn tuple (`Drawn.log_weights`), whose mean is Z_s, so that both statements above hold as well.
+
     Source: Doucet and Johansen 2009 (sequential Monte Carlo); Pitt and Shephard 1999 (weights known before the draw,
     "fully adapted"); Kitagawa 1996 (systematic resampling). Its application to code sequences is our own.
     """
@@ -53,22 +57,27 @@ class SequentialMonteCarlo:
 
     def step(self, posterior: Posterior, scores: Tensor, generator: MixtureGenerators) -> Choice:
         """See `Sampler`."""
-        uniforms = generator.uniform(1 + self.num_candidates)
+        numbers = generator.uniform(1 + self.num_candidates * posterior.num_uniforms)
+        uniforms = numbers[:, 1:].unflatten(1, (self.num_candidates, posterior.num_uniforms))
         log_normalizer = posterior.log_normalizer()
         parents = unchanged_parents(scores, self.num_candidates)
-        log_weights = (posterior.log_weights + log_normalizer).gather(1, parents)
+        log_weights = posterior.log_weights if log_normalizer is None else posterior.log_weights + log_normalizer
+        log_weights = log_weights.gather(1, parents)
         resampled = effective_sample_size(log_weights) < self.resample_below * self.num_candidates
         if resampled.any() and posterior.num_candidates > 1:
             # After resampling every weight is the mean weight.
             mean = (log_weights.logsumexp(1) - math.log(self.num_candidates))[:, None].expand_as(log_weights)
-            parents = torch.where(resampled[:, None], systematic_resampling(log_weights, uniforms[:, 0]), parents)
+            parents = torch.where(resampled[:, None], systematic_resampling(log_weights, numbers[:, 0]), parents)
             log_weights = torch.where(resampled[:, None], mean, log_weights)
-        drawn = posterior.draw(parents, uniforms[:, 1:], self.temperature)
+        drawn = posterior.draw(parents, uniforms, self.temperature)
+        if drawn.log_weights is not None:
+            log_weights = log_weights + drawn.log_weights
         if self.temperature != 1:
-            log_target = drawn.log_posterior - log_normalizer.gather(1, parents)
-            log_tempered = drawn.log_posterior / self.temperature
-            log_proposal = log_tempered - posterior.log_normalizer(self.temperature).gather(1, parents)
-            log_weights = log_weights + (log_target - log_proposal).nan_to_num(-torch.inf, neginf=-torch.inf)
+            if log_normalizer is not None:
+                change = cast(Tensor, posterior.log_normalizer(self.temperature)) - log_normalizer
+                log_weights = log_weights + change.gather(1, parents)
+            correction = drawn.log_posterior * (1 - 1 / self.temperature)
+            log_weights = (log_weights + correction).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         scores = scores.gather(1, parents) + drawn.log_posterior
         return Choice(parents, drawn.codes, scores, log_weights)
 

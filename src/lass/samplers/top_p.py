@@ -43,6 +43,6 @@ class TopP:
         """See `Sampler`."""
         parents = unchanged_parents(scores, self.num_candidates)
         least_probable = posterior.nucleus(self.p, self.temperature)
-        uniforms = generator.uniform(self.num_candidates)
+        uniforms = generator.uniform(self.num_candidates, posterior.num_uniforms)
         drawn = posterior.draw(parents, uniforms, self.temperature, at_least=least_probable)
         return Choice(parents, drawn.codes, scores.gather(1, parents) + drawn.log_posterior)

@@ -1,4 +1,4 @@
-"""Algorithm 1: sample pairs of source codes, position by position, given the mixture's codes. Read this file first."""
+"""Algorithm 1: sample tuples of source codes, position by position, given the mixture's codes. Read this file first."""
 
 # M mixtures, C candidates before a step, N after it, S sources, T code positions, K num_codes
 
@@ -16,12 +16,13 @@ from torch import Tensor
 from lass.artifacts import check_finite
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.likelihood import Likelihood, is_symmetric
+from lass.likelihood import MAX_PAIRS, AdditiveLikelihood, Likelihood, is_symmetric
 from lass.priors import BoundedPrior, Prior
-from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Sampler
-from lass.separation.batched_priors import BatchedPriors
+from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Posterior, Sampler
+from lass.separation.batched_priors import BatchedPriors, LogPrior
 from lass.separation.memory import plan_chunks
 from lass.separation.posterior import StepPosterior
+from lass.separation.tuple_posterior import TuplePosterior
 
 #: Sequences per batch of the priors that keep the device busy. A mixture has candidates × sources sequences.
 SEQUENCES_AT_ONCE = {"cpu": 128, "cuda": 2**12}
@@ -50,17 +51,18 @@ def separate_codes(
     conditions: Int[Tensor, ...] | None = None,
     likelihood_weight: float = 1.0,
     mixture_latents: Float[Tensor, "M dim T"] | None = None,
+    mixing_weights: Sequence[float] | None = None,
     past: Int[Tensor, "M S P"] | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     memory_budget: int = 2**30,
     progress: Progress = iter,
 ) -> Candidates:
-    """Sample candidate code sequences of two sources given the codes of their mixture (Algorithm 1).
+    """Sample candidate code sequences of S sources given the codes of their mixture (Algorithm 1).
 
-    At each position the log posterior of every pair of codes is the joint log prior of the pair plus λ times the log
-    likelihood of the mixture's code given the pair (Lines 5 to 7). The sampler chooses the pairs that extend the
-    candidates (Line 8).
+    At each position the log posterior of every tuple of codes, one per source, is the joint log prior of the tuple plus
+    λ times the log likelihood of the mixture given the tuple (Lines 5 to 7). The sampler chooses the tuples that extend
+    the candidates (Line 8).
 
     Mixtures are independent of each other. Each has its own random stream and, on a CPU with 64 candidates or more, its
     own batches of the priors, so that its result is bitwise independent of the other mixtures. If the priors' caches do
@@ -73,11 +75,13 @@ def separate_codes(
     Args:
         mixture_codes: Codes of the mixtures, in the order in which the priors read them.
         priors: One prior per source. If both are the same object, it is evaluated in one batch.
-        likelihood: Log likelihood of the mixture given pairs of source codes, for the pairs where it is not −inf.
-        sampler: Rule that chooses pairs from the posterior.
+        likelihood: Log likelihood of the mixture given source codes: an `AdditiveLikelihood` for any number of sources;
+            any other `Likelihood` for two.
+        sampler: Rule that chooses tuples from the posterior.
         conditions: (M, S) classes of the sources, for class-conditional priors.
         likelihood_weight: Exponent λ of the likelihood; values above 1 give it more weight than the prior.
         mixture_latents: Unquantised latents of the mixtures, for likelihoods of latents.
+        mixing_weights: Weight of each source in the mixture, for an `AdditiveLikelihood`; default 1 / S each.
         past: Codes of the sources before the first position, on which the priors are conditioned; for signals that are
             longer than a prior's sequences.
         seed: Seed of all randomness; each mixture's stream is seeded by (seed, its index).
@@ -98,7 +102,8 @@ def separate_codes(
     num_mixtures, num_sources = len(mixture_codes), len(priors)
     check_number("likelihood_weight", likelihood_weight, at_least=0)
     check_number("memory_budget", memory_budget, at_least=1, whole=True)
-    model = _Model(priors, likelihood, sampler, likelihood_weight, memory_budget, progress)
+    weights = list(mixing_weights or [1 / num_sources] * num_sources)
+    model = _Model(priors, likelihood, sampler, likelihood_weight, weights, memory_budget, progress)
     mixtures = _Mixtures(
         mixture_codes,
         mixture_latents,
@@ -121,6 +126,7 @@ class _Model:
     likelihood: Likelihood
     sampler: Sampler
     likelihood_weight: float
+    mixing_weights: Sequence[float]
     memory_budget: int
     progress: Progress
 
@@ -181,7 +187,7 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Algorithm 1: return codes (M, N, S, T), scores (M, N) and log weights (M, N) or None."""
     num_mixtures, device = len(mixtures.codes), mixtures.codes.device
-    priors, symmetric = BatchedPriors(model.priors, mixtures.conditions), is_symmetric(model.likelihood)
+    priors = BatchedPriors(model.priors, mixtures.conditions)
     codes = mixtures.codes.new_empty(num_mixtures, 1, len(model.priors), 0)  # Lines 2, 3: an empty candidate each
     scores = torch.zeros(num_mixtures, 1, dtype=torch.float32, device=device)
     parents = torch.zeros_like(scores, dtype=torch.long)
@@ -194,14 +200,30 @@ def _run(
             log_priors = priors.step(parents, codes[..., -1])  # Line 5
         latents = None if mixtures.latents is None else mixtures.latents[..., position].float()
         with full_precision(device):
-            pairs = model.likelihood.at(step_codes, latents)  # Line 6
-            posterior = StepPosterior(
-                log_priors, pairs, model.likelihood_weight, log_weights, model.memory_budget, symmetric
-            )  # Line 7
+            posterior = _posterior(model, log_priors, step_codes, latents, log_weights)  # Lines 6, 7
             parents, chosen, scores, log_weights = sampler.step(posterior, scores, generator)  # Line 8
         continued = codes.gather(1, parents[..., None, None].expand(-1, -1, *codes.shape[2:]))
         codes = torch.cat([continued, chosen[..., None]], -1)  # Lines 9, 10
     return codes, scores, log_weights
+
+
+def _posterior(
+    model: _Model,
+    log_priors: Sequence[LogPrior],
+    mixture_codes: list[int],
+    latents: Tensor | None,
+    log_weights: Tensor | None,
+) -> Posterior:
+    """Posterior of one position."""
+    likelihood, weight, budget = model.likelihood, model.likelihood_weight, model.memory_budget
+    if isinstance(likelihood, AdditiveLikelihood):
+        if len(log_priors) != 2 or likelihood.num_codes**2 > MAX_PAIRS:
+            return TuplePosterior(log_priors, likelihood, latents, model.mixing_weights, weight, log_weights, budget)
+        pairs = likelihood.at(mixture_codes, latents, model.mixing_weights)
+        symmetric = model.mixing_weights[0] == model.mixing_weights[1]
+    else:
+        pairs, symmetric = likelihood.at(mixture_codes, latents), is_symmetric(likelihood)
+    return StepPosterior(log_priors, pairs, weight, log_weights, budget, symmetric)
 
 
 def _sorted(codes: Tensor, scores: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -219,8 +241,16 @@ def _check(mixtures: _Mixtures, model: _Model) -> None:
     """Raise LassError unless the parts fit together."""
     priors, num_codes = model.priors, model.likelihood.num_codes
     num_mixtures, num_positions = mixtures.codes.shape
-    if len(priors) != 2:
-        raise LassError(f"Two sources need two priors (or one prior named twice), got {len(priors)}.")
+    if len(priors) != 2 and not isinstance(model.likelihood, AdditiveLikelihood):
+        raise LassError(
+            f"A {type(model.likelihood).__name__} is for two sources, so for two priors (or one prior named twice), "
+            f"got {len(priors)}: more sources need an AdditiveLikelihood."
+        )
+    if len(model.mixing_weights) != len(priors) or not all(0 < weight < math.inf for weight in model.mixing_weights):
+        raise LassError(
+            f"mixing_weights must have one number above 0 for each of {len(priors)} sources, got "
+            f"{list(model.mixing_weights)}."
+        )
     if num_mixtures == 0 or num_positions == 0:
         raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:

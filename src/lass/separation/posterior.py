@@ -32,8 +32,8 @@ class StepPosterior:
     equal pasts share one posterior. It is computed by one of two methods, separately for each mixture and in chunks of
     candidates, so that no temporary exceeds the memory budget:
 
-    - Gathering: the log posterior of every candidate and pair is gathered. Used for the best pairs, the nucleus and the
-      entropy, and for normaliser and draws if the mixture has few pairs.
+    - Gathering: the log posterior of every candidate and pair is gathered. Used for the best pairs and the nucleus, and
+      for normaliser and draws if the mixture has few pairs.
     - Matrix product: the marginal posterior of the first code, p(a|z¹)·Σ_b p(b|z²)·L[a,b]^λ, is one matrix product for
       all candidates. Its sum over a is the normaliser Z_s. The first code is drawn from it, the second from
       p(b|z²)·L[a,b]^λ given the first. The cost does not depend on the number of pairs, and no candidate's K×K
@@ -52,6 +52,8 @@ class StepPosterior:
 
     Source: LASS (arXiv:2301.08562), Algorithm 1, Lines 5 to 7; the matrix product is our own.
     """
+
+    num_uniforms = 1
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class StepPosterior:
     def draw(
         self,
         parents: Int[Tensor, "M N"],
-        uniforms: Float[Tensor, "M N"],
+        uniforms: Float[Tensor, "M N 1"],
         temperature: float = 1.0,
         at_least: Float[Tensor, "M C"] | None = None,
     ) -> Drawn:
@@ -89,7 +91,7 @@ class StepPosterior:
         drawn = []
         for mixture, posterior in enumerate(self._mixtures):
             lowest = None if at_least is None else at_least[mixture]
-            drawn.append(posterior.draw(parents[mixture], uniforms[mixture], temperature, lowest))
+            drawn.append(posterior.draw(parents[mixture], uniforms[mixture, :, 0], temperature, lowest))
         return _stack(drawn)
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
@@ -104,10 +106,6 @@ class StepPosterior:
     def log_normalizer(self, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """See `Posterior`."""
         return torch.stack([posterior.log_normalizer(temperature) for posterior in self._mixtures])
-
-    def entropy(self) -> Float[Tensor, "M C"]:
-        """See `Posterior`."""
-        return torch.stack([posterior.entropy() for posterior in self._mixtures])
 
 
 class _MixturePosterior:
@@ -187,10 +185,6 @@ class _MixturePosterior:
             again = self._log_normalizer_through_pairs(temperature, candidates)
             result = result.index_copy(0, candidates, again)
         return result[self._which]
-
-    def entropy(self) -> Tensor:
-        entropies = [torch.special.entr(x.softmax(1)).sum(1) for x in self._through_pairs()]
-        return torch.cat(entropies)[self._which]
 
     def _product(self, temperature: float) -> _Product | None:
         """Return the matrix product for this temperature, computed once; None if gathering is cheaper or memory is

@@ -55,7 +55,7 @@ class TuplePosterior:
         self,
         log_priors: Sequence[LogPrior],
         likelihood: AdditiveLikelihood,
-        latents: Float[Tensor, "M dim"],
+        latents: Float[Tensor, "M dim"] | None,
         mixing_weights: Sequence[float],
         likelihood_weight: float,
         log_weights: Float[Tensor, "M C"] | None = None,
@@ -63,7 +63,7 @@ class TuplePosterior:
     ) -> None:
         self.num_mixtures, self.num_candidates = log_priors[0].row_of.shape
         if log_weights is None:
-            log_weights = torch.zeros(self.num_mixtures, self.num_candidates, device=latents.device)
+            log_weights = log_priors[0].rows.new_zeros(self.num_mixtures, self.num_candidates)
         self.log_weights = log_weights
         self.num_uniforms = len(log_priors) * (1 + SWEEPS)
         sources = _sources(log_priors, likelihood, mixing_weights)
@@ -132,9 +132,7 @@ def _sources(
             mean, variances = prior @ vectors, weight**2 * likelihood.variances
             spread = (prior @ vectors.square() - mean.square()).clamp(min=0)
             squared_norms = weight**2 * likelihood.squared_norms
-            known[id(rows), weight] = _Source(
-                rows, mean, spread, prior @ variances, vectors, squared_norms, variances
-            )
+            known[id(rows), weight] = _Source(rows, mean, spread, prior @ variances, vectors, squared_norms, variances)
     return [known[id(rows), weight] for (rows, _), weight in zip(log_priors, mixing_weights, strict=True)]
 
 
@@ -196,9 +194,7 @@ class _MixturePosterior:
         source, later = self._sources[s], range(s + 1, len(self._sources))
         log_prior = source.log_prior[rows[s]]
         if not later:
-            return log_prior + self._log_likelihood(
-                _squared(residual, source), variance[:, None] + source.variances
-            )
+            return log_prior + self._log_likelihood(_squared(residual, source), variance[:, None] + source.variances)
         mean = sum(self._sources[t].mean[rows[t]] for t in later)
         spread = sum(self._sources[t].spread[rows[t]] for t in later)
         noise = INFLATION * (variance + sum(self._sources[t].noise[rows[t]] for t in later))[:, None]
@@ -331,5 +327,6 @@ def _drawn(log_weights: Float[Tensor, "n options"], uniforms: Float[Tensor, " n"
 
 
 def _stack(drawn: list[Drawn]) -> Drawn:
-    log_weights = None if drawn[0].log_weights is None else torch.stack([x.log_weights for x in drawn])
-    return Drawn(torch.stack([x.codes for x in drawn]), torch.stack([x.log_posterior for x in drawn]), log_weights)
+    codes, log_posterior = torch.stack([x.codes for x in drawn]), torch.stack([x.log_posterior for x in drawn])
+    log_weights = [x.log_weights for x in drawn if x.log_weights is not None]
+    return Drawn(codes, log_posterior, torch.stack(log_weights) if log_weights else None)
