@@ -113,8 +113,8 @@ def test_signals_far_outside_the_range_are_refused_and_those_just_outside_give_a
 class Diverging(NoRefinement):
     """Refinement that diverges, like a descent with too large steps."""
 
-    def refine(self, latents, mixtures, codec):
-        return super().refine(latents, mixtures, codec) * math.nan
+    def refine(self, latents, mixtures, codec, weights=None):
+        return super().refine(latents, mixtures, codec, weights) * math.nan
 
 
 def test_estimates_that_become_nan_are_not_returned(parts):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 
 
 def mix(sources: Tensor, weights: Sequence[float] | None = None, dim: int = 1) -> Tensor:
@@ -78,3 +78,16 @@ def mix_neighbours(signals: Tensor, num_sources: int = 2, weights: Sequence[floa
     """
     partners = [signals.roll(shift, dims=0) for shift in range(1, num_sources)]
     return mix(torch.stack([signals, *partners], 1), partial_weights(weights, num_sources))
+
+
+def check_weights(weights: Sequence[float], num_sources: int) -> None:
+    """Raise LassError unless `weights` are one positive number per source with a sum of at most 1."""
+    if len(weights) != num_sources:
+        raise LassError(f"weights must be {num_sources} numbers, one for each source of a mixture, not {len(weights)}.")
+    for weight in weights:
+        check_number("each of weights", weight, above=0)
+    if (total := math.fsum(weights)) > 1 + 1e-6:
+        raise LassError(
+            f"weights must have a sum of at most 1, so that mixtures stay in the range of the signals, not {total:g}: "
+            "divide them by their sum."
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lass.data.loading import ResumableLoader
+from lass.data.mixing import check_weights
 from lass.data.signals import HasSampleRate
 from lass.data.sources import FixedTuples, FreshTuples, SourceDataset, identity_collate
 from lass.data.tuple_samplers import PaddedSampler
@@ -31,19 +31,6 @@ def check_batch(num_available: int, batch_size: int, num_sources: int = 1, what:
         raise LassError(
             f"There are {num_available} training {what}, fewer than one batch of {batch_size} {items} needs: make "
             "batch_size smaller."
-        )
-
-
-def check_weights(weights: Sequence[float], num_sources: int) -> None:
-    """Raise LassError unless `weights` are one positive number per source with a sum of at most 1."""
-    if len(weights) != num_sources:
-        raise LassError(f"weights must be {num_sources} numbers, one for each source of a mixture, not {len(weights)}.")
-    for weight in weights:
-        check_number("each of weights", weight, above=0)
-    if (total := math.fsum(weights)) > 1:
-        raise LassError(
-            f"weights must have a sum of at most 1, so that mixtures stay in the range of the signals, not {total:g}: "
-            "divide them by their sum."
         )
 
 

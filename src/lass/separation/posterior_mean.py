@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lass.codecs import Codec
+from lass.metrics.permutation import best_permutation
 from lass.separation.algorithm import Candidates
 
 
@@ -18,7 +19,7 @@ def mean_latents(
     chosen: Int[Tensor, " M"],
     codec: Codec,
     grid: tuple[int, ...],
-    exchangeable: Bool[Tensor, " M"],
+    groups: Int[Tensor, "M S"],
 ) -> Float[Tensor, "M S dim *grid"]:
     """Weighted mean of the candidates' codebook vectors, an estimate of the posterior mean of the latents.
 
@@ -30,24 +31,22 @@ def mean_latents(
         chosen: Index of the selected candidate of each mixture. It gets weight 1 where every candidate has weight 0.
         codec: Codec whose codebook vectors are averaged.
         grid: Shape of the codes of one signal.
-        exchangeable: Mixtures whose sources have the same prior and class. Their posterior is invariant under exchange
-            of the sources, so each candidate's sources are first permuted to the order nearest (L2) to the selected
-            candidate.
+        groups: Group of each source. The posterior is invariant under exchange of the sources of a group, so these are
+            first permuted, in each candidate, to the order nearest (L2) to the selected candidate.
 
     Source: our own; the posterior mean minimises the expected squared error (Bayes).
     """
     means = []
-    per_mixture = zip(candidates.codes, candidates.weights, chosen.tolist(), exchangeable.tolist(), strict=True)
-    for codes, weights, best, may_swap in per_mixture:
+    per_mixture = zip(candidates.codes, candidates.weights, chosen.tolist(), groups, strict=True)
+    for codes, weights, best, group in per_mixture:
         distinct, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)
         embedded = codec.embed(distinct.unflatten(1, grid))
         vectors = embedded.flatten(1)
         which = which.view(codes.shape[:2])  # (N, S)
-        if may_swap:
+        if len(group.unique()) < len(group):
             to_best = torch.cdist(vectors, vectors[which[best]]).square()  # (distinct, S)
-            kept = to_best[which[:, 0], 0] + to_best[which[:, 1], 1]
-            swapped = to_best[which[:, 0], 1] + to_best[which[:, 1], 0]
-            which = torch.where((swapped < kept)[:, None], which.flip(1), which)
+            order = best_permutation(-to_best[which], group.expand(len(codes), -1))
+            which = which.gather(1, order)
         if not weights.any():  # every candidate is impossible
             weights = torch.zeros_like(weights).index_fill_(0, chosen.new_tensor([best]), 1.0)
         share = vectors.new_zeros(codes.shape[1], len(distinct))  # weight of each sequence, by source

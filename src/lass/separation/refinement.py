@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from lass.errors import check_flag, check_number
 class Refinement(Protocol):
     """Turns latents into signals. Audio can be separated as a stream with a `LocalRefinement` only."""
 
-    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """Return the estimates, (M, S, channels, *space).
 
         Args:
@@ -26,6 +27,7 @@ class Refinement(Protocol):
                 posterior mean.
             mixtures: (M, channels, *space).
             codec: Codec with a differentiable decoder.
+            weights: Mixing weights; None for the mean.
         """
         ...
 
@@ -54,7 +56,7 @@ class NoRefinement:
     step: ClassVar[int] = 1
 
     @torch.no_grad()
-    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`."""
         return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
@@ -64,8 +66,8 @@ class NoRefinement:
 class LatentDescent:
     """Minimise the squared error between the mixture and the mixed decodings by gradient descent (Adam) on the latents.
 
-    The objective is mean((mix(D(e¹), D(e²)) − y)²) + proximal_weight · Σₛ mean((eˢ − eˢ₀)²), where eˢ₀ are the initial
-    latents of source s.
+    The objective is mean((mix(D(e¹), …, D(eˢ)) − y)²) + proximal_weight · Σₛ mean((eˢ − eˢ₀)²), where eˢ₀ are the
+    initial latents of source s.
 
     Args:
         steps: Number of steps, T in the paper.
@@ -74,7 +76,7 @@ class LatentDescent:
         proximal_weight: Weight of the mean squared distance to the initial latents. It keeps the estimates near the
             prior: with the authors' 1e-3 the mixture is reproduced, but the sources drift away (experiments/README.md,
             "Refinement").
-        project_to_mixture: Whether to replace the estimates finally by the nearest (L2) images in [0, 1] whose mean is
+        project_to_mixture: Whether to replace the estimates finally by the nearest (L2) images in [0, 1] that mix into
             the mixture. For mixtures in [0, 1].
 
     Source: LASS (arXiv:2301.08562), Eq. 5 and 6, whose sign as printed is ascent; descent is meant. Proximal term: the
@@ -94,7 +96,7 @@ class LatentDescent:
         check_number("proximal_weight of LatentDescent", self.proximal_weight, at_least=0)
         check_flag("project_to_mixture of LatentDescent", self.project_to_mixture)
 
-    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`. Mixtures do not influence each other."""
         num_mixtures_and_sources = latents.shape[:2]
         # Lightning predicts in inference mode, whose tensors cannot take part in autograd: leave it and copy them.
@@ -106,7 +108,7 @@ class LatentDescent:
             for step in range(self.steps):
                 if self.halve_every and step and step % self.halve_every == 0:
                     optimizer.param_groups[0]["lr"] /= 2
-                remixed = mix(codec.decode_latents(moving).unflatten(0, num_mixtures_and_sources))
+                remixed = mix(codec.decode_latents(moving).unflatten(0, num_mixtures_and_sources), weights)
                 # Mean within a mixture, sum over mixtures: the gradient of a mixture does not depend on its batch.
                 misfit = (remixed - mixtures).square().flatten(1).mean(1).sum()
                 distance = (moving - start).square().unflatten(0, num_mixtures_and_sources).flatten(2).mean(2).sum()
@@ -115,16 +117,31 @@ class LatentDescent:
                 optimizer.step()
         with torch.no_grad():
             estimates = codec.decode_latents(moving.detach()).unflatten(0, num_mixtures_and_sources)
-            return nearest_consistent(estimates, mixtures) if self.project_to_mixture else estimates
+            return nearest_consistent(estimates, mixtures, weights) if self.project_to_mixture else estimates
 
 
-def nearest_consistent(estimates: Tensor, mixtures: Tensor) -> Tensor:
-    """Project estimates to the nearest (L2) pair of images in [0, 1] whose mean is the mixture.
+def nearest_consistent(estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
+    """Project estimates to the nearest (L2) images in [0, 1] that mix into the mixture, pixel by pixel.
+
+    The nearest point has the form clamp(eₛ + μ wₛ, 0, 1). Its mixture Σₛ wₛ clamp(eₛ + μ wₛ, 0, 1) is piecewise linear
+    and ascending in μ, so μ is found exactly between two of its 2 S corners.
 
     Args:
-        estimates: (M, 2, channels, *space).
-        mixtures: (M, channels, *space) in [0, 1].
+        estimates: (M, S, channels, *space).
+        mixtures: (M, channels, *space). Where no images in [0, 1] mix into them, the nearest mixture is reached.
+        weights: Mixing weights; None for the mean.
     """
-    first = estimates[:, 0] + mixtures - mix(estimates)
-    first = first.clamp((2 * mixtures - 1).clamp(min=0), (2 * mixtures).clamp(max=1))
-    return torch.stack([first, 2 * mixtures - first], 1)
+    num_sources = estimates.shape[1]
+    factors = estimates.new_tensor(weights or [1 / num_sources] * num_sources)
+    factors = factors.view(-1, *[1] * (estimates.dim() - 2))
+    corners = torch.cat([-estimates / factors, (1 - estimates) / factors], 1).sort(1).values
+
+    def mixed(shift: Tensor) -> Tensor:
+        return (factors * (estimates + shift[:, None] * factors).clamp(0, 1)).sum(1)
+
+    values = torch.stack([mixed(corner) for corner in corners.unbind(1)], 1)
+    above = (values < mixtures[:, None]).sum(1, keepdim=True).clamp(1, 2 * num_sources - 1)  # first corner not below
+    low, high = (values.gather(1, above - offset)[:, 0] for offset in (1, 0))
+    start, end = (corners.gather(1, above - offset)[:, 0] for offset in (1, 0))
+    part = ((mixtures - low) / (high - low).clamp(min=torch.finfo(low.dtype).tiny)).clamp(0, 1)
+    return (estimates + (start + part * (end - start))[:, None] * factors).clamp(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lass.artifacts import describe
 from lass.codecs import Codec, LatentCodec, check_range, pad_to_codes
-from lass.data.mixing import mix
+from lass.data.mixing import check_weights, mix
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_number, path_component
 from lass.likelihood import (
@@ -30,11 +30,11 @@ from lass.separation.posterior_mean import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
-from lass.separation.storage import load_parts, save_parts
+from lass.separation.storage import MAX_SOURCES, load_parts, save_parts
 
 
 class Separator:
-    """Separate mixtures of two sources with a codec, autoregressive priors over its codes and a likelihood.
+    """Separate mixtures of two or more sources with a codec, autoregressive priors over its codes and a likelihood.
 
     `separate` encodes the mixture, samples candidate code sequences (Algorithm 1), selects one candidate, refines its
     latents and decodes them.
@@ -42,7 +42,8 @@ class Separator:
     Args:
         codec: Codec between signals and codes.
         priors: One prior per source, or a single one for all sources.
-        likelihood: p(mixture code | source codes), or a likelihood of the mixture's latents.
+        likelihood: p(mixture code | source codes), or a likelihood of the mixture's latents; more than two sources need
+            an `AdditiveLikelihood`.
         sampler: Rule that chooses pairs of codes; default top-k with k = 32 and 512 candidates, as in the paper.
         selection: Rule that selects one candidate; default the one whose decoded mean is nearest to the mixture.
         refinement: Refinement of the selected candidate's latents; default 500 steps, as in the paper.
@@ -51,6 +52,8 @@ class Separator:
         posterior_mean: Whether the refinement starts from the weighted mean of all candidates' latents instead of the
             latents of the selected candidate.
         source_names: Names of the sources if each has its own prior; used in file names and tables.
+        num_sources: Number of sources that share the prior, if only one is given; default 2.
+        mixing_weights: Weight of each source in the mixtures; None for their mean.
 
     Raises:
         LassError: if a prior or the likelihood was made for another codec, the likelihood needs latents that the codec
@@ -75,13 +78,14 @@ class Separator:
         memory_budget: int = 2**30,
         posterior_mean: bool = False,
         source_names: Sequence[str] | None = None,
+        num_sources: int | None = None,
+        mixing_weights: Sequence[float] | None = None,
     ) -> None:
         self.codec = codec
-        self.priors = list(priors) if isinstance(priors, Sequence) else [priors]
-        if not self.priors:
-            raise LassError("Expected one prior that all sources share, or one for each source, got none.")
-        if len(self.priors) == 1:
-            self.priors *= 2
+        self.priors = _priors_of_sources(list(priors) if isinstance(priors, Sequence) else [priors], num_sources)
+        self.mixing_weights = None if mixing_weights is None else list(mixing_weights)
+        if self.mixing_weights is not None:
+            check_weights(self.mixing_weights, len(self.priors))
         self.likelihood = likelihood
         self.sampler: Sampler = sampler or TopK()
         self.selection: Selection = selection or ClosestToMixture()
@@ -171,11 +175,11 @@ class Separator:
             indices=indices,
             progress=progress,
         )
-        exchangeable = self.exchangeable(conditions, len(mixtures))
+        groups = self.exchangeable(conditions, len(mixtures))
         with full_precision(self.device):
-            chosen = self.selection.select(candidates, mixtures, self.codec, grid)
-            codes, latents = self.codes_and_latents(candidates, chosen, grid, exchangeable)
-            estimates = self.refinement.refine(latents, mixtures, self.codec)
+            chosen = self.selection.select(candidates, mixtures, self.codec, grid, self.mixing_weights)
+            codes, latents = self.codes_and_latents(candidates, chosen, grid, groups)
+            estimates = self.refinement.refine(latents, mixtures, self.codec, self.mixing_weights)
         if not estimates.isfinite().all():
             raise LassError(
                 f"The estimates became NaN or infinite: lower the step size of {type(self.refinement).__name__}, or "
@@ -185,9 +189,9 @@ class Separator:
             estimates[..., :num_samples],
             codes,
             candidates.scores,
-            residual=(mixtures - mix(estimates))[..., :num_samples],
+            residual=(mixtures - mix(estimates, self.mixing_weights))[..., :num_samples],
             weights=candidates.weights,
-            entropy=entropy_by_position(candidates, exchangeable).unflatten(-1, grid),
+            entropy=entropy_by_position(candidates, groups).unflatten(-1, grid),
             num_unseen_codes=self._num_unseen_codes(mixture_codes),
             log_evidence=candidates.log_evidence,
         )
@@ -230,6 +234,7 @@ class Separator:
             self.sampler,
             likelihood_weight=self.likelihood_weight,
             mixture_latents=None if mixture_latents is None else to_reading_order(mixture_latents, prior),
+            mixing_weights=self.mixing_weights,
             memory_budget=self.memory_budget,
             **options,
         )
@@ -237,7 +242,7 @@ class Separator:
 
     @torch.no_grad()
     def codes_and_latents(
-        self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], exchangeable: Tensor
+        self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], groups: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the selected candidates' codes, (M, S, *grid), and the initial latents of the refinement, (M, S, dim,
         *grid).
@@ -246,26 +251,31 @@ class Separator:
             candidates: Candidates of Algorithm 1.
             chosen: (M,), index of the selected candidate of each mixture.
             grid: Shape of the codes of one signal.
-            exchangeable: (M,) bool, see `exchangeable`.
+            groups: (M, S), see `exchangeable`.
         """
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         if self.posterior_mean:
-            return codes, mean_latents(candidates, chosen, self.codec, grid, exchangeable)
+            return codes, mean_latents(candidates, chosen, self.codec, grid, groups)
         return codes, self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
 
     def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
-        """Return which mixtures have exchangeable sources, (num_mixtures,) bool: equal priors and, if given, equal
-        classes.
+        """Return the groups of exchangeable sources, (num_mixtures, sources) long: equal numbers within a group.
+
+        Sources are exchangeable if they have the same prior, mixing weight and, if given, class. The number of a group
+        is the position of its first source.
 
         Args:
             conditions: (num_mixtures, sources) classes, or None.
             num_mixtures: Number of mixtures.
         """
-        if any(prior is not self.priors[0] for prior in self.priors):
-            return torch.zeros(num_mixtures, dtype=torch.bool, device=self.device)
-        if conditions is None:
-            return torch.ones(num_mixtures, dtype=torch.bool, device=self.device)
-        return (conditions == conditions[:, :1]).all(1).to(self.device)
+        weights = self.mixing_weights or [1.0] * len(self.priors)
+        kinds = [(id(prior), weight) for prior, weight in zip(self.priors, weights, strict=True)]
+        kind = torch.tensor([kinds.index(each) for each in kinds], device=self.device).expand(num_mixtures, -1)
+        equal = kind[:, :, None] == kind[:, None]
+        if conditions is not None:
+            classes = conditions.to(self.device)
+            equal = equal & (classes[:, :, None] == classes[:, None])
+        return equal.long().argmax(2)
 
     def _num_unseen_codes(self, mixture_codes: Tensor) -> Tensor:
         likelihood = self.likelihood
@@ -280,7 +290,8 @@ class Separator:
         posterior_mean.
         """
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
-        return {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
+        settings = {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
+        return settings if self.mixing_weights is None else {**settings, "mixing_weights": self.mixing_weights}
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the separator into a folder, from which `from_pretrained` rebuilds it, and return the folder.
@@ -294,12 +305,39 @@ class Separator:
         return save_parts(Path(folder), self.codec, self.priors, self.likelihood, facts)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Separator:
+    def from_pretrained(cls, folder: str | Path, num_sources: int | None = None) -> Separator:
         """Rebuild a separator from its folder, on the CPU.
 
         The folder is data: no code in it is executed, and no name in it is used as a path unchecked.
 
+        Args:
+            folder: Folder of `save_pretrained`.
+            num_sources: Number of sources, if the folder has one prior that all sources share; default the number with
+                which the separator was saved.
+
         Raises:
-            LassError: if a file is missing or damaged, or the parts do not belong together.
+            LassError: if a file is missing or damaged, the parts do not belong together, or they are for another number
+                of sources.
         """
-        return cls(**load_parts(Path(folder)))
+        parts = load_parts(Path(folder))
+        if num_sources is not None and num_sources != len(parts["priors"]):
+            if any(prior is not parts["priors"][0] for prior in parts["priors"]) or parts["mixing_weights"]:
+                raise LassError(
+                    f"{folder} is for {len(parts['priors'])} different sources: num_sources can only be changed where "
+                    "all sources share one prior and weight."
+                )
+            parts |= {"priors": parts["priors"][:1], "num_sources": num_sources}
+        return cls(**parts)
+
+
+def _priors_of_sources(priors: list[Prior], num_sources: int | None) -> list[Prior]:
+    """One prior per source."""
+    if not priors:
+        raise LassError("Expected one prior that all sources share, or one for each source, got none.")
+    if num_sources is not None:
+        check_number("num_sources", num_sources, at_least=1, at_most=MAX_SOURCES, whole=True)
+    if len(priors) == 1:
+        return priors * (2 if num_sources is None else num_sources)
+    if num_sources not in (None, len(priors)):
+        raise LassError(f"There are {len(priors)} priors for {num_sources} sources: expected one, or one per source.")
+    return priors

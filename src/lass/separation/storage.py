@@ -73,6 +73,9 @@ def load_parts(folder: Path) -> dict[str, Any]:
         raise LassError(f"{source} holds the source_names {source_names!r:.80}: expected a list.")
     check_flag(f"posterior_mean in {source}", facts["posterior_mean"])
     check_number(f"likelihood_weight in {source}", facts["likelihood_weight"], at_least=0)
+    weights = facts.get("mixing_weights")
+    if weights is not None and not (isinstance(weights, list) and all(isinstance(x, int | float) for x in weights)):
+        raise LassError(f"{source} holds the mixing_weights {weights!r:.80}: expected a list of numbers.")
     priors = {name: load_prior(folder / name) for name in {path_component(name, source) for name in names}}
     return {
         "codec": load_codec(folder / "codec"),
@@ -81,6 +84,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
         "likelihood_weight": facts["likelihood_weight"],
         "posterior_mean": facts["posterior_mean"],
         "source_names": source_names,
+        "mixing_weights": weights,
         **{name: build(facts[name], source, protocol) for name, protocol in COMPONENTS.items()},
     }
 

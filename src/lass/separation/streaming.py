@@ -71,7 +71,7 @@ def separate_stream(
     if not 0 <= context < window:
         raise LassError(f"The context must be 0…{window - 1} code positions, fewer than the window, not {context}.")
     num_positions = -(-num_samples // codec.hop)
-    decoder = _Decoder(read, num_samples, refinement, codec, separator.device)
+    decoder = _Decoder(read, num_samples, refinement, codec, separator)
     past: Tensor | None = None  # codes of the last `context` positions, (channels, sources, past)
     for number, start in enumerate(_starts(num_positions, window, context)):
         stop = min(start + window - (context if start else 0), num_positions)
@@ -89,13 +89,14 @@ class _Decoder:
         num_samples: Length of the mixture in samples.
         refinement: Local refinement.
         codec: Audio codec.
-        device: Device of the latents.
+        separator: Separator with the device and the mixing weights.
     """
 
     def __init__(
-        self, read: Read, num_samples: int, refinement: LocalRefinement, codec: AudioCodec, device: torch.device
+        self, read: Read, num_samples: int, refinement: LocalRefinement, codec: AudioCodec, separator: Separator
     ) -> None:
-        self.read, self.num_samples, self.device = read, num_samples, device
+        self.read, self.num_samples, self.device = read, num_samples, separator.device
+        self.mixing_weights = separator.mixing_weights
         self.refinement, self.codec = refinement, codec
         self.num_positions = -(-num_samples // codec.hop)
         self.margin = codec.margin + -(-refinement.reach // codec.hop)  # receptive field in positions, to each side
@@ -113,7 +114,7 @@ class _Decoder:
         if ready > decoded:
             mixture = self.read(first * hop, (stop - first) * hop)[:, None].to(self.device)
             with full_precision(self.device):
-                signals = self.refinement.refine(self.latents, mixture, self.codec)[:, :, 0]
+                signals = self.refinement.refine(self.latents, mixture, self.codec, self.mixing_weights)[:, :, 0]
             piece = signals[..., (decoded - first) * hop : (ready - first) * hop]
             yield piece[..., : self.num_samples - decoded * hop].transpose(0, 1)
         self.first, self.decoded = max(first, (ready - self.margin) // self.step * self.step), ready
@@ -174,6 +175,6 @@ def _separate_window(
     target = mixture[..., (before - lead) * codec.hop : (before + stop - start) * codec.hop]
     whole = replace(candidates, codes=heard)
     with full_precision(separator.device):
-        chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],))
-        exchangeable = separator.exchangeable(None, len(mixture))
-        return separator.codes_and_latents(candidates, chosen, (stop - start,), exchangeable)
+        chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],), separator.mixing_weights)
+        groups = separator.exchangeable(None, len(mixture))
+        return separator.codes_and_latents(candidates, chosen, (stop - start,), groups)

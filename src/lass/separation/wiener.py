@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ SILENCE = 1e-8  # added to the power of every bin, so that a bin in which all so
 class WienerFilter:
     """Refine audio by masking the mixture's spectrogram in proportion to the power of the decoded sources.
 
-    With Vₛ = |STFT(decoded source s)|^exponent, estimate s is ISTFT(STFT(S · mixture) · Vₛ / Σₜ Vₜ) for S sources. The
-    phases are those of the mixture, and the mean of the estimates is the mixture. Errors of the codec therefore affect
-    the estimates only through the masks.
+    With Vₛ = |STFT(wₛ · decoded source s)|^exponent for the mixing weight wₛ, estimate s is
+    ISTFT(STFT(mixture) / wₛ · Vₛ / Σₜ Vₜ). The phases are those of the mixture, and the estimates mix into the mixture.
+    Errors of the codec therefore affect the estimates only through the masks.
 
     Args:
         window: Length of the Hann window in samples, a multiple of 4; the hop is window / 4.
@@ -54,11 +55,13 @@ class WienerFilter:
         return self.window // 4
 
     @torch.no_grad()
-    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec) -> Tensor:
+    def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`; for signals of shape (channels, samples)."""
         estimates = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-        power = self._spectra(estimates).abs().pow(self.exponent) + SILENCE
-        spectra = power / power.sum(1, keepdim=True) * self._spectra(mixtures * estimates.shape[1])[:, None]
+        num_sources = estimates.shape[1]
+        factors = estimates.new_tensor(weights or [1 / num_sources] * num_sources)[:, None, None, None]
+        power = (factors * self._spectra(estimates)).abs().pow(self.exponent) + SILENCE
+        spectra = power / power.sum(1, keepdim=True) * self._spectra(mixtures)[:, None] / factors
         return self._signals(spectra, estimates.shape[-1])
 
     def _spectra(self, signals: Tensor) -> Tensor:
