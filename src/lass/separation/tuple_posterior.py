@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lass.likelihood import AdditiveLikelihood
@@ -66,19 +66,13 @@ class TuplePosterior:
             log_weights = log_priors[0].rows.new_zeros(self.num_mixtures, self.num_candidates)
         self.log_weights = log_weights
         self.num_uniforms = len(log_priors) * (1 + SWEEPS)
-        sources = _sources(log_priors, likelihood, mixing_weights)
-        whitened = likelihood.whiten(latents)
-        self._mixtures = [
-            _MixturePosterior(
-                sources,
-                [row_of[mixture] for _, row_of in log_priors],
-                likelihood,
-                whitened[mixture],
-                likelihood_weight,
-                memory_budget // self.num_mixtures,
-            )
-            for mixture in range(self.num_mixtures)
-        ]
+        self._sources = _sources(log_priors, likelihood, mixing_weights)
+        self._likelihood, self._likelihood_weight = likelihood, likelihood_weight
+        self._memory_budget = memory_budget
+        # Candidates of all mixtures, one after the other: row of the log priors, and whitened latents.
+        self._rows = torch.stack([row_of.flatten() for _, row_of in log_priors], 1)  # (M·C, S)
+        self._latents = likelihood.whiten(latents).repeat_interleave(self.num_candidates, 0)  # (M·C, d)
+        self._best: Drawn | None = None
 
     def draw(
         self,
@@ -88,25 +82,188 @@ class TuplePosterior:
         at_least: Float[Tensor, "M C"] | None = None,
     ) -> Drawn:
         """See `Posterior`."""
-        drawn = []
-        for mixture, posterior in enumerate(self._mixtures):
-            if at_least is None:
-                drawn.append(posterior.draw(parents[mixture], uniforms[mixture], temperature))
-            else:
-                own = uniforms[mixture, :, 0]
-                drawn.append(posterior.draw_among_best(parents[mixture], own, temperature, at_least[mixture]))
-        return _stack(drawn)
+        if at_least is not None:
+            return self._draw_among_best(parents, uniforms[..., 0], temperature, at_least)
+        first_of_mixture = torch.arange(self.num_mixtures, device=parents.device)[:, None] * self.num_candidates
+        candidates, numbers = (parents + first_of_mixture).flatten(), uniforms.flatten(0, 1)
+        size = max(1, self._memory_budget // (BYTES_PER_CODE * (self._likelihood.num_codes + REFINED**2)))
+        chunks = zip(candidates.split(size), numbers.split(size), strict=True)
+        drawn = [
+            self._draw(self._rows[own], self._latents[own], own_numbers, temperature) for own, own_numbers in chunks
+        ]
+        return Drawn(*(torch.cat(field).unflatten(0, parents.shape) for field in zip(*drawn, strict=True)))
 
     def best(self, k: int, canonical: bool = False) -> Drawn:
         """See `Posterior`; the search keeps max(k, 64) partial tuples."""
-        return _stack([posterior.best(k, canonical) for posterior in self._mixtures])
+        num_beams, shape = max(k, BEAMS), (self.num_mixtures, self.num_candidates)
+        size = max(1, self._memory_budget // (BYTES_PER_CODE * num_beams * self._likelihood.num_codes))
+        chunks = zip(self._rows.split(size), self._latents.split(size), strict=True)
+        found = [self._search(rows, latents, k, num_beams, canonical) for rows, latents in chunks]
+        return Drawn(*(torch.cat(field).unflatten(0, shape) for field in zip(*found, strict=True)))
 
     def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
         """See `Posterior`; normalised over the 256 best tuples."""
-        return torch.stack([posterior.nucleus(p, temperature) for posterior in self._mixtures])
+        log_posterior = self._most_probable().log_posterior
+        mass = (log_posterior / temperature).softmax(-1).cumsum(-1)
+        num_kept = (mass < p).sum(-1).clamp(max=mass.shape[-1] - 1)
+        return log_posterior.gather(-1, num_kept[..., None])[..., 0]
 
     def log_normalizer(self, temperature: float = 1.0) -> None:
         """None: the sum over all tuples is not computed; see `Drawn.log_weights`."""
+
+    def _draw(
+        self,
+        rows: Int[Tensor, "n S"],
+        latents: Float[Tensor, "n dim"],
+        uniforms: Float[Tensor, "n U"],
+        temperature: float,
+    ) -> Drawn:
+        """Draw one tuple per row; its `log_weights` are those of the tempered posterior."""
+        num_sources, numbers = len(self._sources), iter(uniforms.unbind(1))
+        residual, variance = latents, torch.full_like(latents[:, 0], self._likelihood.noise)
+        log_proposal, codes = torch.zeros_like(variance), []
+        for s, source in enumerate(self._sources):
+            log_weights = self._log_weights(s, rows, residual, variance)
+            if s == num_sources - 2:
+                log_weights = self._refined(log_weights, rows, residual, variance)
+            if temperature != 1:
+                log_weights = log_weights / temperature
+            chosen, log_probability = _drawn(log_weights, next(numbers))
+            log_proposal += log_probability
+            codes.append(chosen)
+            residual, variance = residual - source.vectors[chosen], variance + source.variances[chosen]
+        drawn = torch.stack(codes, 1)
+        log_weights = self._log_posterior(rows, latents, drawn) / temperature - log_proposal
+        drawn = self._swept(drawn, rows, latents, numbers, temperature)
+        return Drawn(drawn, self._log_posterior(rows, latents, drawn), log_weights)
+
+    def _log_weights(self, s: int, rows: Tensor, residual: Tensor, variance: Tensor) -> Float[Tensor, "n K"]:
+        """Log prior of source s times the look-ahead, the likelihood averaged over the later sources.
+
+        Args:
+            s: Source.
+            rows: (n, S), rows of the log priors.
+            residual: (n, d), latents minus the vectors of the earlier sources.
+            variance: (n,), noise and variance of the earlier sources.
+        """
+        source, later = self._sources[s], range(s + 1, len(self._sources))
+        log_prior = source.log_prior[rows[:, s]]
+        if not later:
+            return log_prior + self._log_likelihood(_squared(residual, source), variance[:, None] + source.variances)
+        mean = sum(self._sources[t].mean[rows[:, t]] for t in later)
+        spread = sum(self._sources[t].spread[rows[:, t]] for t in later)
+        noise = INFLATION * (variance + sum(self._sources[t].noise[rows[:, t]] for t in later))[:, None]
+        precision = 1 / (noise + spread)
+        distance = ((residual - mean).square() * precision).sum(1, keepdim=True)
+        distance = distance - 2 * ((residual - mean) * precision) @ source.vectors.T
+        distance = distance + precision @ source.vectors.square().T
+        # log_scale makes the average comparable between look-aheads: a wider one has a lower peak.
+        log_scale = (noise * precision).log().sum(1, keepdim=True)
+        return log_prior + self._likelihood_weight / 2 * (log_scale - distance.clamp(min=0))
+
+    def _refined(
+        self, log_weights: Float[Tensor, "n K"], rows: Tensor, residual: Tensor, variance: Tensor
+    ) -> Float[Tensor, "n K"]:
+        """Replace the look-ahead of the best codes of the last source but one by the sum over codes of the last."""
+        source, last = self._sources[-2], self._sources[-1]
+        num_refined = min(REFINED, log_weights.shape[1])
+        own = log_weights.topk(num_refined, dim=1, sorted=False).indices
+        log_prior, others = last.log_prior[rows[:, -1]].topk(num_refined, dim=1, sorted=False)
+        left = residual[:, None] - source.vectors[own]  # (n, refined, d)
+        squared = left.square().sum(2)[:, :, None] + last.squared_norms[others][:, None]
+        squared = torch.baddbmm(squared, left, last.vectors[others].transpose(1, 2), alpha=-2)
+        both = variance[:, None, None] + source.variances[own][:, :, None] + last.variances[others][:, None]
+        log_sum = (self._log_likelihood(squared, both) + log_prior[:, None]).logsumexp(2)
+        return log_weights.scatter(1, own, source.log_prior[rows[:, -2]].gather(1, own) + log_sum)
+
+    def _swept(
+        self, codes: Int[Tensor, "n S"], rows: Tensor, latents: Tensor, numbers: Iterator[Tensor], temperature: float
+    ) -> Int[Tensor, "n S"]:
+        """Gibbs sweeps: every source is drawn anew, given the others; leaves the tempered posterior invariant."""
+        codes = codes.clone()
+        residual, variance = self._residual(latents, codes)
+        for _ in range(SWEEPS):
+            for s, source in enumerate(self._sources):
+                residual, variance = residual + source.vectors[codes[:, s]], variance - source.variances[codes[:, s]]
+                log_weights = source.log_prior[rows[:, s]] + self._log_likelihood(
+                    _squared(residual, source), variance[:, None] + source.variances
+                )
+                codes[:, s] = _drawn(log_weights / temperature, next(numbers))[0]
+                residual, variance = residual - source.vectors[codes[:, s]], variance + source.variances[codes[:, s]]
+        return codes
+
+    def _residual(
+        self, latents: Float[Tensor, "n dim"], codes: Int[Tensor, "n chosen"]
+    ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
+        """Latents minus the vectors of the first sources, whose codes are chosen; noise plus their variances."""
+        residual, variance = latents, torch.full_like(latents[:, 0], self._likelihood.noise)
+        for source, chosen in zip(self._sources, codes.unbind(1), strict=False):
+            residual, variance = residual - source.vectors[chosen], variance + source.variances[chosen]
+        return residual, variance
+
+    def _log_posterior(
+        self, rows: Int[Tensor, "n S"], latents: Float[Tensor, "n dim"], codes: Int[Tensor, "n S"]
+    ) -> Float[Tensor, " n"]:
+        """Unnormalised log posterior of tuples."""
+        residual, variance = self._residual(latents, codes)
+        log_priors = [source.log_prior[rows[:, s], codes[:, s]] for s, source in enumerate(self._sources)]
+        return torch.stack(log_priors).sum(0) + self._log_likelihood(residual.square().sum(1), variance)
+
+    def _log_likelihood(self, squared: Tensor, variance: Tensor) -> Tensor:
+        return self._likelihood_weight * self._likelihood.of_residual(squared.clamp(min=0), variance)
+
+    def _search(
+        self, rows: Int[Tensor, "n S"], latents: Float[Tensor, "n dim"], k: int, num_beams: int, canonical: bool
+    ) -> tuple[Int[Tensor, "n k S"], Float[Tensor, "n k"]]:
+        """Beam search over the sources: the best tuples and their log posterior, best first, filled up with −inf."""
+        num, num_codes, num_sources = len(rows), self._likelihood.num_codes, len(self._sources)
+        codes, log_prior, kept = rows.new_zeros(num, 1, 0), latents.new_zeros(num, 1), latents.new_zeros(num, 1)
+        for s, source in enumerate(self._sources):
+            partial, num_partial = codes.flatten(0, 1), codes.shape[1]
+            own_rows = rows.repeat_interleave(num_partial, 0)
+            residual, variance = self._residual(latents.repeat_interleave(num_partial, 0), partial)
+            scores = self._log_weights(s, own_rows, residual, variance) + log_prior.view(-1, 1)
+            scores = scores.masked_fill((kept == -torch.inf).view(-1, 1), -torch.inf)
+            if canonical:
+                scores = scores.masked_fill(self._descending(s, own_rows, partial), -torch.inf)
+            num_kept = min(k if s == num_sources - 1 else num_beams, num_partial * num_codes)
+            kept, chosen = scores.view(num, -1).topk(num_kept, dim=1)
+            parents, code = chosen // num_codes, chosen % num_codes
+            codes = torch.cat([gather_rows(codes, parents), code[..., None]], -1)
+            log_prior = log_prior.gather(1, parents) + source.log_prior[rows[:, s]].gather(1, code)
+        missing = k - kept.shape[1]
+        filled = torch.nn.functional.pad(kept, (0, missing), value=-torch.inf)
+        return torch.nn.functional.pad(codes, (0, 0, 0, missing)), filled
+
+    def _descending(self, s: int, rows: Int[Tensor, "n S"], codes: Int[Tensor, "n chosen"]) -> Bool[Tensor, "n K"]:
+        """Codes of source s that are smaller than that of an earlier, exchangeable source with an equal past."""
+        options = torch.arange(self._likelihood.num_codes, device=rows.device)
+        descending = torch.zeros(len(rows), len(options), dtype=torch.bool, device=rows.device)
+        for t in range(s):
+            if self._sources[t] is self._sources[s]:  # equal rows are then equal pasts and classes
+                descending |= (rows[:, t] == rows[:, s])[:, None] & (options < codes[:, t, None])
+        return descending
+
+    def _most_probable(self) -> Drawn:
+        if self._best is None:
+            self._best = self.best(NUCLEUS)
+        return self._best
+
+    def _draw_among_best(
+        self,
+        parents: Int[Tensor, "M N"],
+        uniforms: Float[Tensor, "M N"],
+        temperature: float,
+        at_least: Float[Tensor, "M C"],
+    ) -> Drawn:
+        """Draw among the most probable tuples whose log posterior is at least `at_least`."""
+        best, mixture = self._most_probable(), torch.arange(self.num_mixtures, device=parents.device)[:, None]
+        log_posterior = best.log_posterior[mixture, parents]
+        too_low = log_posterior < at_least.gather(1, parents)[..., None]
+        log_weights = (log_posterior / temperature).masked_fill(too_low, -torch.inf)
+        chosen = invert_log_weights(log_weights, uniforms[..., None])
+        codes = gather_rows(best.codes[mixture, parents], chosen)[..., 0, :]
+        return Drawn(codes, log_posterior.gather(-1, chosen)[..., 0])
 
 
 class _Source(NamedTuple):
@@ -136,183 +293,6 @@ def _sources(
     return [known[id(rows), weight] for (rows, _), weight in zip(log_priors, mixing_weights, strict=True)]
 
 
-class _MixturePosterior:
-    """Posterior of one mixture; see `TuplePosterior`."""
-
-    def __init__(
-        self,
-        sources: list[_Source],
-        rows: list[Int[Tensor, " C"]],
-        likelihood: AdditiveLikelihood,
-        latents: Float[Tensor, " dim"],
-        likelihood_weight: float,
-        memory_budget: int,
-    ) -> None:
-        self._sources, self._rows, self._likelihood = sources, rows, likelihood
-        self._latents, self._likelihood_weight = latents, likelihood_weight
-        self._chunk = max(1, memory_budget // (BYTES_PER_CODE * (likelihood.num_codes + REFINED**2)))
-        self._memory_budget = memory_budget
-        self._best: Drawn | None = None
-
-    def draw(self, parents: Tensor, uniforms: Tensor, temperature: float) -> Drawn:
-        """Draw one tuple per parent, (N, S); its `log_weights` estimate the normaliser of the tempered posterior."""
-        chunks = zip(parents.split(self._chunk), uniforms.split(self._chunk), strict=True)
-        drawn = [self._draw([row[own] for row in self._rows], numbers, temperature) for own, numbers in chunks]
-        return Drawn(*(torch.cat(field) for field in zip(*drawn, strict=True)))
-
-    def _draw(self, rows: list[Tensor], uniforms: Tensor, temperature: float) -> Drawn:
-        """Draw one tuple for each entry of the rows."""
-        num, num_sources = len(uniforms), len(self._sources)
-        numbers = iter(uniforms.unbind(1))
-        residual = self._latents.expand(num, -1)
-        variance = torch.full((num,), self._likelihood.noise, device=residual.device)
-        log_proposal, codes = torch.zeros_like(variance), []
-        for s, source in enumerate(self._sources):
-            log_weights = self._log_weights(s, rows, residual, variance)
-            if s == num_sources - 2:
-                log_weights = self._refined(log_weights, rows, residual, variance)
-            if temperature != 1:
-                log_weights = log_weights / temperature
-            chosen, log_probability = _drawn(log_weights, next(numbers))
-            log_proposal += log_probability
-            codes.append(chosen)
-            residual, variance = residual - source.vectors[chosen], variance + source.variances[chosen]
-        drawn = torch.stack(codes, 1)
-        log_weights = self.log_posterior(rows, drawn) / temperature - log_proposal
-        drawn = self._swept(drawn, rows, numbers, temperature)
-        return Drawn(drawn, self.log_posterior(rows, drawn), log_weights)
-
-    def _log_weights(self, s: int, rows: list[Tensor], residual: Tensor, variance: Tensor) -> Float[Tensor, "n K"]:
-        """Log prior of source s times the look-ahead, the likelihood averaged over the later sources.
-
-        Args:
-            s: Source.
-            rows: (n,) each, row of the log priors.
-            residual: (n, d), latents minus the vectors of the earlier sources.
-            variance: (n,), noise and variance of the earlier sources.
-        """
-        source, later = self._sources[s], range(s + 1, len(self._sources))
-        log_prior = source.log_prior[rows[s]]
-        if not later:
-            return log_prior + self._log_likelihood(_squared(residual, source), variance[:, None] + source.variances)
-        mean = sum(self._sources[t].mean[rows[t]] for t in later)
-        spread = sum(self._sources[t].spread[rows[t]] for t in later)
-        noise = INFLATION * (variance + sum(self._sources[t].noise[rows[t]] for t in later))[:, None]
-        precision = 1 / (noise + spread)
-        distance = ((residual - mean).square() * precision).sum(1, keepdim=True)
-        distance = distance - 2 * ((residual - mean) * precision) @ source.vectors.T
-        distance = distance + precision @ source.vectors.square().T
-        # log_scale makes the average comparable between look-aheads: a wider one has a lower peak.
-        log_scale = (noise * precision).log().sum(1, keepdim=True)
-        return log_prior + self._likelihood_weight / 2 * (log_scale - distance.clamp(min=0))
-
-    def _refined(
-        self, log_weights: Float[Tensor, "n K"], rows: list[Tensor], residual: Tensor, variance: Tensor
-    ) -> Float[Tensor, "n K"]:
-        """Replace the look-ahead of the best codes of the last source but one by the sum over codes of the last."""
-        source, last = self._sources[-2], self._sources[-1]
-        num_refined = min(REFINED, log_weights.shape[1])
-        own = log_weights.topk(num_refined, dim=1, sorted=False).indices
-        log_prior, others = last.log_prior[rows[-1]].topk(num_refined, dim=1, sorted=False)
-        left = residual[:, None] - source.vectors[own]  # (n, refined, d)
-        squared = left.square().sum(2)[:, :, None] + last.squared_norms[others][:, None]
-        squared = torch.baddbmm(squared, left, last.vectors[others].transpose(1, 2), alpha=-2)
-        both = variance[:, None, None] + source.variances[own][:, :, None] + last.variances[others][:, None]
-        log_sum = (self._log_likelihood(squared, both) + log_prior[:, None]).logsumexp(2)
-        return log_weights.scatter(1, own, source.log_prior[rows[-2]].gather(1, own) + log_sum)
-
-    def _swept(self, codes: Int[Tensor, "n S"], rows: list[Tensor], numbers, temperature: float) -> Int[Tensor, "n S"]:
-        """Gibbs sweeps: every source is drawn anew, given the others; leaves the tempered posterior invariant."""
-        codes = codes.clone()
-        residual, variance = self._residual(codes)
-        for _ in range(SWEEPS):
-            for s, source in enumerate(self._sources):
-                residual, variance = residual + source.vectors[codes[:, s]], variance - source.variances[codes[:, s]]
-                log_weights = source.log_prior[rows[s]] + self._log_likelihood(
-                    _squared(residual, source), variance[:, None] + source.variances
-                )
-                codes[:, s] = _drawn(log_weights / temperature, next(numbers))[0]
-                residual, variance = residual - source.vectors[codes[:, s]], variance + source.variances[codes[:, s]]
-        return codes
-
-    def _residual(self, codes: Int[Tensor, "*n S"]) -> tuple[Float[Tensor, "*n dim"], Float[Tensor, "*n"]]:
-        vectors = sum(source.vectors[codes[..., s]] for s, source in enumerate(self._sources))
-        variances = sum(source.variances[codes[..., s]] for s, source in enumerate(self._sources))
-        return self._latents - vectors, self._likelihood.noise + variances
-
-    def log_posterior(self, rows: list[Tensor], codes: Int[Tensor, "*n S"]) -> Float[Tensor, "*n"]:
-        """Unnormalised log posterior of tuples."""
-        residual, variance = self._residual(codes)
-        log_prior = sum(source.log_prior[rows[s], codes[..., s]] for s, source in enumerate(self._sources))
-        return log_prior + self._log_likelihood(residual.square().sum(-1), variance)
-
-    def _log_likelihood(self, squared: Tensor, variance: Tensor) -> Tensor:
-        return self._likelihood_weight * self._likelihood.of_residual(squared.clamp(min=0), variance)
-
-    def best(self, k: int, canonical: bool) -> Drawn:
-        """Return the best tuples of every candidate, found source by source."""
-        num_beams = max(k, BEAMS)
-        chunk = max(1, self._memory_budget // (BYTES_PER_CODE * num_beams * self._likelihood.num_codes))
-        candidates = torch.arange(len(self._rows[0]), device=self._latents.device).split(chunk)
-        found = [self._search([row[own] for row in self._rows], k, num_beams, canonical) for own in candidates]
-        codes, log_posterior = zip(*found, strict=True)
-        return Drawn(torch.cat(codes), torch.cat(log_posterior))
-
-    def _search(self, rows: list[Tensor], k: int, num_beams: int, canonical: bool) -> tuple[Tensor, Tensor]:
-        """Beam search over the sources: codes (n, k, S) and log posterior (n, k), best first, filled up with −inf."""
-        num, num_codes, dim = len(rows[0]), self._likelihood.num_codes, len(self._latents)
-        codes = rows[0].new_zeros(num, 1, 0)
-        log_prior = torch.zeros(num, 1, device=self._latents.device)
-        for s in range(len(self._sources)):
-            num_partial = codes.shape[1]
-            repeated = [row.repeat_interleave(num_partial) for row in rows]
-            flat = codes.flatten(0, 1)
-            sources = self._sources[:s]
-            residual = self._latents.expand(len(flat), dim) - sum(x.vectors[flat[:, t]] for t, x in enumerate(sources))
-            variance = self._likelihood.noise + sum(x.variances[flat[:, t]] for t, x in enumerate(sources))
-            if not sources:
-                variance = torch.full((len(flat),), self._likelihood.noise, device=residual.device)
-            scores = self._log_weights(s, repeated, residual, variance) + log_prior.flatten()[:, None]
-            if canonical:
-                for t in range(s):
-                    if self._sources[t] is self._sources[s]:
-                        same = (repeated[t] == repeated[s])[:, None]
-                        descending = torch.arange(num_codes, device=flat.device) < flat[:, t, None]
-                        scores = scores.masked_fill(same & descending, -torch.inf)
-            scores = scores.view(num, num_partial * num_codes)
-            last = s == len(self._sources) - 1
-            kept, chosen = scores.topk(min(k if last else num_beams, scores.shape[1]), dim=1)
-            code = chosen % num_codes
-            codes = torch.cat([gather_rows(codes, chosen // num_codes), code[..., None]], -1)
-            if last:
-                missing = k - kept.shape[1]
-                codes = torch.nn.functional.pad(codes, (0, 0, 0, missing))
-                return codes, torch.nn.functional.pad(kept, (0, missing), value=-torch.inf)
-            log_prior = log_prior.gather(1, chosen // num_codes)
-            log_prior = log_prior + self._sources[s].log_prior[rows[s]].gather(1, code)
-            log_prior = log_prior.masked_fill(kept == -torch.inf, -torch.inf)
-        raise AssertionError("unreachable: the last source returns")
-
-    def _most_probable(self) -> Drawn:
-        if self._best is None:
-            self._best = self.best(NUCLEUS, canonical=False)
-        return self._best
-
-    def nucleus(self, p: float, temperature: float) -> Tensor:
-        """Lowest log posterior in the nucleus of every candidate."""
-        log_posterior = self._most_probable().log_posterior
-        mass = (log_posterior / temperature).softmax(1).cumsum(1)
-        num_kept = (mass < p).sum(1).clamp(max=mass.shape[1] - 1)
-        return log_posterior.gather(1, num_kept[:, None])[:, 0]
-
-    def draw_among_best(self, parents: Tensor, uniforms: Tensor, temperature: float, at_least: Tensor) -> Drawn:
-        """Draw one of the most probable tuples whose log posterior is at least `at_least`."""
-        codes, log_posterior = (field[parents] for field in self._most_probable()[:2])
-        log_weights = (log_posterior / temperature).masked_fill(log_posterior < at_least[parents, None], -torch.inf)
-        chosen = invert_log_weights(log_weights, uniforms[:, None])
-        return Drawn(gather_rows(codes, chosen)[:, 0], log_posterior.gather(1, chosen)[:, 0])
-
-
 def _squared(residual: Float[Tensor, "n dim"], source: _Source) -> Float[Tensor, "n K"]:
     """|residual − w u[k]|² of every code."""
     norms = residual.square().sum(1, keepdim=True) + source.squared_norms
@@ -324,9 +304,3 @@ def _drawn(log_weights: Float[Tensor, "n options"], uniforms: Float[Tensor, " n"
     chosen = invert_log_weights(log_weights, uniforms[:, None])
     log_probability = log_weights.gather(1, chosen) - log_weights.logsumexp(1, keepdim=True)
     return chosen[:, 0], log_probability[:, 0]
-
-
-def _stack(drawn: list[Drawn]) -> Drawn:
-    codes, log_posterior = torch.stack([x.codes for x in drawn]), torch.stack([x.log_posterior for x in drawn])
-    log_weights = [x.log_weights for x in drawn if x.log_weights is not None]
-    return Drawn(codes, log_posterior, torch.stack(log_weights) if log_weights else None)
