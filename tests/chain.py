@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 from wandb_runs import finish_run
 
 from lass.cli.main import main
@@ -33,21 +29,17 @@ SMALL = {
 }
 
 
-def lass(repository, stage, *options, sizes=SMALL):
-    """Run a stage in this process, with its config in experiments/digits and the overrides in `sizes`."""
+def words(repository, stage, *options, sizes=SMALL):
+    """Return the command line of a stage, with its config in experiments/digits and the overrides in `sizes`."""
     command = "predict" if stage == "separate" else "fit"
     config = str(repository / "experiments" / "digits" / f"{stage}.yaml")
     stored = [f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"] if stage == "separate" else []
+    return [command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *sizes[stage], *options]
+
+
+def lass(repository, stage, *options, sizes=SMALL):
+    """Run a stage in this process; see `words`."""
     try:
-        main([command, "-c", config, "--trainer.enable_progress_bar=false", *stored, *sizes[stage], *options])
+        main(words(repository, stage, *options, sizes=sizes))
     finally:
         finish_run()
-
-
-def in_processes(repository, stage, *options):
-    """Start a stage in a new process, and return the process."""
-    config = str(repository / f"experiments/digits/{stage}.yaml")
-    command = [sys.executable, "-m", "lass.cli", "predict" if stage == "separate" else "fit", "-c", config]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = ["--trainer.enable_progress_bar=false", *SMALL[stage], *options]
-    return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE)

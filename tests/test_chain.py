@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from itertools import islice
 
 import pytest
 import torch
-from chain import SMALL, in_processes, lass
+from chain import SMALL, lass, words
 from offline_runs import read_offline_runs
 
 from lass import Separator, SparseCounts
@@ -21,10 +26,12 @@ from lass.data.mixture_lists import write_tuples
 from lass.data.sources import FixedTuples
 from lass.data.tuple_samplers import RandomTuples
 from lass.likelihood import LatentLikelihood, LatentMoments
-from lass.metrics import psnr
+from lass.metrics import ImageFeatures, psnr
 from lass.priors import load_prior
 from lass.report.results import ResultsFolder
 from lass.separation import memory
+
+NO_LOGGER = ["--trainer.logger=false"]  # for runs whose logged content is not tested
 
 
 def batched(items, size):
@@ -62,18 +69,19 @@ def test_every_stage_leaves_what_the_next_one_needs(chain):
 def test_latents_are_counted_and_separated_with(chain, repository):
     """The sums of latents agree with a slow loop over the same pairs, also after a resumed run."""
     where = "--trainer.default_root_dir=runs/latents/{}"
-    lass(repository, "likelihood", "--model.latents=true", "--trainer.max_epochs=1", where.format("likelihood"))
-    options = ["--model.latents=true", "--trainer.max_epochs=3", "--ckpt_path=last"]
+    options = ["--trainer.logger=false", "--model.latents=true"]
+    lass(repository, "likelihood", *options, "--trainer.max_epochs=1", where.format("likelihood"))
+    options += ["--trainer.max_epochs=2", "--ckpt_path=last"]
     lass(repository, "likelihood", *options, where.format("likelihood"))
     counts = SparseCounts.load("runs/latents/likelihood/counts.safetensors")
     moments = LatentMoments.load("runs/latents/likelihood/latents.safetensors").state_dict()
-    assert moments["counts"].sum() == counts.num_triples == 3 * 600 * 16
+    assert moments["counts"].sum() == counts.num_triples == 2 * 600 * 16
 
     codec = load_codec("runs/digits/vqvae/codec")
     sources = Digits(num_validation=200).part("train")
     sampler = RandomTuples(len(sources), 2, seed=0)
     sums, products = torch.zeros_like(moments["sums"]), torch.zeros_like(moments["products"])
-    for epoch in range(3):
+    for epoch in range(2):
         sampler.set_epoch(epoch)
         # In the batches of the run, because other batches may round a near tie between codes differently.
         for pairs in batched(sampler, 300):
@@ -84,20 +92,21 @@ def test_latents_are_counted_and_separated_with(chain, repository):
             products += torch.einsum("nti,ntj->ij", latents, latents)
             pair = codes.min(1).values * 16 + codes.max(1).values
             sums.index_add_(0, pair.flatten(), latents.flatten(0, 1))
-    # Sums of up to 28,800 latents of order 1: float32 values, summed in float64.
+    # Sums of up to 19,200 latents of order 1: float32 values, summed in float64.
     torch.testing.assert_close(moments["sums"], sums, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(moments["products"], products, atol=1e-2, rtol=1e-4)
 
     likelihood = "--model.likelihood=runs/latents/likelihood/latents.safetensors"
-    lass(repository, "separate", likelihood, where.format("separate"))
+    few = [*NO_LOGGER, "--data.num_mixtures=2"]
+    lass(repository, "separate", *few, likelihood, where.format("separate"))
     separator = Separator.from_pretrained("runs/latents/separate/separator")
     assert isinstance(separator.likelihood, LatentLikelihood)
     # Parts of a separator's folder can be used like the outputs of the stages, as in `make eval-...`.
     folder = "runs/latents/separate/separator"
     parts = [f"--model.codec={folder}/codec", f"--model.priors={folder}/prior"]
     finished = f"--model.likelihood={folder}/likelihood.safetensors"
-    lass(repository, "separate", *parts, finished, where.format("again"))
-    assert_same_scores(*(ResultsFolder(f"runs/latents/{name}").read(3)[1] for name in ("separate", "again")))
+    lass(repository, "separate", *few, *parts, finished, where.format("again"))
+    assert_same_scores(*(ResultsFolder(f"runs/latents/{name}").read(1)[1] for name in ("separate", "again")))
 
     with pytest.raises(SystemExit, match=r"latents=True, but this run has False.*--model.latents=true"):
         lass(
@@ -105,7 +114,7 @@ def test_latents_are_counted_and_separated_with(chain, repository):
             "likelihood",
             "--model.latents=false",
             "--trainer.max_epochs=5",
-            *options[2:],
+            "--ckpt_path=last",
             where.format("likelihood"),
         )
 
@@ -120,11 +129,11 @@ def test_weakly_supervised_separation_uses_the_classes(chain, repository):
     pairs = pairs[[*range(8), 48]]
     write_tuples("weak.csv", pairs)
     conditional, where = "--model.prior.init_args.num_classes=10", "--trainer.default_root_dir=runs/weak/{}"
-    lass(repository, "prior", conditional, where.format("prior"))
+    lass(repository, "prior", *NO_LOGGER, conditional, where.format("prior"))
     assert load_prior("runs/weak/prior/prior").num_classes == 10
     options = ["--model.priors=runs/weak/prior/prior", "--model.refinement=lass.separation.NoRefinement"]
     options += ["--model.conditional=true", "--data.mixtures=weak.csv", "--data.num_mixtures=9"]
-    lass(repository, "separate", *options, where.format("separate"))
+    lass(repository, "separate", *NO_LOGGER, *options, where.format("separate"))
     separator = Separator.from_pretrained("runs/weak/separate/separator")
     batch = FixedTuples(data.part("test"), pairs).__getitems__(list(range(9)))
     assert [i for i, (one, other) in enumerate(batch.labels.tolist()) if one == other] == [8]
@@ -220,7 +229,7 @@ def test_a_killed_run_goes_on_where_it_stopped(chain, repository):
         table = list(csv.DictReader(file))
     codes = results.read(4)[0]["codes"]
     files[4].unlink()
-    lass(repository, "separate")
+    lass(repository, "separate", *NO_LOGGER)
     tensors, row = results.read(4)
     assert agreement(tensors["codes"], codes) > 0.9  # separated alone now, in a batch of four before
     for file in files[:4] + files[5:]:
@@ -239,8 +248,9 @@ def test_other_settings_do_not_mix_with_old_results(chain, repository, capsys):
         lass(repository, "separate", "--model.seed=1")
     assert "other settings (seed)" in str(error.value)
     assert "--model.overwrite=true" in str(error.value)
-    lass(repository, "separate", "--model.seed=1", "--trainer.default_root_dir=runs/digits/other")
-    assert ResultsFolder("runs/digits/other").has(5)
+    few = [*NO_LOGGER, "--data.num_mixtures=2"]
+    lass(repository, "separate", "--model.seed=1", "--trainer.default_root_dir=runs/digits/other", *few)
+    assert ResultsFolder("runs/digits/other").has(1)
     assert "seed: 0" in (chain / "runs/digits/separate/config.yaml").read_text()
     with pytest.raises(SystemExit, match=r"other settings \(mixtures_of\)"):
         lass(repository, "separate", "--data.predict_split=validation")
@@ -254,8 +264,9 @@ def test_after_too_little_memory_fewer_candidates_go_into_the_same_folder(chain,
         patch.setattr(memory, "free_bytes", lambda priors, device: 10)
         with pytest.raises(SystemExit, match="caches for one candidate of 16 codes"):
             lass(repository, "separate", folder)
-    lass(repository, "separate", folder, "--model.sampler.init_args.num_candidates=4")
-    assert ResultsFolder("runs/digits/large").has(5)
+    few = [*NO_LOGGER, "--data.num_mixtures=2"]
+    lass(repository, "separate", folder, "--model.sampler.init_args.num_candidates=4", *few)
+    assert ResultsFolder("runs/digits/large").has(1)
 
 
 def test_a_wrong_codec_is_refused_by_name(chain, repository):
@@ -299,9 +310,9 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
     logged = read_offline_runs(chain / "runs/resumed/log")[0].history
     assert min(logged["trainer/global_step"]) >= 4 * 19  # a new training would have logged earlier steps
 
-    where = "--trainer.default_root_dir=runs/{}/likelihood"
-    lass(repository, "likelihood", "--ckpt_path=last", "--trainer.max_epochs=5", where.format("resumed"))
-    lass(repository, "likelihood", "--trainer.max_epochs=5", where.format("uninterrupted"))
+    longer, where = [*NO_LOGGER, "--trainer.max_epochs=5"], "--trainer.default_root_dir=runs/{}/likelihood"
+    lass(repository, "likelihood", "--ckpt_path=last", *longer, where.format("resumed"))
+    lass(repository, "likelihood", *longer, where.format("uninterrupted"))
     resumed, uninterrupted = (
         (chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("resumed", "uninterrupted")
     )
@@ -312,14 +323,33 @@ def test_training_resumes_from_its_checkpoint(chain, repository):
 
 
 @pytest.mark.slow
-def test_two_processes_count_exactly_what_one_counts(chain, repository):
-    """Distributed counting over gloo, with 601 pairs, so that the processes have different numbers of pairs."""
-    odd = ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"]
-    where = "--trainer.default_root_dir=runs/{}/likelihood"
-    lass(repository, "likelihood", *odd, where.format("one"))
-    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    run = in_processes(repository, "likelihood", *odd, *both, where.format("two"))
-    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
+def test_two_processes_give_exactly_what_one_gives(chain, repository, tmp_path, monkeypatch):
+    """Counts, then distances and means of scores, of two processes over gloo with unequal shares.
+
+    Both stages run in the same two processes, as importing Lightning takes longer than either.
+    """
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # without Inception
+    ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
+    few = ["--model.sampler.init_args.num_candidates=8", "--data.num_mixtures=5", "--data.batch_size=2"]
+    options = {
+        "likelihood": ["--data.num_validation=198", "--data.batch_size=100", "--model.latents=true"],  # 601 pairs
+        "separate": [*few, "--model.features=runs/features/features"],
+    }
+    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+    commands = []
+    for stage, given in options.items():
+        given = [*given, "--trainer.logger=false", "--trainer.default_root_dir=runs/{}/" + stage]
+        lass(repository, stage, *(option.format("one") for option in given))
+        commands.append(words(repository, stage, *both, *(option.format("two") for option in given)))
+    command = [sys.executable, str(repository / "tests/stages_worker.py"), json.dumps(commands)]
+    run = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, timeout=300)
+    assert run.returncode == 0, run.stderr.decode()
+    assert_same_counts(chain)
+    assert_same_summaries(chain)
+
+
+def assert_same_counts(chain):
+    """Compare the counts and moments of one process and of two."""
     tables = []
     for name in ("one", "two"):
         counts = SparseCounts.load(chain / f"runs/{name}/likelihood/counts.safetensors")
@@ -335,24 +365,40 @@ def test_two_processes_count_exactly_what_one_counts(chain, repository):
         torch.testing.assert_close(two[name].sum(0), one[name].sum(0), rtol=1e-4, atol=1e-2)  # latents are float32
 
 
+def assert_same_summaries(chain):
+    """Compare the scores and distances of one process and of two."""
+    one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
+    assert "frechet_small" in one
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        # Batch sizes differ, so scores differ by float32 rounding; the sampled codes are equal.
+        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
+    assert len(tables[0]) == len(tables[1]) == 6
+
+
 @pytest.mark.slow
 def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository):
     """A process killed after its first checkpoint is resumed, and writes the same file as an uninterrupted one."""
     where = "--trainer.default_root_dir=runs/killed/likelihood"
-    endless = in_processes(repository, "likelihood", where, "--trainer.max_epochs=100000", "--trainer.logger=false")
+    options = (where, "--trainer.max_epochs=100000", "--trainer.logger=false")
+    context = multiprocessing.get_context("fork")  # a process that has imported everything
+    endless = context.Process(target=lass, args=(repository, "likelihood", *options))
+    endless.start()
     checkpoint = chain / "runs/killed/likelihood/checkpoints/last.ckpt"
     for _ in range(1200):
-        if checkpoint.exists() or endless.poll() is not None:
+        if checkpoint.exists() or not endless.is_alive():
             break
         time.sleep(0.1)
     time.sleep(0.3)
     endless.kill()
-    endless.wait()
-    assert checkpoint.exists(), endless.stderr.read().decode()
+    endless.join()
+    assert checkpoint.exists()
+    assert endless.exitcode == -signal.SIGKILL
     epochs = torch.load(checkpoint, weights_only=True)["epoch"] + 2  # at least one more
-    lass(repository, "likelihood", "--ckpt_path=last", f"--trainer.max_epochs={epochs}", where)
-    where = "--trainer.default_root_dir=runs/whole/likelihood"
-    lass(repository, "likelihood", f"--trainer.max_epochs={epochs}", where)
+    options = (f"--trainer.max_epochs={epochs}", "--trainer.logger=false")
+    lass(repository, "likelihood", "--ckpt_path=last", where, *options)
+    lass(repository, "likelihood", "--trainer.default_root_dir=runs/whole/likelihood", *options)
     killed, whole = (
         (chain / f"runs/{name}/likelihood/counts.safetensors").read_bytes() for name in ("killed", "whole")
     )
@@ -361,7 +407,7 @@ def test_a_count_that_was_killed_ends_with_the_identical_file(chain, repository)
 
 def test_counting_stops_when_coverage_no_longer_rises(chain, repository):
     where = "--trainer.default_root_dir=runs/converged/likelihood"
-    lass(repository, "likelihood", "--model.min_coverage_gain=0.05", "--trainer.max_epochs=30", where)
+    lass(repository, "likelihood", *NO_LOGGER, "--model.min_coverage_gain=0.05", "--trainer.max_epochs=30", where)
     counts = SparseCounts.load("runs/converged/likelihood/counts.safetensors")
     epochs = counts.num_triples / (600 * 16)
     assert 2 <= epochs < 30
@@ -379,7 +425,7 @@ def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, reposit
     for name, options in {"counts": [counted], "finished": [finished]}.items():
         few = ["--data.num_mixtures=2", "--model.sampler.num_candidates=8", "--model.refinement.init_args.steps=1"]
         where = f"--trainer.default_root_dir=runs/{name}/separate"
-        lass(repository, "separate", sampler, *few, *options, where)
+        lass(repository, "separate", *NO_LOGGER, sampler, *few, *options, where)
     rows = [ResultsFolder(f"runs/{name}/separate").read(1)[1] for name in ("counts", "finished")]
     assert_same_scores(*rows)
     assert -1e4 < rows[0]["log_evidence"] < 0
@@ -388,7 +434,7 @@ def test_a_finished_likelihood_can_be_named_instead_of_the_counts(chain, reposit
 
 
 def test_the_run_ends_with_its_scores(chain, repository, capsys):
-    lass(repository, "separate")
+    lass(repository, "separate", *NO_LOGGER)
     printed = capsys.readouterr().out
     assert "Separated 6 mixtures" in printed
     assert "estimates" in printed
@@ -402,7 +448,7 @@ def test_a_damaged_result_is_made_again(chain, repository):
     codes = ResultsFolder("runs/digits/separate").read(2)[0]["codes"].clone()  # not a view of the file
     whole = path.read_bytes()
     path.write_bytes(whole[:50])
-    lass(repository, "separate")
+    lass(repository, "separate", *NO_LOGGER)
     assert agreement(ResultsFolder("runs/digits/separate").read(2)[0]["codes"], codes) > 0.9  # separated alone now
     path.write_bytes(whole)  # the results that the run has logged
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,6 +30,11 @@ class TablePrior:
         self.initial, self.transition = initial, transition  # (classes, K), (classes, K, K)
         self.num_codes = initial.shape[1]
 
+    @cached_property
+    def lists(self) -> tuple[list, list]:
+        """Both tables as nested lists, which the enumeration reads much faster than tensors."""
+        return self.initial.tolist(), self.transition.tolist()
+
     def start(self, num_sequences: int, condition: Tensor | None = None):
         none = torch.zeros(num_sequences, dtype=torch.long, device=self.initial.device)
         return {"classes": none if condition is None else condition}
@@ -44,9 +51,10 @@ class TablePrior:
         return TablePrior(self.initial.to(device), self.transition.to(device))
 
     def log_probability(self, codes: tuple[int, ...], label: int = 0) -> float:
-        probability = self.initial[label, codes[0]].item()
+        initial, transition = self.lists
+        probability = initial[label][codes[0]]
         for before, after in itertools.pairwise(codes):
-            probability *= self.transition[label, before, after].item()
+            probability *= transition[label][before][after]
         return math.log(probability) if probability > 0 else -math.inf
 
 
@@ -67,6 +75,11 @@ class World:
 
     priors: list[TablePrior]
     dense: Tensor  # (K, K, K)
+
+    @cached_property
+    def lists(self) -> list:
+        """The likelihood as nested lists, which the enumeration reads much faster than a tensor."""
+        return self.dense.tolist()
 
     @property
     def num_codes(self) -> int:
@@ -89,20 +102,21 @@ class World:
 
     def log_step(self, past: Sequences, first: int, second: int, mixture: int, weight: float, labels=(0, 0)) -> float:
         """Compute log p(first | past) + log p(second | past) + λ log P[first, second, mixture]."""
-        log_likelihood = self.dense[first, second, mixture].item()
-        if log_likelihood == 0:
+        likelihood = self.lists[first][second][mixture]
+        if likelihood == 0:
             return -math.inf
-        total = weight * math.log(log_likelihood)
+        total = weight * math.log(likelihood)
         for prior, codes, code, label in zip(self.priors, past, (first, second), labels, strict=True):
-            row = prior.initial[label] if not codes else prior.transition[label, codes[-1]]
-            total += math.log(row[code].item()) if row[code] > 0 else -math.inf
+            initial, transition = prior.lists
+            row = initial[label] if not codes else transition[label][codes[-1]]
+            total += math.log(row[code]) if row[code] > 0 else -math.inf
         return total
 
     def log_posterior(self, codes: Sequences, mixture: list[int], weight: float = 1.0, labels=(0, 0)) -> float:
         """Compute the unnormalised log posterior of a pair of whole sequences."""
         total = sum(p.log_probability(z, c) for p, z, c in zip(self.priors, codes, labels, strict=True))
         for a, b, m in zip(*codes, mixture, strict=True):
-            probability = self.dense[a, b, m].item()
+            probability = self.lists[a][b][m]
             total += weight * math.log(probability) if probability > 0 else -math.inf
         return total
 
@@ -161,6 +175,12 @@ def random_world(
         dense[0, 0] += 0.02  # at least one pair stays possible
     dense = dense / dense.sum(-1, keepdim=True).clamp(min=1e-9)
     return World([first, second], dense)
+
+
+def counted(codes: Tensor) -> Counter:
+    """Count the different pairs of sequences among candidates (N, S, T)."""
+    distinct, counts = codes.unique(dim=0, return_counts=True)
+    return Counter(dict(zip(map(as_sequences, distinct), counts.tolist(), strict=True)))
 
 
 def as_sequences(codes: Tensor) -> Sequences:

@@ -411,7 +411,7 @@ def test_a_predict_that_was_stopped_says_that_it_goes_on(chain, repository, monk
 def test_true_precisions_separate_as_float32_does(chain, repository):
     """Results agree with those of float32, because all computation stays in float32."""
     few = [
-        "--data.num_mixtures=2",
+        "--data.num_mixtures=1",
         "--model.sampler.num_candidates=8",
         "--model.refinement=lass.separation.NoRefinement",
     ]
@@ -421,7 +421,7 @@ def test_true_precisions_separate_as_float32_does(chain, repository):
         options = [f"--trainer.default_root_dir={folder}", f"--trainer.precision={precision}", "--trainer.logger=false"]
         lass(repository, "separate", *few, *options)
         results = ResultsFolder(folder)
-        rows[precision] = [results.read(i)[1]["psnr_db"] for i in range(2)]
+        rows[precision] = results.read(0)[1]["psnr_db"]
         assert results.read(0)[0]["estimates"].dtype == torch.float32
         separator = Separator.from_pretrained(f"{folder}/separator")
         assert {x.dtype for x in separator.codec.parameters()} == {torch.float32}

@@ -160,7 +160,7 @@ def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monke
     try:
         for stage in SMALL:
             once = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"] if stage in epochs else []
-            more = ["--model.latents=true"] if stage == "likelihood" else []
+            more = {"likelihood": ["--model.latents=true"], "separate": ["--data.num_mixtures=2"]}.get(stage, [])
             lass(repository, stage, *few, *once, *more)
             assert torch.are_deterministic_algorithms_enabled()
     finally:
@@ -173,7 +173,8 @@ def test_a_deterministic_run_goes_through_all_stages(repository, tmp_path, monke
 
 @pytest.mark.slow
 def test_three_processes_hold_the_sum_of_what_they_counted(tmp_path):
-    torch.multiprocessing.spawn(rank_worker.put_together, (str(tmp_path),), nprocs=3)
+    arguments = (rank_worker.put_together, (str(tmp_path),))
+    torch.multiprocessing.start_processes(*arguments, nprocs=3, start_method="fork")  # torch is imported already
     expected = rank_worker.counted(0)
     expected.merge(rank_worker.counted(1))
     expected.save(tmp_path / "expected.safetensors")

@@ -447,7 +447,7 @@ def photographs(tmp_path):
     for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
         folder = tmp_path / "photographs" / name
         folder.mkdir(parents=True)
-        for left in range(0, 384, 32):
+        for left in range(0, 384, 64):
             Image.fromarray(photograph[85:341, left : left + 256]).save(folder / f"{left}.png")
     return tmp_path / "photographs"
 
@@ -468,12 +468,13 @@ def test_from_import_to_figure_on_photographs(photographs, tmp_path, monkeypatch
     main(["import", "taming", "--config", str(paths[0]), "--checkpoint", str(paths[1]), "--out", str(models)])
 
     experiment = repository / "experiments" / "imagenet"
-    data = [f"--data.root={photographs}", "--data.num_workers=0", "--data.num_test=4", "--data.num_validation=4"]
+    data = [f"--data.root={photographs}", "--data.num_workers=0", "--data.num_test=4", "--data.num_validation=2"]
     quiet = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    main(["fit", "-c", str(experiment / "likelihood.yaml"), *data, *quiet, "--trainer.max_epochs=2"])
+    once = ["--trainer.max_epochs=1", "--data.batch_size=3"]
+    main(["fit", "-c", str(experiment / "likelihood.yaml"), *data, *quiet, *once])
     counts = SparseCounts.load("runs/imagenet/likelihood/counts.safetensors")
-    assert counts.num_triples == 2 * 8 * 256  # two epochs of eight pairs of photographs
-    sampler = ["--model.sampler.init_args.num_candidates=4"]
+    assert counts.num_triples == 3 * 256  # one epoch of three pairs of photographs
+    sampler = ["--model.sampler.init_args.num_candidates=2"]
     main(["predict", "-c", str(experiment / "separate.yaml"), *data, *quiet, *sampler, "--data.num_mixtures=2"])
     results = Path("runs/imagenet/separate")
     with Image.open(results / "separations.png") as figure:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from chain import in_processes, lass
+from chain import lass
 from offline_runs import read_offline_runs
 from scipy.linalg import sqrtm
 
@@ -42,31 +42,28 @@ def test_without_inception_a_run_says_what_to_get_and_goes_on(chain, repository,
         lass(repository, "separate", "--model.features=nowhere")
 
 
+class FewInceptionFeatures(InceptionFeatures):
+    """Five features of an early layer, so that six images are enough."""
+
+    def __init__(self, weights):
+        super().__init__(weights, 64)
+        self.num_features = 5
+
+    def forward(self, images):
+        return super().forward(images)[:, :5]
+
+
 @pytest.mark.slow
 def test_with_inception_there_is_a_fid(chain, repository, random_inception, monkeypatch):
-    """Features of an early layer of a random network: 64 features, so 65 images are enough."""
-    monkeypatch.setattr("lass.tasks.distances.InceptionFeatures", lambda weights: InceptionFeatures(weights, 64))
-    options = [
-        "--model.fid=true",
-        f"--model.inception_weights={random_inception}",
-        "--data.num_mixtures=33",
-        FEW_CANDIDATES,
-    ]
-    log = "--trainer.logger.init_args.save_dir=runs/fid"
-    lass(
-        repository,
-        "separate",
-        *options,
-        FEW_CANDIDATES,
-        "--data.batch_size=11",
-        "--trainer.default_root_dir=runs/fid",
-        log,
-    )
+    """With features of a random network."""
+    monkeypatch.setattr("lass.tasks.distances.InceptionFeatures", FewInceptionFeatures)
+    options = ["--model.fid=true", f"--model.inception_weights={random_inception}", FEW_CANDIDATES]
+    options += ["--data.num_mixtures=5", "--data.batch_size=2", "--trainer.default_root_dir=runs/fid"]
+    lass(repository, "separate", *options, "--trainer.logger.init_args.save_dir=runs/fid")
     summary = json.loads((chain / "runs/fid/summary.json").read_text())
-    network = InceptionFeatures(random_inception, 64)
-    distances = FrechetDistances(network, ["estimates"])
-    batch = next(iter(Digits(batch_size=33, num_validation=200, num_mixtures=33).predict_dataloader()))
-    estimates = torch.stack([ResultsFolder("runs/fid").read(i)[0]["estimates"] for i in range(33)])
+    distances = FrechetDistances(FewInceptionFeatures(random_inception), ["estimates"])
+    batch = next(iter(Digits(batch_size=5, num_validation=200, num_mixtures=5).predict_dataloader()))
+    estimates = torch.stack([ResultsFolder("runs/fid").read(i)[0]["estimates"] for i in range(5)])
     distances.update(batch.signals.flatten(0, 1), {"estimates": estimates.flatten(0, 1)})
     assert summary["fid"]["estimates"] == pytest.approx(distances.compute()["estimates"], rel=1e-3)
     run = read_offline_runs(chain / "runs" / "fid")[0]
@@ -99,24 +96,3 @@ def test_distances_are_those_of_the_stored_estimates(chain, repository, no_incep
     lass(repository, "separate", *options, "--data.num_mixtures=2")  # resumes with two stored mixtures
     said = " ".join(caplog.text.split())
     assert "There will be no frechet_small: it needs at least 6 images, so 3 mixtures, and this run has 2." in said
-
-
-@pytest.mark.slow
-def test_two_processes_score_exactly_what_one_scores(chain, repository, no_inception):
-    """Distances and means over both processes; 5 mixtures, so that the shares are unequal."""
-    ImageFeatures(num_features=5, width=8).save_pretrained("runs/features/features")
-    few = [FEW_CANDIDATES, "--data.num_mixtures=5", "--data.batch_size=2", "--model.features=runs/features/features"]
-    where = "--trainer.default_root_dir=runs/{}/separate"
-    lass(repository, "separate", *few, where.format("one"))
-    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    stored = f"--data.mixtures={repository / 'experiments/digits/test_mixtures.csv'}"
-    options = [stored, *few, *both, where.format("two")]
-    run = in_processes(repository, "separate", *options)
-    assert run.wait(timeout=300) == 0, run.stderr.read().decode()
-    one, two = (json.loads((chain / f"runs/{name}/separate/summary.json").read_text()) for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, values in one.items():
-        # Batch sizes differ, so scores differ by float32 rounding; the sampled codes are equal.
-        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
-    tables = [(chain / f"runs/{name}/separate/results.csv").read_text().splitlines() for name in ("one", "two")]
-    assert len(tables[0]) == len(tables[1]) == 6

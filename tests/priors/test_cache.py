@@ -8,12 +8,12 @@ import torch
 from lass.priors import TransformerPrior, cache
 from lass.priors.cache import KeyValueCache
 
-K, T = 5, 40
+K, T = 5, 24
 
 
 @pytest.fixture(autouse=True)
 def _small_sizes(monkeypatch):
-    """Shrink the cache's sizes, so that 40 positions cover growth of the room, sharing of prefixes and new rows."""
+    """Shrink the cache's sizes, so that 24 positions cover growth of the room, sharing of prefixes and new rows."""
     monkeypatch.setattr(cache, "FIRST_ROOM", 4)
     monkeypatch.setattr(cache, "SHARE_FROM", 3)
 
@@ -43,8 +43,7 @@ def no_parents(num: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("choose", [any_parents, few_parents, no_parents])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("choose", "seed"), [(any_parents, 0), (any_parents, 1), (few_parents, 0), (no_parents, 0)])
 def test_every_step_equals_the_full_pass(prior, choose, seed, device):
     generator, prior = torch.Generator().manual_seed(seed), prior.to(device)
     state, codes = prior.start(6), torch.zeros(6, 0, dtype=torch.long, device=device)

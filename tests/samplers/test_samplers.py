@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import torch
-from toy_worlds import TablePrior, World, as_sequences, random_world
+from toy_worlds import TablePrior, World, as_sequences, counted, random_world
 
 from lass import LassError, SparseCounts, separate_codes
 from lass.devices.numerics import widest_float
@@ -82,6 +82,8 @@ def test_contract(sampler, kind, weight):
 @pytest.mark.parametrize("shared", [True, False])
 def test_all_devices_find_the_same(sampler, memory_budget, shared, device):
     world = random_world(0, num_codes=4, zeros=True, shared=shared)
+    if sampler.num_candidates > 1:
+        sampler = dataclasses.replace(sampler, num_candidates=16)  # one at a time through the pairs, which is slow
     options = {"memory_budget": memory_budget, "likelihood_weight": 1.5}
     found = world.separate([MIXTURE, [2, 3, 1]], sampler, device, **options)
     expected = world.separate([MIXTURE, [2, 3, 1]], sampler, **options)
@@ -213,7 +215,7 @@ def test_draws_follow_the_stepwise_distribution(sampler, reference, kind):
     world = random_world(7, **WORLDS[kind])
     expected = world.stepwise_distribution(MIXTURE, **reference)
     result = separate_codes(torch.tensor([MIXTURE]), world.priors, world.likelihood, sampler)
-    observed = Counter(as_sequences(codes) for codes in result.codes[0])
+    observed = counted(result.codes[0])
     tolerance = 1.5 * sum(math.sqrt(p / (2 * math.pi * 40_000)) for p in expected.values())
     assert total_variation(observed, expected) < tolerance + 1e-6
     assert set(observed) <= set(expected)
@@ -270,7 +272,7 @@ def test_sequential_monte_carlo_converges_to_the_sequence_posterior(sampler, see
     assert weighted_distance(ancestral, expected) == pytest.approx(bias, abs=0.03)
 
 
-@pytest.mark.parametrize("kind", WORLDS)
+@pytest.mark.parametrize("kind", ["shared prior", "four codes"])
 @pytest.mark.parametrize(
     ("sampler", "weight"),
     [
@@ -281,13 +283,13 @@ def test_sequential_monte_carlo_converges_to_the_sequence_posterior(sampler, see
     ids=str,
 )
 def test_the_evidence_is_estimated_without_bias(kind, sampler, weight):
-    """The mean over 500 runs with six candidates each is within four standard errors of the enumerated sum."""
+    """The mean over 250 runs with six candidates each is within four standard errors of the enumerated sum."""
     world = random_world(11, **WORLDS[kind])
     exact = math.fsum(math.exp(score) for score in world.all_posteriors(MIXTURE, weight).values())
-    mixtures = torch.tensor([MIXTURE] * 500)
+    mixtures = torch.tensor([MIXTURE] * 250)
     result = separate_codes(mixtures, world.priors, world.likelihood, sampler, likelihood_weight=weight)
     estimates = result.log_evidence.exp()
-    assert abs(estimates.mean().item() - exact) < 4 * estimates.std().item() / math.sqrt(500)
+    assert abs(estimates.mean().item() - exact) < 4 * estimates.std().item() / math.sqrt(250)
     assert estimates.std().item() < 2 * exact
 
 
@@ -342,7 +344,7 @@ def test_the_nucleus_holds_the_probability_asked_for():
         nucleus = {pair for pair, mass in zip(ranked, before, strict=True) if mass < p - 1e-6}
         sampler = TopP(3000, p=p, temperature=temperature)
         result = separate_codes(torch.tensor([[2]]), world.priors, world.likelihood, sampler)
-        drawn = {as_sequences(codes) for codes in result.codes[0]}
+        drawn = set(counted(result.codes[0]))
         assert drawn <= nucleus
         total = math.fsum(weights[: len(nucleus)])
         likely = {pair for pair, weight in zip(ranked, weights, strict=True) if weight / total > 0.005}
@@ -356,7 +358,7 @@ def test_a_large_nucleus_is_found_piece_by_piece():
     world.dense[:6, :, 3] = 2 / 12  # 72 pairs hold two thirds of the probability
     for p, num_kept in {0.5: 72, 0.6: 72, 0.7: 144}.items():
         result = separate_codes(torch.tensor([[3]]), world.priors, world.likelihood, TopP(5000, p=p))
-        assert len({as_sequences(codes) for codes in result.codes[0]}) == num_kept
+        assert len(counted(result.codes[0])) == num_kept
 
 
 @pytest.mark.parametrize("sampler", [TopP(8, p=0.8), TopP(8, p=0.99), TopK(8, k=3)], ids=str)

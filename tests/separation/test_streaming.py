@@ -48,7 +48,7 @@ def reader(signal, requests=None):
 
 
 @pytest.mark.parametrize(("window", "context"), [(40, 1), (41, 30), (400, 10), (17, 3)])
-@pytest.mark.parametrize("num_samples", [4, 799, 800, 1337])
+@pytest.mark.parametrize("num_samples", [4, 319, 320, 533])  # 1, 80, 80 and 134 codes
 def test_windows_give_what_one_long_window_gives(separator, window, context, num_samples):
     torch.manual_seed(2)
     signal = torch.randn(2, num_samples)
@@ -58,7 +58,7 @@ def test_windows_give_what_one_long_window_gives(separator, window, context, num
 
 
 @pytest.mark.parametrize("refined", [16, 24, 200])  # 24: its hop of 6 is not a multiple of the codec's hop of 4
-@pytest.mark.parametrize("num_samples", [799, 1337])
+@pytest.mark.parametrize("num_samples", [479, 602])
 def test_a_filter_has_no_seams_either(separator, refined, num_samples):
     torch.manual_seed(2)
     signal = torch.randn(2, num_samples)
@@ -71,10 +71,10 @@ def test_a_filter_has_no_seams_either(separator, refined, num_samples):
 
 def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separator):
     """Averaging identical greedy candidates changes nothing; averaging drawn candidates changes the estimate."""
-    signal = torch.randn(1, 900, generator=torch.Generator().manual_seed(2))
+    signal = torch.randn(1, 400, generator=torch.Generator().manual_seed(2))
 
     def run():
-        return torch.cat(list(separate_stream(reader(signal), 900, separator, window=225, context=5)), -1)
+        return torch.cat(list(separate_stream(reader(signal), 400, separator, window=100, context=5)), -1)
 
     separator.posterior_mean = True
     averaged = run()
@@ -91,32 +91,34 @@ def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separato
 def test_without_its_past_a_window_decides_otherwise(separator):
     """Check of the test above: without context the result differs, so the context is needed and used."""
     torch.manual_seed(2)
-    signal = torch.randn(1, 1337)
+    signal = torch.randn(1, 533)
     whole = separator.separate_batch(signal[:, None]).estimates[0]
-    pieces = list(separate_stream(reader(signal), 1337, separator, window=40, context=0))
+    pieces = list(separate_stream(reader(signal), 533, separator, window=40, context=0))
     assert (torch.cat(pieces, -1) - whole).abs().max() > 0.01
 
 
 def test_what_is_read_and_given_out_at_once_does_not_grow_with_the_length(separator):
     requests = []
-    signal = torch.randn(1, 20_000)
-    pieces = separate_stream(reader(signal, requests), 20_000, separator, window=50, context=10)
+    signal = torch.randn(1, 2000)
+    pieces = separate_stream(reader(signal, requests), 2000, separator, window=50, context=10)
     most = max(piece.shape[-1] for piece in pieces)
     around = 2 * separator.codec.margin
     assert max(requests) <= (50 + around) * separator.codec.hop
     assert most <= (50 + around) * separator.codec.hop
+    assert max(requests) < 2000
     assert num_windows(20_000, separator.codec.hop, 50, 10) == 1 + -(-(5000 - 50) // 40)
 
 
 def test_random_windows_differ_by_seed_only(separator):
     separator.sampler = Ancestral(3)
-    signal = torch.randn(1, 900)
+    signal = torch.randn(1, 400)
 
     def run(seed):
-        return torch.cat(list(separate_stream(reader(signal), 900, separator, window=40, context=5, seed=seed)), -1)
+        return torch.cat(list(separate_stream(reader(signal), 400, separator, window=40, context=5, seed=seed)), -1)
 
-    torch.testing.assert_close(run(0), run(0), **CLOSE)
-    assert (run(0) - run(1)).abs().max() > 0.01
+    once = run(0)
+    torch.testing.assert_close(run(0), once, **CLOSE)
+    assert (run(1) - once).abs().max() > 0.01
 
 
 def test_what_cannot_be_streamed_is_refused(separator):

@@ -214,11 +214,13 @@ def test_ancestral_draws_are_near_the_posterior_of_each_position(temperature):
 
 
 def test_sweeps_bring_the_draws_nearer_to_the_posterior(monkeypatch):
+    """8,000 exact draws are off by 0.065 on average."""
     world, distances = World(seed=6), []
-    for sweeps in (0, 4):
+    for sweeps in (0, 2):
         monkeypatch.setattr(tuple_posterior, "SWEEPS", sweeps)
         distances.append(total_variation(world.distribution(world.separate(Ancestral(8_000))), world.stepwise()))
-    assert distances[1] < 0.05 < distances[0]
+    assert distances[1] < 0.08
+    assert distances[0] > 0.12
 
 
 @pytest.mark.parametrize(
