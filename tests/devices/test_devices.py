@@ -217,4 +217,4 @@ def test_a_batch_of_padding_only_counts_nothing(chain):
     counting.validation_step(nothing)
     counting.on_validation_epoch_start()
     assert counting.counts.num_triples == 0
-    assert counting.moments.state_dict()["counts"].sum() == 0
+    assert counting.merged["latents.safetensors"].state_dict()["counts"].sum() == 0

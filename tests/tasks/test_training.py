@@ -589,7 +589,7 @@ def test_counted_mixtures_have_the_weights_of_the_data(weights, tmp_path):
     counted = likelihood.contains(*every.unbind(1))
     # Rounding can change a code only where two are equally near.
     assert {tuple(triple) for triple in every[counted].tolist()} == expected
-    sums = task.moments.state_dict()["sums"].sum(0)
+    sums = task.merged["latents.safetensors"].state_dict()["sums"].sum(0)
     latents = codec.encode_latents(mixture).double()
     torch.testing.assert_close(sums.double(), latents.sum((0, 2, 3)).detach(), rtol=1e-4, atol=1e-3)
 

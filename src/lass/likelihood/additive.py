@@ -142,7 +142,8 @@ class AdditiveLikelihood:
         """
         table, metadata = load_tensors(path, ADDITIVE)
         num_codes: Any = metadata.get("num_codes")
-        check_sizes(2**21, num_codes=num_codes)
+        if metadata.get("kind") == ADDITIVE:
+            check_sizes(2**21, num_codes=num_codes)
         if metadata.get("kind") != ADDITIVE or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {ADDITIVE} of this version of lass: make it again.")
         likelihood = cls(num_codes, table, metadata.get("codec_fingerprint"))

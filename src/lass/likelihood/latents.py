@@ -124,7 +124,8 @@ class LatentLikelihood:
         """
         table, metadata = load_tensors(path, LIKELIHOOD)
         num_codes: Any = metadata.get("num_codes")
-        check_sizes(2**16, num_codes=num_codes)
+        if metadata.get("kind") == LIKELIHOOD:
+            check_sizes(2**16, num_codes=num_codes)
         if metadata.get("kind") != LIKELIHOOD or not _is_table(table, num_codes):
             raise LassError(f"{path} holds no {LIKELIHOOD} of this version of lass: make it again.")
         likelihood = cls(num_codes, table, metadata.get("codec_fingerprint"), metadata.get("symmetric") is True)

@@ -118,10 +118,12 @@ class LatentMoments:
         """
         tensors, metadata = load_tensors(path, MOMENTS, verify=True)  # the whole file is read in any case
         facts: dict[str, Any] = {name: metadata.get(name) for name in FACTS}
-        num_codes, dim = facts["num_codes"], facts["dim"]
-        check_sizes(2**16, num_codes=num_codes, dim=dim)
-        shapes = {"counts": (num_codes**2,), "sums": (num_codes**2, dim), "products": (dim, dim)}
-        if metadata.get("kind") != MOMENTS or {name: tuple(x.shape) for name, x in tensors.items()} != shapes:
+        shapes: dict[str, tuple[int, ...]] = {}
+        if metadata.get("kind") == MOMENTS:
+            num_codes, dim = facts["num_codes"], facts["dim"]
+            check_sizes(2**16, num_codes=num_codes, dim=dim)
+            shapes = {"counts": (num_codes**2,), "sums": (num_codes**2, dim), "products": (dim, dim)}
+        if {name: tuple(x.shape) for name, x in tensors.items()} != shapes:
             raise LassError(f"{path} holds no {MOMENTS}: name the file that `make count` wrote with latents=true.")
         return cls(**facts).load_state_dict(tensors)
 

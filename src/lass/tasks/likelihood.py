@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +15,11 @@ from torchmetrics import MeanMetric
 
 from lass.artifacts import fingerprint
 from lass.codecs import VQGAN, LatentCodec, codebook_of, load_codec
-from lass.data.mixing import mix
-from lass.data.module import check_sample_rate, weights_of
+from lass.data.mixing import mix, partial_weights
+from lass.data.module import SourceDataModule, check_sample_rate, weights_of
 from lass.data.sources import Sources, SourceTuples
 from lass.errors import LassError
-from lass.likelihood import LatentMoments, SparseCounts
+from lass.likelihood import AdditiveMoments, LatentMoments, SparseCounts
 from lass.likelihood.ranks import of_all_ranks
 from lass.report.media import log_values
 from lass.report.wandb_callback import WandbCallback
@@ -26,14 +27,17 @@ from lass.tasks.checkpoints import CHECKPOINT_FOLDER, RunCheckpoint
 from lass.tasks.trainer import datamodule_of, is_dry_run
 from lass.tasks.training import check_same_codec
 
-COUNTS_FILE, LATENTS_FILE = "counts.safetensors", "latents.safetensors"
+COUNTS_FILE, LATENTS_FILE, ADDITIVE_FILE = "counts.safetensors", "latents.safetensors", "additive.safetensors"
+
+#: Whatever is accumulated and saved in one file.
+Statistics = SparseCounts | LatentMoments | AdditiveMoments
 
 
 class CheckpointEachEpoch(RunCheckpoint):
     """Saves `last.ckpt` after every epoch."""
 
-    def __init__(self, dirpath: str | Path) -> None:
-        super().__init__(dirpath, [COUNTS_FILE, LATENTS_FILE])
+    def __init__(self, dirpath: str | Path, files: Sequence[str]) -> None:
+        super().__init__(dirpath, files)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last.ckpt`."""
@@ -41,30 +45,39 @@ class CheckpointEachEpoch(RunCheckpoint):
 
 
 class LikelihoodCounting(LightningModule):
-    """Counts triples of codes from pairs of sources, and saves the counts after every epoch.
+    """Counts triples of codes from tuples of sources, and saves the counts after every epoch.
 
-    The counts are SparseCounts in `<default_root_dir>/counts.safetensors`; with `latents`, LatentMoments are also
-    accumulated and saved to `latents.safetensors`. No optimizer is used: an epoch of `fit` is one pass over newly
-    drawn pairs, so more epochs count more pairs.
+    The counts are SparseCounts in `<default_root_dir>/counts.safetensors`, of the codes of two sources and of their
+    mixture. With S > 2 sources, `counts_3.safetensors` to `counts_S.safetensors` hold the triples of the code of the
+    mixture of the first s − 1 sources, the code of source s, and the code of the mixture of the first s sources. No
+    optimizer is used: an epoch of `fit` is one pass over newly drawn tuples, so more epochs count more of them.
 
     Args:
         codec: Folder of the codec.
         latents: Whether to accumulate the moments of the mixture's latents for each pair of source codes, for a
-            LatentLikelihood.
+            LatentLikelihood of two sources, in `latents.safetensors`.
+        additive: Whether to accumulate the statistics of an AdditiveLikelihood, which serves any number of sources, in
+            `additive.safetensors`.
         symmetric: Whether to count both orders of a pair; false if the sources are of different kinds or have different
             weights in the mixture.
         min_coverage_gain: Stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
             less than this from one validation to the next; null counts to the last epoch.
 
     Raises:
-        LassError: if `latents` is true and the codec has no suitable latents; in `fit`, if `symmetric` is true and the
-            mixing weights of the data differ, or if mixtures have more than two sources.
+        LassError: if `latents` or `additive` is true and the codec has no suitable latents; in `fit`, if `symmetric` is
+            true and the mixing weights of the data differ, or if `latents` is true and mixtures have more than two
+            sources.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
 
     def __init__(
-        self, codec: str, latents: bool = False, symmetric: bool = True, min_coverage_gain: float | None = None
+        self,
+        codec: str,
+        latents: bool = False,
+        symmetric: bool = True,
+        min_coverage_gain: float | None = None,
+        additive: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -73,26 +86,58 @@ class LikelihoodCounting(LightningModule):
         self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
         self.codec.requires_grad_(False)
         self.codec_fingerprint = fingerprint(self.codec)  # before the trainer's precision converts it
-        self.latents, self.symmetric = latents, symmetric
+        self.latents, self.additive, self.symmetric = latents, additive, symmetric
         self.weights: list[float] | None = None  # of the data module
-        if latents and (not isinstance(self.codec, LatentCodec) or codebook_of(self.codec) is None):
-            raise LassError(
-                f"A {type(self.codec).__name__} gives no latents of a signal: set --model.latents=false to count codes."
-            )
-        if latents and isinstance(self.codec, VQGAN) and self.codec.projected:
-            raise LassError(
-                "The latents of this codec do not lie near the vectors of their codes: set --model.latents=false to "
-                "count codes."
-            )
-        # Merged counts of all ranks, and the counts of this rank since the last merge.
-        self.counts, self._fresh_counts = self._no_counts(), self._no_counts()
-        self.moments, self._fresh_moments = self._no_moments(), self._no_moments()
+        self.num_sources = 2  # of the data module
+        for name in ("latents", "additive"):
+            if getattr(self, name):
+                self._check_latents(name)
         # Distributed strategies require at least one parameter with a gradient.
         self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
+        self._start()
+
+    def _check_latents(self, name: str) -> None:
+        if not isinstance(self.codec, LatentCodec) or codebook_of(self.codec) is None:
+            raise LassError(
+                f"A {type(self.codec).__name__} gives no latents of a signal: set --model.{name}=false to count codes."
+            )
+        if isinstance(self.codec, VQGAN) and self.codec.projected:
+            raise LassError(
+                f"The latents of this codec do not lie near the vectors of their codes: set --model.{name}=false to "
+                "count codes."
+            )
+
+    def _start(self) -> None:
+        """Empty statistics by file name: merged over all ranks, and those of this rank since the last merge."""
+        self.merged, self._fresh = self._nothing(), self._nothing()
+
+    def _nothing(self) -> dict[str, Statistics]:
+        num_codes, device, made_for = self.codec.num_codes, self.device, self.codec_fingerprint
+        nothing: dict[str, Statistics] = {}
+        for name in self.tables:
+            nothing[name] = SparseCounts(
+                num_codes, self.symmetric and name == COUNTS_FILE, device, codec_fingerprint=made_for
+            )
+        codebook = codebook_of(self.codec) if self.latents or self.additive else None
+        if codebook is not None and self.latents:
+            nothing[LATENTS_FILE] = LatentMoments(num_codes, codebook.shape[1], self.symmetric, device, made_for)
+        if codebook is not None and self.additive:
+            nothing[ADDITIVE_FILE] = AdditiveMoments(num_codes, codebook.shape[1], device, made_for)
+        return nothing
+
+    @property
+    def tables(self) -> list[str]:
+        """Files of the counted tables, for the mixtures of the first 2 … S sources."""
+        return [COUNTS_FILE, *(f"counts_{s}.safetensors" for s in range(3, self.num_sources + 1))]
+
+    @property
+    def counts(self) -> SparseCounts:
+        """Counts of two sources and their mixture."""
+        return cast(SparseCounts, self.merged[COUNTS_FILE])
 
     def setup(self, stage: str) -> None:
-        """Check that the data has the codec's sample rate, and mixing weights that suit `symmetric`."""
+        """Check that the data has the codec's sample rate, and sources and mixing weights that suit the settings."""
         data = datamodule_of(self.trainer)
         check_sample_rate(data, self.codec)
         self.weights = weights_of(data)
@@ -101,14 +146,21 @@ class LikelihoodCounting(LightningModule):
                 "Counting both orders of a pair needs equal mixing weights, but the data's are "
                 f"{', '.join(f'{weight:g}' for weight in self.weights)}: set --model.symmetric=false."
             )
+        if isinstance(data, SourceDataModule) and data.num_sources != self.num_sources:
+            self.num_sources = data.num_sources
+            if self.latents:
+                raise LassError(
+                    f"The moments of latents are for two sources, but the data mixes {self.num_sources}: set "
+                    "--model.latents=false and --model.additive=true."
+                )
+            self._start()
 
     def configure_optimizers(self) -> None:
         """Return no optimizer, because counting has no gradient."""
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks for W&B, for a checkpoint after each epoch (except in a dry run), and for stopping."""
-        folder = Path(self.trainer.default_root_dir)
-        files = (COUNTS_FILE, LATENTS_FILE) if self.latents else (COUNTS_FILE,)
+        folder, files = Path(self.trainer.default_root_dir), list(self.merged)
         page = WandbCallback(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
             codec_fingerprint=self.codec_fingerprint,
@@ -117,7 +169,7 @@ class LikelihoodCounting(LightningModule):
         )
         callbacks: list[Callback] = [page]
         if not is_dry_run(self.trainer):
-            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER))
+            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER, files))
         if self.min_coverage_gain is not None:
             gain = EarlyStopping("val/coverage", self.min_coverage_gain, 1, mode="max", check_on_train_epoch_end=False)
             gain.verbose = True
@@ -125,40 +177,56 @@ class LikelihoodCounting(LightningModule):
         return callbacks
 
     def on_fit_start(self) -> None:
-        """Move the counts to the device of the codec."""
-        self.counts, self._fresh_counts = self.counts.to(self.device), self._no_counts()
-        if self.moments is not None:
-            self.moments, self._fresh_moments = self.moments.to(self.device), self._no_moments()
+        """Move the statistics to the device of the codec."""
+        self.merged = {name: statistics.to(self.device) for name, statistics in self.merged.items()}
+        self._fresh = self._nothing()
 
     def training_step(self, batch: SourceTuples | Sources) -> None:
-        """Encode both sources and their mixture, and count the triple of codes at every position."""
-        if not len(batch.signals):  # this rank has no pairs left
+        """Encode the sources and their partial mixtures, and count the triples of codes at every position."""
+        if not len(batch.signals):  # this rank has no tuples left
             return
-        first, second, mixture = self._encode(batch)
-        self._fresh_counts.add(first, second, mixture)
-        if self._fresh_moments is not None:
-            latents = self.codec.encode_latents(mix(batch.signals, self.weights))
-            self._fresh_moments.add(first.flatten(), second.flatten(), latents.movedim(1, -1).flatten(0, -2))
+        codes, triples = self._encode(batch)
+        for name, triple in zip(self.tables, triples, strict=True):
+            cast(SparseCounts, self._fresh[name]).add(*triple)
+        if not (self.latents or self.additive):
+            return
+        mixture_latents = _by_position(self.codec.encode_latents(mix(batch.signals, self.weights)))
+        first, second = codes[:2]
+        for statistics in self._fresh.values():
+            if isinstance(statistics, LatentMoments):
+                statistics.add(first.flatten(), second.flatten(), mixture_latents)
+            elif isinstance(statistics, AdditiveMoments):
+                latents = [self.codec.encode_latents(signals) for signals in batch.signals.unbind(1)]
+                errors = [x - self.codec.embed(own) for x, own in zip(latents, codes, strict=True)]
+                statistics.add(
+                    torch.stack([own.flatten() for own in codes], 1),
+                    torch.stack([_by_position(x) for x in errors], 1),
+                    torch.stack([_by_position(x) for x in latents], 1),
+                    mixture_latents,
+                    self.weights,
+                )
 
     def on_validation_epoch_start(self) -> None:
-        """Merge the counts of all ranks and make the likelihood for the validation."""
-        self._merge_fresh_counts()
-        self._likelihood = self.counts.likelihood() if self.counts.num_triples else None
+        """Merge the statistics of all ranks and make the likelihoods for the validation."""
+        self._merge()
+        counts = [cast(SparseCounts, self.merged[name]) for name in self.tables]
+        self._likelihoods = [table.likelihood() for table in counts] if self.counts.num_triples else []
 
     def validation_step(self, batch: SourceTuples | Sources) -> None:
         """Compute the fraction of held-out triples that were counted before, and the mean log likelihood of these."""
-        if self._likelihood is None or not len(batch.signals):  # nothing is counted yet, or the rank has no pairs left
+        if not self._likelihoods or not len(batch.signals):  # nothing is counted yet, or the rank has no tuples left
             return
-        triples = self._encode(batch)
-        seen = self._likelihood.contains(*triples).flatten(1)
-        log_likelihood = self._likelihood.log_likelihood(*triples).flatten(1)
-        self.coverage.update(seen.float())
-        self.full_coverage.update(seen.all(1).float())
-        self.log_likelihood.update(log_likelihood[seen])
+        _, triples = self._encode(batch)
+        seen = [likelihood.contains(*triple) for likelihood, triple in zip(self._likelihoods, triples, strict=True)]
+        every = torch.stack([x.flatten(1) for x in seen])
+        self.coverage.update(every.float())
+        self.full_coverage.update(every.all(0).all(1).float())
+        for likelihood, triple, found in zip(self._likelihoods, triples, seen, strict=True):
+            self.log_likelihood.update(likelihood.log_likelihood(*triple)[found])
 
     def on_validation_epoch_end(self) -> None:
         """Log the coverage, which shows whether more epochs would still help, and the log likelihood per code."""
-        if self._likelihood is None:
+        if not self._likelihoods:
             return
         scores = {
             "val/coverage": self.coverage,
@@ -170,12 +238,11 @@ class LikelihoodCounting(LightningModule):
             metric.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Save the counts, and log the statistics in Table 1 of the paper."""
-        self._merge_fresh_counts()
+        """Save the statistics, and log those in Table 1 of the paper."""
+        self._merge()
         if self.trainer.is_global_zero and not is_dry_run(self.trainer):
-            self.counts.save(Path(self.trainer.default_root_dir) / COUNTS_FILE)
-            if self.moments is not None:
-                self.moments.save(Path(self.trainer.default_root_dir) / LATENTS_FILE)
+            for name, statistics in self.merged.items():
+                statistics.save(Path(self.trainer.default_root_dir) / name)
         facts = {
             "density_percent": 100 * self.counts.density,
             "num_nonzero": self.counts.num_nonzero,
@@ -187,61 +254,62 @@ class LikelihoodCounting(LightningModule):
             log_values(self.trainer, "likelihood/nonzeros_per_mixture_code", self.counts.nonzeros_per_mixture_code)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the merged counts to the checkpoint. Called on all ranks, as merging is a collective operation."""
-        self._merge_fresh_counts()
-        checkpoint["counts"], checkpoint["symmetric"] = self.counts.state_dict(), self.symmetric
-        checkpoint["moments"] = None if self.moments is None else self.moments.state_dict()
+        """Add the merged statistics to the checkpoint. Called on all ranks, as merging is a collective operation."""
+        self._merge()
+        checkpoint["statistics"] = {name: statistics.state_dict() for name, statistics in self.merged.items()}
+        checkpoint["symmetric"], checkpoint["num_sources"] = self.symmetric, self.num_sources
         checkpoint["codec_fingerprint"] = self.codec_fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the counts.
+        """Restore the statistics.
 
         Raises:
             LassError: if they belong to another codec, or were counted with other settings.
         """
         check_same_codec(checkpoint, self.codec_fingerprint)
+        statistics = checkpoint["statistics"]
         for name, then in {
-            "symmetric": checkpoint["symmetric"],
-            "latents": checkpoint.get("moments") is not None,
+            "model.symmetric": checkpoint["symmetric"],
+            "model.latents": LATENTS_FILE in statistics,
+            "model.additive": ADDITIVE_FILE in statistics,
+            "data.num_sources": checkpoint["num_sources"],
         }.items():
-            if then != (now := getattr(self, name)):
+            if then != (now := getattr(self, name.partition(".")[2])):
                 raise LassError(
                     f"The checkpoint was counted with {name}={then}, but this run has {now}: start without "
-                    f"--ckpt_path, or set --model.{name}={str(then).lower()}."
+                    f"--ckpt_path, or set --{name}={str(then).lower()}."
                 )
-        self.counts = self._no_counts().load_state_dict(checkpoint["counts"])
-        if self.moments is not None:
-            self.moments.load_state_dict(checkpoint["moments"])
+        self._start()
+        for name, state in statistics.items():
+            self.merged[name].load_state_dict(state)
 
-    def _encode(self, batch: SourceTuples | Sources) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, batch: SourceTuples | Sources) -> tuple[list[Tensor], list[tuple[Tensor, Tensor, Tensor]]]:
+        """Return the codes of every source, and the triple of codes of every table."""
         if not isinstance(batch, SourceTuples):
             raise LassError("Counting needs tuples of sources, but the data gives single ones: set --data.tuples=true.")
-        if (num_sources := batch.signals.shape[1]) != 2:
-            raise LassError(
-                f"Counting is for mixtures of two sources, but the data gives {num_sources}: set --data.num_sources=2, "
-                "or for audio two --data.classes."
-            )
-        first, second = batch.signals.unbind(1)
-        mixture = mix(batch.signals, self.weights)
-        return self.codec.encode(torch.cat([first, second, mixture])).chunk(3)
+        sources, num_sources = list(batch.signals.unbind(1)), batch.signals.shape[1]
+        partial = [
+            mix(batch.signals[:, :s], partial_weights(self.weights, s)) for s in range(2, num_sources + 1)
+        ]  # of the first s sources
+        codes = self.codec.encode(torch.cat([*sources, *partial])).chunk(2 * num_sources - 1)
+        own, mixed = list(codes[:num_sources]), [codes[0], *codes[num_sources:]]
+        return own, list(zip(mixed[:-1], own[1:], mixed[1:], strict=True))
 
-    def _no_counts(self) -> SparseCounts:
-        return SparseCounts(self.codec.num_codes, self.symmetric, self.device, codec_fingerprint=self.codec_fingerprint)
+    def _merge(self) -> None:
+        """Add the fresh statistics of all ranks to the merged ones."""
+        for name, fresh in self._fresh.items():
+            merged: Any = self.merged[name]
+            if isinstance(fresh, SparseCounts):
+                for counts in of_all_ranks(fresh):
+                    merged.merge(counts)
+            else:
+                if dist.is_available() and dist.is_initialized():
+                    for sums in fresh.state_dict().values():
+                        dist.all_reduce(sums)
+                merged.merge(fresh)
+        self._fresh = self._nothing()
 
-    def _no_moments(self) -> LatentMoments | None:
-        codebook = codebook_of(self.codec) if self.latents else None
-        if codebook is None:
-            return None
-        num_codes, dim = codebook.shape
-        return LatentMoments(num_codes, dim, self.symmetric, self.device, self.codec_fingerprint)
 
-    def _merge_fresh_counts(self) -> None:
-        for counts in of_all_ranks(self._fresh_counts):
-            self.counts.merge(counts)
-        self._fresh_counts = self._no_counts()
-        if self.moments is not None and self._fresh_moments is not None:
-            if dist.is_available() and dist.is_initialized():
-                for sums in self._fresh_moments.state_dict().values():
-                    dist.all_reduce(sums)
-            self.moments.merge(self._fresh_moments)
-            self._fresh_moments = self._no_moments()
+def _by_position(latents: Tensor) -> Tensor:
+    """(batch, dim, *grid) to (batch · positions, dim)."""
+    return latents.movedim(1, -1).flatten(0, -2)
