@@ -235,7 +235,7 @@ def _class_in(types: str) -> bool:
 
 
 def _plain(types: str) -> str:
-    """Convert printed Python types to words: `<class 'int'>, <class 'NoneType'>` becomes `an integer or null`."""
+    """Convert printed Python types to words, null last: `<class 'int'>, <class 'NoneType'>` is `an integer or null`."""
     words = []
     for one in re.split(r",\s*(?![^\[]*\])", types):
         if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", one):
@@ -245,7 +245,7 @@ def _plain(types: str) -> str:
         else:
             name = re.sub(r"<class '(.*)'>", r"\1", one).rpartition(".")[2]
             words.append(PLAIN.get(name, f"a class path ({name})" if name.isidentifier() else name))
-    words = list(dict.fromkeys(words))
+    words = sorted(dict.fromkeys(words), key=lambda word: word == PLAIN["NoneType"])
     return ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
 
 
