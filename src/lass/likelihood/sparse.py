@@ -59,6 +59,25 @@ class SparseLikelihood:
         likelihood._set(num_codes, table, codec_fingerprint, symmetric)
         return likelihood
 
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        num_codes: int,
+        table: dict[str, Tensor],
+        codec_fingerprint: str | None,
+        symmetric: bool,
+    ) -> SparseLikelihood:
+        """Return a likelihood with a table that was read from the file at `path`.
+
+        Raises:
+            LassError: if the table has other names, shapes or ranges than those of `state_dict`.
+        """
+        check_sizes(MAX_CODES, num_codes=num_codes)
+        if not _is_table(table, num_codes):
+            raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")
+        return cls.from_table(num_codes, table, codec_fingerprint, symmetric)
+
     def _set(self, num_codes: int, table: dict[str, Tensor], codec_fingerprint: str | None, symmetric: bool) -> None:
         self.num_codes, self.codec_fingerprint, self._table = num_codes, codec_fingerprint, table
         self.symmetric = symmetric
@@ -92,12 +111,11 @@ class SparseLikelihood:
             LassError: if the file is missing, truncated, or not a file of a sparse likelihood.
         """
         table, metadata = load_tensors(path, KIND)
-        num_codes: Any = metadata.get("num_codes")
-        check_sizes(MAX_CODES, num_codes=num_codes)
-        if metadata.get("kind") != KIND or not _is_table(table, num_codes):
+        if metadata.get("kind") != KIND:
             raise LassError(f"{path} holds no {KIND} of this version of lass: make it again.")
+        num_codes: Any = metadata.get("num_codes")
         symmetric = metadata.get("symmetric") is True
-        likelihood = cls.from_table(num_codes, table, metadata.get("codec_fingerprint"), symmetric)
+        likelihood = cls.from_file(path, num_codes, table, metadata.get("codec_fingerprint"), symmetric)
         likelihood._origin = Origin.of(path, str(metadata.get("checksum")))
         return likelihood
 
