@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from lass import separate_codes
-from lass.likelihood import SparseLikelihood
+from lass.artifacts import fingerprint
+from lass.codecs import LatentCodec, codebook_of
+from lass.likelihood import AdditiveLikelihood, AdditiveMoments, SparseLikelihood
 from lass.samplers import Sampler
 from lass.separation import Candidates
 
@@ -181,6 +183,27 @@ def counted(codes: Tensor) -> Counter:
     """Count the different pairs of sequences among candidates (N, S, T)."""
     distinct, counts = codes.unique(dim=0, return_counts=True)
     return Counter(dict(zip(map(as_sequences, distinct), counts.tolist(), strict=True)))
+
+
+@torch.no_grad()
+def fitted_additive(codec: LatentCodec, signals: Tensor) -> AdditiveLikelihood:
+    """Fit an additive likelihood to the means of tuples of signals, (tuples, sources, channels, *space)."""
+
+    def by_position(values: Tensor) -> Tensor:
+        """Convert (batch, dim, *grid) to (batch · T, dim)."""
+        return values.flatten(2).movedim(1, 2).flatten(0, 1)
+
+    sources = signals.transpose(0, 1)
+    codes, latents = zip(*((codec.encode(x), codec.encode_latents(x)) for x in sources), strict=True)
+    errors = [x - codec.embed(z) for x, z in zip(latents, codes, strict=True)]
+    moments = AdditiveMoments(codec.num_codes, latents[0].shape[1], codec_fingerprint=fingerprint(codec))
+    moments.add(
+        torch.stack([z.flatten() for z in codes], 1),
+        torch.stack([by_position(x) for x in errors], 1),
+        torch.stack([by_position(x) for x in latents], 1),
+        by_position(codec.encode_latents(sources.mean(0))),
+    )
+    return moments.likelihood(codebook_of(codec))
 
 
 def as_sequences(codes: Tensor) -> Sequences:

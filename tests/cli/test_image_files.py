@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_worlds import fitted_additive
 
 from lass import LassError, Separator, SparseCounts, read_image, write_image
 from lass.artifacts import fingerprint
@@ -16,7 +17,8 @@ from lass.cli.main import main
 from lass.cli.separate import find_files
 from lass.codecs import ImageVQVAE
 from lass.priors import TransformerPrior
-from lass.samplers import Ancestral
+from lass.report.figures import image_grid
+from lass.samplers import Ancestral, SequentialMonteCarlo
 from lass.separation import LatentDescent
 
 
@@ -119,6 +121,50 @@ def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_
     torch.testing.assert_close(read_image(out / "a-2.png"), estimates[1].clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def additive_folder(separator_folder, tmp_path_factory):
+    """Folder of a separator that serves any number of sources; saved for two."""
+    parts = Separator.from_pretrained(separator_folder)
+    signals = torch.rand(40, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    likelihood = fitted_additive(parts.codec, signals)
+    separator = Separator(parts.codec, parts.priors, likelihood, SequentialMonteCarlo(4), refinement=LatentDescent(5))
+    return separator.save_pretrained(tmp_path_factory.mktemp("additive"))
+
+
+@pytest.mark.parametrize("num_sources", [None, 3, 4])
+def test_any_number_of_sources_is_separated(additive_folder, tmp_path, monkeypatch, num_sources):
+    grids, draw, out = [], image_grid, tmp_path / "out"
+    monkeypatch.setattr("lass.cli.separate.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
+    options = [] if num_sources is None else ["--num-sources", num_sources]
+    files = mixtures(tmp_path)
+    separate(*files, "--separator", additive_folder, "--out", out, *options)
+    numbers = range(1, (num_sources or 2) + 1)
+    made = {f"{stem}-{source}.png" for stem in ("a", "b") for source in numbers}
+    assert {path.name for path in out.iterdir()} == {*made, "separations.png"}
+    columns = grids[0][0]
+    assert list(columns) == ["mixture", *(f"estimate {source}" for source in numbers), "|residual|"]
+    expected = Separator.from_pretrained(additive_folder, num_sources).separate(read_image(files[1]))
+    for source in numbers:
+        estimate = expected.estimates[source - 1]
+        torch.testing.assert_close(columns[f"estimate {source}"][1], estimate)
+        written = read_image(out / f"b-{source}.png")
+        torch.testing.assert_close(written, estimate.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_each_of_three_sources_has_a_class(additive_folder, tmp_path):
+    (file,) = mixtures(tmp_path, "a")
+    options = ["--separator", additive_folder, "--num-sources", 3]
+    separate(file, *options, "--classes", 2, 0, 1, "--out", tmp_path / "out")
+    separator = Separator.from_pretrained(additive_folder, 3)
+    expected = separator.separate(read_image(file), torch.tensor([2, 0, 1])).estimates
+    for source in range(3):
+        written = read_image(tmp_path / "out" / f"a-{source + 1}.png")
+        torch.testing.assert_close(written, expected[source].clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
+    with pytest.raises(SystemExit, match="--classes takes one class for each of 3 sources, got 2"):
+        separate(file, *options, "--classes", 2, 0, "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
     files, made = mixtures(tmp_path, "abcdef"), []
     for number, options in enumerate([[], ["--seed", "1"], ["--classes", "1", "1"]]):
@@ -138,6 +184,10 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["a.png", "--separator", "nowhere"], "There is no separator at nowhere"),
         (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
         (["a.png", "--out", "a.png"], "The folder a.png cannot be made"),
+        (["a.png", "--classes", "1"], "--classes takes one class for each of 2 sources, got 1"),
+        (["a.png", "--num-sources", "3"], "more sources need an AdditiveLikelihood"),
+        (["a.png", "--num-sources", "0"], "num_sources must be an integer, at least 1"),
+        (["a.png", "--num-sources", "two"], "--num-sources must be an integer, not two"),
         (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
         (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),
         (

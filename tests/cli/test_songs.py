@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from toy_worlds import fitted_additive
 
 from lass import Separator
 from lass.cli import songs
@@ -15,7 +16,7 @@ from lass.codecs import AudioVQVAE
 from lass.likelihood import SparseLikelihood
 from lass.priors import TransformerPrior
 from lass.samplers import Greedy
-from lass.separation import HighestScore, NoRefinement
+from lass.separation import HighestScore, NoRefinement, WienerFilter
 
 NUM_CODES = 5
 
@@ -67,6 +68,38 @@ def test_the_file_is_what_the_separator_gives(separator, tmp_path):
     for name, estimate in zip(("drums", "bass"), expected, strict=True):
         made = soundfile.read(tmp_path / "out" / f"{name}.wav", dtype="float32")[0]
         np.testing.assert_allclose(made, estimate, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 0.25, 0.15]], ids=str)
+def test_three_sources_add_up_to_the_song(tmp_path, weights):
+    """The separator is given the song times the mean weight, and its estimates are scaled to their parts of the song.
+
+    The Wiener filter keeps the mixture exactly, so that the sources add up to the song in float32.
+    """
+    torch.manual_seed(0)
+    codec = AudioVQVAE(8000, NUM_CODES, strides=(4, 2), width=8, latent_dim=4).eval()
+    prior = TransformerPrior(NUM_CODES, 40, dim=8, num_layers=1, num_heads=1, positions="rotary")
+    likelihood = fitted_additive(codec, 0.2 * torch.randn(3, 3, 1, 800))
+    parts = (codec, prior, likelihood, Greedy(), HighestScore(), WienerFilter(64))
+    separator = Separator(*parts, num_sources=3, mixing_weights=weights)
+    folder, path = separator.save_pretrained(tmp_path / "separator"), song(tmp_path / "a.wav", 300, subtype="FLOAT")
+    run(folder, tmp_path / "out", path)
+    names = [f"source-{source}.wav" for source in (1, 2, 3)]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [*names, "spectrograms.png"]
+    made = torch.stack(
+        [torch.from_numpy(soundfile.read(tmp_path / "out" / name, dtype="float32")[0]) for name in names]
+    )
+    samples = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    torch.testing.assert_close(made.sum(0), samples, atol=1e-5, rtol=0)
+    factors = torch.tensor(weights or [1 / 3] * 3)
+    estimates = separator.separate(factors.mean() * samples[None]).estimates[:, 0]
+    torch.testing.assert_close(made, factors[:, None] / factors.mean() * estimates, atol=1e-5, rtol=0)
+
+
+def test_the_number_of_sources_is_an_option(separator, tmp_path):
+    with pytest.raises(SystemExit, match="is for 2 different sources: num_sources can only be changed where all"):
+        run(separator, tmp_path / "out", song(tmp_path / "a.wav", 300), "--num-sources", 3)
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_songs_have_folders_of_their_own(separator, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -24,18 +25,31 @@ def test_psnr_matches_its_formula_and_torchmetrics():
             assert ours[i].item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("num_sources", [1, 2, 3, 4])
-def test_best_permutation_matches_trying_all(num_sources):
-    """Scores are distinct powers of 2, so that sums are exact and the maximum is unique."""
-    order = torch.stack([torch.randperm(num_sources**2, generator=torch.Generator().manual_seed(i)) for i in range(20)])
-    scores = (2.0**order).view(20, num_sources, num_sources)
-    found = best_permutation(scores)
-    for item, order in zip(scores, found.tolist(), strict=True):
+def test_best_permutation_matches_trying_all(num_sources, grouped, sign, device):
+    """Scores are distinct powers of 2, so that sums are exact and the maximum is unique; some are NaN, for 0."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.stack([torch.randperm(num_sources**2, generator=generator) for _ in range(60)])
+    scores = (sign * 2.0**order).view(60, num_sources, num_sources)
+    scores[order.view_as(scores) == 1] = math.nan
+    groups = torch.randint(2, (60, num_sources), generator=generator) if grouped else None
+    found = best_permutation(scores.to(device), None if groups is None else groups.to(device)).cpu()
+    for item, order, group in zip(
+        scores.nan_to_num(0.0), found.tolist(), found * 0 if groups is None else groups, strict=True
+    ):
         totals = {
             candidate: sum(item[e, s].item() for s, e in enumerate(candidate))
             for candidate in itertools.permutations(range(num_sources))
+            if torch.equal(group[list(candidate)], group)
         }
         assert tuple(order) == max(totals, key=totals.get)
+
+
+def test_best_permutation_of_no_items_has_no_items():
+    assert best_permutation(torch.zeros(0, 3, 3)).shape == (0, 3)
+    assert best_permutation(torch.zeros(0, 3, 3)).dtype == torch.long
 
 
 def test_mean_and_deviation():

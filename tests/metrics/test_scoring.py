@@ -67,9 +67,10 @@ def test_mixtures_without_a_score_are_counted_in_words(tmp_path):
         for score, num in (("sdr_db", 3), ("si_sdr_db", 4))
         for kind in ("", "average_", "codec_")
     }
-    text = describe_summary(tmp_path, summary)
+    text = describe_summary(tmp_path, summary, num_sources=3)
     assert "SDR (museval) in dB; without 1 mixture in which a source is silent" in text
     assert "SI-SDR in dB\n" in text
+    assert "Separated 4 mixtures of 3 sources each." in text
 
 
 def test_pairwise_scores_are_those_of_every_pair():
@@ -96,5 +97,10 @@ def test_the_order_of_audio_is_the_one_that_its_reported_score_prefers(sources):
     assert best_permutation(pairwise_scores(AudioScoring(RATE), estimates, sources)).tolist() == [[0, 1]]
 
 
-def test_undefined_scores_leave_the_order_as_it_is():
-    assert best_permutation(torch.full((1, 3, 3), math.nan)).tolist() == [[0, 1, 2]]
+@pytest.mark.parametrize("value", [math.nan, 0.0, -3.0])
+def test_undefined_and_equal_scores_leave_the_order_as_it_is(value):
+    for num_sources in (2, 3, 4):
+        every = torch.cartesian_prod(*[torch.arange(num_sources)] * num_sources)
+        for groups in (None, every):
+            scores = torch.full((len(every), num_sources, num_sources), value)
+            assert torch.equal(best_permutation(scores, groups), torch.arange(num_sources).expand(len(every), -1))

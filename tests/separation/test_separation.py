@@ -7,10 +7,12 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from simulated_device import SIMULATED
-from toy_worlds import TablePrior, as_sequences, random_world
+from toy_worlds import TablePrior, as_sequences, fitted_additive, random_world
 
 from lass import LassError, Separator, SparseCounts, separate_codes
 from lass.artifacts import fingerprint
@@ -19,7 +21,7 @@ from lass.data.mixing import mix
 from lass.devices.numerics import widest_float
 from lass.likelihood import Pairs
 from lass.priors import TransformerPrior
-from lass.samplers import Ancestral, BeamSearch, Greedy, TopK
+from lass.samplers import Ancestral, BeamSearch, Greedy, SequentialMonteCarlo, TopK
 from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement, algorithm
 from lass.separation.batched_priors import BatchedPriors, LogPrior
 from lass.separation.entropy import entropy_by_position
@@ -73,9 +75,6 @@ def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_bu
         log_normalizer = posterior.log_normalizer(temperature).cpu()
         torch.testing.assert_close(log_normalizer, (dense / temperature).logsumexp(-1), **ROUNDING)
     probabilities = dense.softmax(-1)
-    entropy = posterior.entropy().cpu()
-    # Probabilities are off by the rounding of log posteriors around 2000: 1.2e-4.
-    torch.testing.assert_close(entropy, torch.special.entr(probabilities).sum(-1), atol=1e-3, rtol=0)
     for p in (0.3, 0.9):
         lowest = posterior.nucleus(p).cpu()
         ranked = probabilities.sort(-1, descending=True).values
@@ -84,11 +83,12 @@ def test_posterior_matches_the_dense_one_however_it_is_computed(shift, memory_bu
         # The next log posterior differs from the lowest by more than five times this tolerance.
         assert torch.equal((dense >= lowest[..., None] * (1 + 1e-7) - 1e-5).sum(-1), num_kept)
     for k in (1, 3, 20):
-        first, second, log_posterior = (field.cpu() for field in posterior.best(k))
+        codes, log_posterior, _ = posterior.best(k)
+        codes, log_posterior = codes.cpu(), log_posterior.cpu()
         expected = dense.topk(k, -1).values
         torch.testing.assert_close(log_posterior, expected, **ROUNDING)
         real = expected.isfinite()
-        found = first * NUM_CODES + second  # any order among equal log posteriors
+        found = codes[..., 0] * NUM_CODES + codes[..., 1]  # any order among equal log posteriors
         torch.testing.assert_close(dense.gather(-1, found)[real], expected[real], **ROUNDING)
         assert all(
             len(row[is_real].unique()) == is_real.sum()
@@ -115,18 +115,18 @@ def test_a_uniform_number_means_the_same_pair_however_it_is_drawn(shift, tempera
     assert clear.float().mean() > 0.99
     for budget in (1, 700, 2**28):
         posterior = StepPosterior(log_priors, pairs, likelihood_weight=2.0, memory_budget=budget)
-        given = uniforms.to(widest_float(device)).to(device)
-        first, second, log_posterior = (
-            field.cpu() for field in posterior.draw(parents_of(num // 3).to(device), given, temperature)
-        )
-        assert torch.equal((first * NUM_CODES + second)[clear], expected[clear])
+        given = uniforms[..., None].to(widest_float(device)).to(device)
+        codes, log_posterior, log_weights = posterior.draw(parents_of(num // 3).to(device), given, temperature)
+        codes, log_posterior = codes.cpu(), log_posterior.cpu()
+        assert log_weights is None  # exact draws
+        assert torch.equal((codes[..., 0] * NUM_CODES + codes[..., 1])[clear], expected[clear])
         exact = dense.gather(2, expected.view(2, 3, -1)).view(2, num)
         torch.testing.assert_close(log_posterior[clear], exact[clear], **ROUNDING)
 
 
 def test_drawn_pairs_have_the_frequencies_of_the_posterior():
     log_priors, pairs, dense = make_step()
-    uniforms = torch.rand(2, 150_000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    uniforms = torch.rand(2, 150_000, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     drawn = StepPosterior(log_priors, pairs, likelihood_weight=2.0).draw(parents_of(50_000), uniforms)
     keys = (drawn.codes[..., 0] * NUM_CODES + drawn.codes[..., 1]).view(2, 3, -1)
     for mixture, candidate in itertools.product(range(2), range(3)):
@@ -292,63 +292,99 @@ def test_refinement_follows_its_formula(codec):
         torch.testing.assert_close(refined[0], codec.decode_latents(latents), atol=1e-6, rtol=0)
 
 
-def test_consistent_estimates_are_the_nearest_that_mix_into_the_mixture():
-    """Compare with a grid search over all pairs of pixels in [0, 1]."""
+def test_consistent_estimates_of_two_sources_have_a_closed_form():
+    """The pair of pixels moves along (1, −1) from the projection on the line of pairs that mix into the mixture."""
     generator = torch.Generator().manual_seed(0)
-    estimates = torch.rand(1, 2, 1, 3, 3, generator=generator) * 1.6 - 0.3
-    mixtures = torch.rand(1, 1, 3, 3, generator=generator)
-    found = nearest_consistent(estimates, mixtures)
-    torch.testing.assert_close(mix(found), mixtures, atol=1e-6, rtol=0)  # float32 pixels in [0, 1]
+    estimates = torch.rand(4, 2, 1, 8, 8, generator=generator) * 1.6 - 0.3
+    mixtures = torch.rand(4, 1, 8, 8, generator=generator)
+    first = estimates[:, 0] + mixtures - estimates.mean(1)
+    first = torch.maximum(torch.minimum(first, (2 * mixtures).clamp(max=1)), (2 * mixtures - 1).clamp(min=0))
+    expected = torch.stack([first, 2 * mixtures - first], 1)
+    # float32 pixels in [0, 1]
+    torch.testing.assert_close(nearest_consistent(estimates, mixtures), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("weights", [None, [0.6, 0.3, 0.1], [0.5, 0.2, 0.2], [0.7, 0.2, 0.05, 0.05]], ids=str)
+def test_consistent_estimates_are_the_nearest_that_mix_into_the_mixture(weights):
+    """Compare with a general optimiser of each pixel, and where no pixels mix into the mixture with the nearest ones.
+
+    SLSQP solves the quadratic program to about 1e-7; float32 pixels are in [0, 1].
+    """
+    generator, num_sources = torch.Generator().manual_seed(0), len(weights or "123")
+    estimates = torch.rand(1, num_sources, 1, 5, 5, generator=generator) * 1.6 - 0.3
+    mixtures = torch.rand(1, 1, 5, 5, generator=generator)
+    mixtures[0, 0, 0] = torch.tensor([0.0, 1e-3, 0.5, 0.999, 1.0])
+    found = nearest_consistent(estimates, mixtures, weights)
     assert found.min() >= 0
     assert found.max() <= 1
-    first = torch.linspace(0, 1, 10_001)
-    for (a, b), (x, y), m in zip(
-        estimates.flatten(2)[0].T.tolist(), found.flatten(2)[0].T.tolist(), mixtures.flatten().tolist(), strict=True
-    ):
-        second = 2 * m - first
-        allowed = (second >= 0) & (second <= 1)
-        nearest = ((first - a) ** 2 + (second - b) ** 2)[allowed].min()
-        assert (x - a) ** 2 + (y - b) ** 2 == pytest.approx(nearest.item(), abs=1e-3)
+    factors = np.array(weights or [1 / 3] * 3)
+    reached = mixtures.clamp(max=float(factors.sum()))
+    torch.testing.assert_close(mix(found, weights), reached, atol=2e-6, rtol=0)
+    pixels = zip(estimates.flatten(2)[0].T, found.flatten(2)[0].T, reached.flatten().tolist(), strict=True)
+    for given, projected, mixture in pixels:
+        target = given.double().numpy()
+        truth = minimize(
+            lambda x, target=target: ((x - target) ** 2).sum(),
+            np.full(num_sources, min(mixture / factors.sum(), 1)),
+            jac=lambda x, target=target: 2 * (x - target),
+            bounds=[(0, 1)] * num_sources,
+            constraints={"type": "eq", "fun": lambda x, y=mixture: factors @ x - y, "jac": lambda x: factors},
+            method="SLSQP",
+            options={"ftol": 1e-14},
+        )
+        np.testing.assert_allclose(projected.numpy(), truth.x, atol=2e-5)
 
 
-def test_mean_latents_are_the_weighted_mean_in_one_order(codec):
-    """Compare with a loop over candidates, each with its sources in both orders."""
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(6, (2, 7, 2, 4), generator=generator)
-    codes[:, 3] = codes[:, 1].flip(1)  # one candidate twice, with its sources exchanged
-    weights = torch.rand(2, 7, generator=generator)
+#: Groups of the sources of three mixtures: all exchangeable, none, and the first with the last.
+GROUPS = torch.tensor([[0, 0, 0], [0, 1, 2], [0, 1, 0]])
+
+
+def allowed_orders(group: torch.Tensor):
+    """Return all permutations of the sources within their groups."""
+    orders = itertools.permutations(range(len(group)))
+    return [list(order) for order in orders if torch.equal(group[list(order)], group)]
+
+
+@pytest.mark.parametrize("num_sources", [2, 3])
+def test_mean_latents_are_the_weighted_mean_in_one_order(codec, num_sources):
+    """Compare with a loop over candidates, each with its sources in every allowed order."""
+    generator, groups = torch.Generator().manual_seed(0), GROUPS[:, :num_sources]
+    codes = torch.randint(6, (3, 7, num_sources, 4), generator=generator)
+    codes[:, 3] = codes[:, 1].flip(1)  # one candidate twice, with its sources reversed
+    weights = torch.rand(3, 7, generator=generator)
     weights /= weights.sum(1, keepdim=True)
-    chosen = torch.tensor([1, 3])
-    several = Candidates(codes, torch.zeros(2, 7), weights)
-    exchangeable = torch.tensor([True, False])
-    found = mean_latents(several, chosen, codec, (2, 2), exchangeable)
+    chosen = torch.tensor([1, 3, 0])
+    several = Candidates(codes, torch.zeros(3, 7), weights)
+    found = mean_latents(several, chosen, codec, (2, 2), groups)
     for m, best in enumerate(chosen.tolist()):
-        embedded = [codec.embed(codes[m, n].view(2, 2, 2)) for n in range(7)]
+        embedded = [codec.embed(codes[m, n].view(num_sources, 2, 2)) for n in range(7)]
         total = torch.zeros_like(embedded[0])
         for weight, latents in zip(weights[m], embedded, strict=True):
-            orders = [latents, latents.flip(0)] if exchangeable[m] else [latents]
+            orders = [latents[order] for order in allowed_orders(groups[m])]
             total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
         torch.testing.assert_close(found[m], total, atol=1e-5, rtol=0)  # seven float32 terms below 4
-    in_double = Candidates(codes, torch.zeros(2, 7).double(), weights.double())  # a prior in double precision
-    torch.testing.assert_close(mean_latents(in_double, chosen, codec, (2, 2), exchangeable), found)
-    impossible = Candidates(codes, torch.full((2, 7), -torch.inf), torch.zeros(2, 7))
-    found = mean_latents(impossible, chosen, codec, (2, 2), exchangeable)
-    torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(2, 2, 2)))
+    in_double = Candidates(codes, torch.zeros(3, 7).double(), weights.double())  # a prior in double precision
+    torch.testing.assert_close(mean_latents(in_double, chosen, codec, (2, 2), groups), found)
+    impossible = Candidates(codes, torch.full((3, 7), -torch.inf), torch.zeros(3, 7))
+    found = mean_latents(impossible, chosen, codec, (2, 2), groups)
+    torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(num_sources, 2, 2)))
 
 
-def test_entropy_is_that_of_the_weighted_pairs():
-    """Compare with a dictionary; a pair and its reverse are one outcome only for exchangeable sources."""
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(3, (2, 50, 2, 4), generator=generator)
+@pytest.mark.parametrize("num_sources", [2, 3])
+def test_entropy_is_that_of_the_weighted_tuples(num_sources):
+    """Compare with a dictionary; tuples that differ by the order of exchangeable sources are one outcome."""
+    generator, groups = torch.Generator().manual_seed(0), GROUPS[:, :num_sources]
+    codes = torch.randint(3, (3, 50, num_sources, 4), generator=generator)
     codes[:, :, :, 3] = 2  # all candidates agree
-    weights = torch.rand(2, 50, generator=generator)
+    weights = torch.rand(3, 50, generator=generator)
     weights /= weights.sum(1, keepdim=True)
-    found = entropy_by_position(Candidates(codes, torch.zeros(2, 50), weights), torch.tensor([True, False]))
-    for mixture, position in itertools.product(range(2), range(4)):
+    found = entropy_by_position(Candidates(codes, torch.zeros(3, 50), weights), groups)
+    for mixture, position in itertools.product(range(3), range(4)):
         shares = Counter()
         for candidate in range(50):
-            pair = tuple(codes[mixture, candidate, :, position].tolist())
-            shares[tuple(sorted(pair)) if mixture == 0 else pair] += weights[mixture, candidate].item()
+            chosen = codes[mixture, candidate, :, position]
+            outcome = min(tuple(chosen[order].tolist()) for order in allowed_orders(groups[mixture]))
+            shares[outcome] += weights[mixture, candidate].item()
         expected = -sum(share * math.log(share) for share in shares.values())
         assert found[mixture, position].item() == pytest.approx(expected, abs=1e-5)
     assert found[:, 3].abs().max() < 1e-6
@@ -367,6 +403,16 @@ def separator(codec):
     return Separator(codec, prior, counts.likelihood(), TopK(16, k=4), refinement=LatentDescent(steps=3))
 
 
+@pytest.fixture
+def additive(codec, separator):
+    """Separator of three sources that share a prior, with an additive likelihood."""
+    signals = torch.rand(40, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    likelihood, refinement = fitted_additive(codec, signals), LatentDescent(steps=3)
+    return Separator(
+        codec, separator.priors[0], likelihood, SequentialMonteCarlo(8), refinement=refinement, num_sources=3
+    )
+
+
 def test_separator_returns_what_it_promises(separator):
     mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     result = separator.separate(mixture)
@@ -379,12 +425,87 @@ def test_separator_returns_what_it_promises(separator):
     torch.testing.assert_close(again.estimates[0], result.estimates, atol=1e-4, rtol=1e-4)
 
 
-def test_only_equal_priors_and_classes_leave_the_order_open(separator):
+def test_sources_with_equal_priors_classes_and_weights_are_exchangeable(separator, additive):
     classes = torch.tensor([[3, 3], [3, 1]])
-    assert separator.exchangeable(None, 2).tolist() == [True, True]
-    assert separator.exchangeable(classes, 2).tolist() == [True, False]
+    assert separator.exchangeable(None, 2).tolist() == [[0, 0], [0, 0]]
+    assert separator.exchangeable(classes, 2).tolist() == [[0, 0], [0, 1]]
     separator.priors = [separator.priors[0], copy.deepcopy(separator.priors[0])]
-    assert separator.exchangeable(None, 2).tolist() == separator.exchangeable(classes, 2).tolist() == [False, False]
+    assert separator.exchangeable(None, 2).tolist() == separator.exchangeable(classes, 2).tolist() == [[0, 1], [0, 1]]
+    classes = torch.tensor([[3, 3, 3], [3, 1, 3], [1, 1, 3], [0, 1, 2]])
+    assert additive.exchangeable(None, 1).tolist() == [[0, 0, 0]]
+    assert additive.exchangeable(classes, 4).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 2], [0, 1, 2]]
+    additive.mixing_weights = [0.25, 0.5, 0.25]
+    assert additive.exchangeable(None, 1).tolist() == [[0, 1, 0]]
+    assert additive.exchangeable(classes, 4).tolist() == [[0, 1, 0], [0, 1, 0], [0, 1, 2], [0, 1, 2]]
+    additive.priors = [*additive.priors[:2], copy.deepcopy(additive.priors[0])]
+    assert additive.exchangeable(None, 1).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 0.3, 0.2]])
+@pytest.mark.parametrize("average", [False, True])
+def test_three_sources_are_separated_as_a_saved_separator_does(additive, tmp_path, average, weights):
+    made = Separator(
+        additive.codec,
+        additive.priors,
+        additive.likelihood,
+        SequentialMonteCarlo(8),
+        refinement=LatentDescent(steps=3, project_to_mixture=True),
+        posterior_mean=average,
+        mixing_weights=weights,
+    )
+    mixtures = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    result = made.separate_batch(mixtures, seed=4)
+    assert result.estimates.shape == (2, 3, 1, 8, 8)
+    assert result.codes.shape == (2, 3, 2, 2)
+    torch.testing.assert_close(mix(result.estimates, weights), mixtures, atol=1e-5, rtol=0)  # float32 in [0, 1]
+    torch.testing.assert_close(result.residual, torch.zeros_like(mixtures), atol=1e-5, rtol=0)
+    again = Separator.from_pretrained(made.save_pretrained(tmp_path))
+    assert again.settings == made.settings
+    assert again.mixing_weights == weights
+    assert len({*again.priors}) == 1
+    repeated = again.separate_batch(mixtures, seed=4)
+    assert torch.equal(repeated.codes, result.codes)
+    torch.testing.assert_close(repeated.estimates, result.estimates)
+
+
+def test_a_saved_separator_serves_another_number_of_sources_where_they_are_alike(separator, additive, tmp_path):
+    folder = additive.save_pretrained(tmp_path / "alike")
+    mixture = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert Separator.from_pretrained(folder).separate(mixture).estimates.shape[0] == 3
+    for num_sources in (2, 3, 5):
+        again = Separator.from_pretrained(folder, num_sources)
+        assert again.separate(mixture).estimates.shape == (num_sources, 1, 8, 8)
+    for num_sources, message in ((0, "num_sources must be an integer"), (65, "num_sources must be an integer")):
+        with pytest.raises(LassError, match=message):
+            Separator.from_pretrained(folder, num_sources)
+    with pytest.raises(LassError, match=r"SparseLikelihood is for two sources.*got 3: more sources need an Additive"):
+        Separator.from_pretrained(separator.save_pretrained(tmp_path / "counted"), 3)
+    additive.mixing_weights = [0.5, 0.3, 0.2]
+    folder = additive.save_pretrained(tmp_path / "weighted")
+    assert len(Separator.from_pretrained(folder, 3).priors) == 3
+    with pytest.raises(LassError, match=r"weighted is for 3 different sources: num_sources can only be changed"):
+        Separator.from_pretrained(folder, 2)
+    priors = [additive.priors[0], copy.deepcopy(additive.priors[0])]
+    folder = Separator(additive.codec, priors, additive.likelihood).save_pretrained(tmp_path / "different")
+    assert len(Separator.from_pretrained(folder, 2).priors) == 2
+    with pytest.raises(LassError, match=r"different is for 2 different sources: num_sources can only be changed"):
+        Separator.from_pretrained(folder, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_sources": 4}, "There are 3 priors for 4 sources"),
+        ({"mixing_weights": [0.5, 0.5]}, "weights must be 3 numbers, one for each source of a mixture, not 2"),
+        ({"mixing_weights": [0.5, 0.5, 0.5]}, "weights must have a sum of at most 1"),
+        ({"mixing_weights": [0.5, 0.5, 0.0]}, "each of weights must be a number, above 0"),
+        ({"source_names": ["a", "b"]}, "a different name for each of 3 sources"),
+    ],
+    ids=str,
+)
+def test_separators_refuse_options_for_another_number_of_sources(additive, options, message):
+    with pytest.raises(LassError, match=message):
+        Separator(additive.codec, additive.priors, additive.likelihood, **options)
 
 
 def test_averaging_refines_the_mean_of_the_candidates(separator, tmp_path):
@@ -396,7 +517,7 @@ def test_averaging_refines_the_mean_of_the_candidates(separator, tmp_path):
         separator.codec.encode(mixtures).flatten(1), separator.priors, separator.likelihood, separator.sampler
     )
     chosen = separator.selection.select(candidates, mixtures, separator.codec, (2, 2))
-    latents = mean_latents(candidates, chosen, separator.codec, (2, 2), torch.tensor([True, True]))
+    latents = mean_latents(candidates, chosen, separator.codec, (2, 2), torch.zeros(2, 2, dtype=torch.long))
     decoded = separator.codec.decode_latents(latents.flatten(0, 1)).view_as(result.estimates)
     torch.testing.assert_close(result.estimates, decoded)
     again = Separator.from_pretrained(separator.save_pretrained(tmp_path))

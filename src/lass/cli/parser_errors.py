@@ -59,7 +59,10 @@ class SentenceParser(ArgumentParser):
         if message.startswith("expected ") and self.commands:
             return f"a model is missing: expected one of {', '.join(self.commands)}"
         refusals = list(_refusals(message))
-        return _sentence(refusals[0]).rstrip(".") if refusals else _shortened(" ".join(message.split()))
+        if not refusals:
+            return _shortened(" ".join(message.split()))
+        written = tuple(key.replace("_", "-") for key in refusals[0].keys)
+        return _sentence(refusals[0]._replace(keys=written)).rstrip(".")
 
 
 class Refusal(NamedTuple):

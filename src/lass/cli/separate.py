@@ -40,7 +40,7 @@ def main(args: Sequence[str]) -> None:
     options = parser().parse_args(args[1:])
     if options.seed < 0:
         raise LassError(f"The seed must be 0 or more, not {options.seed}.")
-    separator = Separator.from_pretrained(options.separator)
+    separator = Separator.from_pretrained(options.separator, options.num_sources)
     try:
         separator.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
@@ -57,7 +57,10 @@ def main(args: Sequence[str]) -> None:
 def _separate_images(separator: Separator, codec: ImageCodec, options: Namespace) -> None:
     files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
     mixtures = [read_image(path, codec.image_shape) for path in files]
-    targets = {path: [options.out / f"{path.stem}-{source}.png" for source in (1, 2)] for path in files}
+    num_sources = len(separator.priors)
+    if options.classes is not None and len(options.classes) != num_sources:
+        raise LassError(f"--classes takes one class for each of {num_sources} sources, got {len(options.classes)}.")
+    targets = {path: [options.out / f"{path.stem}-{i + 1}.png" for i in range(num_sources)] for path in files}
     _make(options.out)
     _refuse_to_lose(options.out, [*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
     conditions = None if options.classes is None else torch.tensor(options.classes)
@@ -193,19 +196,21 @@ def _without_case(path: Path) -> str:
 
 def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
     """Plot the first `len(results)` mixtures with their estimates and residuals."""
-    first, second = torch.stack([result.estimates for result in results]).unbind(1)
-    columns = {"mixture": torch.stack(list(mixtures[: len(results)])), "estimate 1": first, "estimate 2": second}
+    columns = {"mixture": torch.stack(list(mixtures[: len(results)]))}
+    for source, estimates in enumerate(torch.stack([result.estimates for result in results]).unbind(1)):
+        columns[f"estimate {source + 1}"] = estimates
     columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
     return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
 
 def parser() -> SentenceParser:
     """Build the parser of `lass separate`."""
-    options = SentenceParser("lass separate", "Separate image files (mixture.png into two PNGs) or songs.")
+    options = SentenceParser("lass separate", "Separate image files (mixture.png into one PNG per source) or songs.")
     options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
     options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
-    options.add_argument("--classes", type=int, nargs=2, help="classes of the two sources, where they are known")
+    options.add_argument("--num-sources", type=int, help="number of sources, if one prior is for all of them")
+    options.add_argument("--classes", type=int, nargs="+", help="class of each source, where they are known")
     options.add_argument("--seed", type=int, default=0, help="another one gives another sample")
     options.add_argument("--device", default="cpu", help="cpu, cuda, …")
     options.add_argument("--overwrite", action="store_true", help="replace files in the folder")

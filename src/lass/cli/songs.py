@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,8 @@ def targets_of(files: Sequence[Path], out: Path, separator: Separator) -> dict[P
 
     They are in `out` for a single song, and in `out/<name of the song>` for several.
     """
-    names = [f"{name}.wav" for name in separator.source_names or ("source-1", "source-2")]
+    numbered = [f"source-{source + 1}" for source in range(len(separator.priors))]
+    names = [f"{name}.wav" for name in separator.source_names or numbered]
     folders = [out / path.stem if len(files) > 1 else out for path in files]
     return {path: [folder / name for name in (*names, FIGURE)] for path, folder in zip(files, folders, strict=True)}
 
@@ -66,7 +68,8 @@ def check_song(path: Path, separator: Separator) -> AudioInfo:
 def separate_song(path: Path, targets: Sequence[Path], separator: Separator, seed: int) -> None:
     """Separate a song and write one audio file per source, with the song's sample rate, length and channels; and plot.
 
-    The sources add up to the song. The separator's mixture is their mean, so it is given half of the song.
+    The written sources add up to the song. A separator with mixing weights wₛ of mean w̄ is given w̄ times the song, and
+    its estimate xˢ is written as xˢ wₛ / w̄, which is xˢ where all weights are equal.
 
     Args:
         path: Path of the song.
@@ -83,10 +86,13 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
     window = min(bounds, default=UNBOUNDED_WINDOW)
     context = window // 2
 
-    def read(start: int, length: int) -> Float[Tensor, "channels samples"]:
-        return read_segment(path, start, length, codec.sample_rate) / 2
-
     *files, figure = targets
+    weights = separator.mixing_weights or [1 / len(files)] * len(files)
+    level = math.fsum(weights) / len(files)
+
+    def read(start: int, length: int) -> Float[Tensor, "channels samples"]:
+        return level * read_segment(path, start, length, codec.sample_rate)
+
     folder = files[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +105,8 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
             with ExitStack() as stack:
                 sinks = [stack.enter_context(_Sink(draft, codec.sample_rate, info, "RF64")) for draft in drafts]
                 for piece in tqdm(pieces, path.name, total, unit="window"):
-                    for sink, samples in zip(sinks, piece, strict=True):
-                        sink.write(samples.T.cpu().numpy())
+                    for sink, samples, weight in zip(sinks, piece, weights, strict=True):
+                        sink.write((weight / level * samples).T.cpu().numpy())
             finished = [Path(temporary) / file.name for file in files]
             for draft, file in zip(drafts, finished, strict=True):
                 _at_rate_of(info, draft, file)

@@ -29,11 +29,11 @@ def best_permutation(
     Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), whose protocol LASS follows: mean PSNR in the best order;
     found by the Hungarian method (Kuhn 1955), whose cost is cubic in the number of sources.
     """
-    benefits = scores.nan_to_num(0.0).double()
+    benefits = scores.nan_to_num(0.0).cpu().double()  # on the CPU, as not every device has float64
     if groups is not None:
-        forbidden = groups[:, :, None] != groups[:, None]
+        forbidden = (groups[:, :, None] != groups[:, None]).cpu()
         lowest = -2 * (1 + benefits.abs().sum((1, 2), keepdim=True))  # below the total of any allowed assignment
         benefits = torch.where(forbidden, lowest, benefits)
     # Rows of the transposed matrix are sources, so the columns assigned to them are estimates.
-    orders = [linear_sum_assignment(each.T.numpy(), maximize=True)[1] for each in benefits.cpu()]
-    return torch.tensor(np.array(orders), device=scores.device).view(len(scores), scores.shape[-1])
+    orders = [linear_sum_assignment(each.T.numpy(), maximize=True)[1] for each in benefits]
+    return torch.tensor(np.array(orders, dtype=np.int64), device=scores.device).view(len(scores), scores.shape[-1])

@@ -51,7 +51,7 @@ def entropy_figure(entropy: Float[Tensor, "*grid"], num_mixtures: int) -> Figure
     else:
         axes.plot(values.ravel(), linewidth=0.8)
         axes.set(xlabel="position", ylabel="nats", ylim=(0, None))
-    axes.set_title(f"Entropy of the candidates' pairs\nmean of {num_mixtures} mixtures", fontsize=9)
+    axes.set_title(f"Entropy of the candidates' codes\nmean of {num_mixtures} mixtures", fontsize=9)
     figure.tight_layout()
     return figure
 

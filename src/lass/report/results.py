@@ -56,7 +56,7 @@ class ResultsFolder:
                     f"{self.root} holds results of another version of lass: choose another folder with "
                     "--trainer.default_root_dir, or replace them with --model.overwrite=true."
                 )
-            changed = [name for name in settings if there.get(name) != settings[name]]
+            changed = [name for name in {**there, **settings} if there.get(name) != settings.get(name)]
             raise LassError(
                 f"{self.root} holds results made with other settings ({', '.join(changed)}): choose another folder "
                 "with --trainer.default_root_dir, or replace them with --model.overwrite=true."

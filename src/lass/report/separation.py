@@ -33,6 +33,7 @@ def report_separation(
     display: Display,
     sampler: str,
     source_names: Sequence[str],
+    mixing_weights: Sequence[float] | None,
 ) -> None:
     """Write results.csv, summary.json and the figures, and log them. A figure that cannot be made is a warning.
 
@@ -41,15 +42,16 @@ def report_separation(
         results: Results folder with the separated mixtures.
         done: Sorted indices of the separated mixtures.
         summary: Statistics of each score over all mixtures; the first score ranks the mixtures.
-        entropies: Entropy of the candidates' pairs at each position, in nats.
+        entropies: Entropy of the candidates' tuples of codes at each position, in nats.
         display: Display for the type of signal.
         sampler: Name of the sampler, for the title of the figure.
         source_names: Names or numbers of the sources.
+        mixing_weights: Weight of each source in the mixtures; None for their mean.
     """
     rows = [results.read(index)[1] for index in done]
     results.write_table(rows, summary)
     deciding = next(iter(summary))
-    mixtures = _Mixtures(trainer, results, display, source_names)
+    mixtures = _Mixtures(trainer, results, display, source_names, mixing_weights)
     examples = _examples(rows, deciding)
     captions = [f"#{row['mixture']}, {row[deciding]:.1f} dB" for row in examples]
     pictured = mixtures.columns([int(row["mixture"]) for row in examples])
@@ -75,19 +77,28 @@ def report_separation(
 class _Mixtures:
     """Signals of separated mixtures, read from the results folder and the trainer's data."""
 
-    def __init__(self, trainer: Trainer, results: ResultsFolder, display: Display, source_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        results: ResultsFolder,
+        display: Display,
+        source_names: Sequence[str],
+        mixing_weights: Sequence[float] | None,
+    ) -> None:
         loader: Any = trainer.predict_dataloaders
-        self.dataset, self.results, self.display, self.source_names = loader.dataset, results, display, source_names
+        self.dataset, self.results, self.display = loader.dataset, results, display
+        self.source_names, self.mixing_weights = source_names, mixing_weights
 
     def columns(self, indices: list[int]) -> dict[str, Tensor]:
         """Mixture, estimates, sources and residual by name, (num, channels, *space) each."""
         sources = self.dataset.__getitems__(indices).signals
         estimates = torch.stack([self.results.read(index)[0]["estimates"] for index in indices])
-        columns = {"mixture": mix(sources)}
+        mixtures = mix(sources, self.mixing_weights)
+        columns = {"mixture": mixtures}
         for kind, signals in {"estimate": estimates, "source": sources}.items():
             named = zip(self.source_names, signals.unbind(1), strict=True)
             columns |= {f"{kind} {name}": one for name, one in named}
-        return {**columns, "|residual|": self.display.residual(mix(sources) - mix(estimates))}
+        return {**columns, "|residual|": self.display.residual(mixtures - mix(estimates, self.mixing_weights))}
 
     def pictures(self, indices: list[int]) -> dict[str, Tensor]:
         """The same as pictures, (num, channels, height, width) each."""

@@ -20,17 +20,18 @@ DISTANCES = {
 }
 
 
-def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
+def describe_summary(folder: str | Path, summary: dict[str, Any], num_sources: int) -> str:
     """Format the scores of a separation run as text tables, followed by the paths of its figure and its table.
 
     Args:
         folder: Results folder of the run.
         summary: Statistics of each score, as in summary.json.
+        num_sources: Number of sources per mixture.
     """
     scores = [score for score in SCORES if score in summary]
     num = max(summary[score]["num"] for score in scores)
     what = "mixture" if num == 1 else "mixtures"
-    lines = [f"Separated {num} {what} of two sources each. Per source, mean ± standard deviation:"]
+    lines = [f"Separated {num} {what} of {num_sources} sources each. Per source, mean ± standard deviation:"]
     for score in scores:
         defined = summary[score]["num"]
         lines.append(f"{SCORES[score]} in dB" + _undefined(num - defined))
@@ -40,7 +41,7 @@ def describe_summary(folder: str | Path, summary: dict[str, Any]) -> str:
             lines.append(f"  {label:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
     for name, title in DISTANCES.items():
         if name in summary:
-            lines += [f"{title}, to the {2 * num} sources:"]
+            lines += [f"{title}, to the {num_sources * num} sources:"]
             distances = zip(LABELS.values(), summary[name].values(), strict=True)
             lines += [f"  {label:<40} {distance:8.4g}" for label, distance in distances]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]

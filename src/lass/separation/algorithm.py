@@ -20,6 +20,7 @@ from lass.likelihood import MAX_PAIRS, AdditiveLikelihood, Likelihood, is_symmet
 from lass.priors import BoundedPrior, Prior
 from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Posterior, Sampler
 from lass.separation.batched_priors import BatchedPriors, LogPrior
+from lass.separation.compatibility import check_num_sources
 from lass.separation.memory import plan_chunks
 from lass.separation.posterior import StepPosterior
 from lass.separation.tuple_posterior import TuplePosterior
@@ -241,11 +242,7 @@ def _check(mixtures: _Mixtures, model: _Model) -> None:
     """Raise LassError unless the parts fit together."""
     priors, num_codes = model.priors, model.likelihood.num_codes
     num_mixtures, num_positions = mixtures.codes.shape
-    if len(priors) != 2 and not isinstance(model.likelihood, AdditiveLikelihood):
-        raise LassError(
-            f"A {type(model.likelihood).__name__} is for two sources, so for two priors (or one prior named twice), "
-            f"got {len(priors)}: more sources need an AdditiveLikelihood."
-        )
+    check_num_sources(len(priors), model.likelihood)
     if len(model.mixing_weights) != len(priors) or not all(0 < weight < math.inf for weight in model.mixing_weights):
         raise LassError(
             f"mixing_weights must have one number above 0 for each of {len(priors)} sources, got "

@@ -10,12 +10,24 @@ from torch import nn
 from lass.artifacts import MadeForCodec, fingerprint
 from lass.codecs import Codec, GridCodec, LatentCodec
 from lass.errors import LassError
-from lass.likelihood import Likelihood, needs_latents
+from lass.likelihood import AdditiveLikelihood, Likelihood, needs_latents
 from lass.priors import BoundedPrior, Prior, reading_order
 
 
+def check_num_sources(num_sources: int, likelihood: Likelihood) -> None:
+    """Raise LassError unless the likelihood serves this number of sources."""
+    if num_sources != 2 and not isinstance(likelihood, AdditiveLikelihood):
+        raise LassError(
+            f"A {type(likelihood).__name__} is for two sources, so for two priors (or one prior named twice), "
+            f"got {num_sources}: more sources need an AdditiveLikelihood."
+        )
+
+
 def check_parts(codec: Codec, priors: Sequence[Prior], likelihood: Likelihood) -> None:
-    """Raise LassError unless priors and likelihood were made for the codec, which gives the latents they need."""
+    """Raise LassError unless priors and likelihood were made for the codec, which gives the latents they need, and the
+    likelihood serves the number of priors.
+    """
+    check_num_sources(len(priors), likelihood)
     codec_fingerprint = fingerprint(codec) if isinstance(codec, nn.Module) else None
     parts: list[tuple[str, Prior | Likelihood]] = [*(("prior", prior) for prior in priors), ("likelihood", likelihood)]
     for name, part in parts:

@@ -28,15 +28,15 @@ def save_parts(
     Args:
         folder: Folder that is created or whose files are replaced.
         codec: Codec with `save_pretrained`.
-        priors: Priors with `save_pretrained`; one that all sources share is written once.
+        priors: Priors with `save_pretrained`; one that several sources share is written once.
         likelihood: Likelihood with `save`.
         facts: Source names and settings, as JSON-serialisable values.
 
     Raises:
         LassError: if a part has no such method; nothing is written then.
     """
-    shared = all(prior is priors[0] for prior in priors)
-    names = ["prior"] * len(priors) if shared else [f"prior_{i}" for i in range(len(priors))]
+    first = [next(i for i, prior in enumerate(priors) if prior is each) for each in priors]
+    names = [f"prior_{i}" if any(first) else "prior" for i in first]
     if not isinstance(likelihood, SavableLikelihood):
         raise _cannot_save("likelihood", likelihood, "save")
     folders: dict[str, Savable] = {}

@@ -15,16 +15,16 @@ from lass.likelihood import AdditiveLikelihood
 from lass.samplers.drawing import gather_rows, invert_log_weights
 from lass.samplers.protocol import Drawn
 from lass.separation.batched_priors import LogPrior
+from lass.separation.searched_posterior import SearchedPosterior
 
 INFLATION = 4.0  # factor of the variance in the look-ahead, whose Gaussian is narrower than the sum of discrete vectors
 REFINED = 32  # most probable codes of the last two sources whose combinations replace the Gaussian look-ahead
 SWEEPS = 2  # Gibbs sweeps over the sources after the draw
 BEAMS = 64  # least number of partial tuples that are kept in the search for the most probable tuples
-NUCLEUS = 256  # number of most probable tuples to which the nucleus is limited
 BYTES_PER_CODE = 64  # per candidate and code: log prior, distances, look-ahead, their sum, cumulative sum, others
 
 
-class TuplePosterior:
+class TuplePosterior(SearchedPosterior):
     """Posterior of Algorithm 1, prior × likelihood^λ, at one position for M mixtures × C candidates and S sources.
 
     Implements `lass.samplers.Posterior`. The tuples number K^S, so they are not enumerated. A tuple is drawn source by
@@ -61,10 +61,7 @@ class TuplePosterior:
         log_weights: Float[Tensor, "M C"] | None = None,
         memory_budget: int = 2**30,
     ) -> None:
-        self.num_mixtures, self.num_candidates = log_priors[0].row_of.shape
-        if log_weights is None:
-            log_weights = log_priors[0].rows.new_zeros(self.num_mixtures, self.num_candidates)
-        self.log_weights = log_weights
+        super().__init__(log_priors, log_weights)
         self.num_uniforms = len(log_priors) * (1 + SWEEPS)
         self._sources = _sources(log_priors, likelihood, mixing_weights)
         self._likelihood, self._likelihood_weight = likelihood, likelihood_weight
@@ -72,7 +69,6 @@ class TuplePosterior:
         # Candidates of all mixtures, one after the other: row of the log priors, and whitened latents.
         self._rows = torch.stack([row_of.flatten() for _, row_of in log_priors], 1)  # (M·C, S)
         self._latents = likelihood.whiten(latents).repeat_interleave(self.num_candidates, 0)  # (M·C, d)
-        self._best: Drawn | None = None
 
     def draw(
         self,
@@ -83,7 +79,7 @@ class TuplePosterior:
     ) -> Drawn:
         """See `Posterior`."""
         if at_least is not None:
-            return self._draw_among_best(parents, uniforms[..., 0], temperature, at_least)
+            return self.draw_among_best(parents, uniforms[..., 0], temperature, at_least)
         first_of_mixture = torch.arange(self.num_mixtures, device=parents.device)[:, None] * self.num_candidates
         candidates, numbers = (parents + first_of_mixture).flatten(), uniforms.flatten(0, 1)
         size = max(1, self._memory_budget // (BYTES_PER_CODE * (self._likelihood.num_codes + REFINED**2)))
@@ -100,13 +96,6 @@ class TuplePosterior:
         chunks = zip(self._rows.split(size), self._latents.split(size), strict=True)
         found = [self._search(rows, latents, k, num_beams, canonical) for rows, latents in chunks]
         return Drawn(*(torch.cat(field).unflatten(0, shape) for field in zip(*found, strict=True)))
-
-    def nucleus(self, p: float, temperature: float = 1.0) -> Float[Tensor, "M C"]:
-        """See `Posterior`; normalised over the 256 best tuples."""
-        log_posterior = self._most_probable().log_posterior
-        mass = (log_posterior / temperature).softmax(-1).cumsum(-1)
-        num_kept = (mass < p).sum(-1).clamp(max=mass.shape[-1] - 1)
-        return log_posterior.gather(-1, num_kept[..., None])[..., 0]
 
     def log_normalizer(self, temperature: float = 1.0) -> None:
         """None: the sum over all tuples is not computed; see `Drawn.log_weights`."""
@@ -243,27 +232,6 @@ class TuplePosterior:
             if self._sources[t] is self._sources[s]:  # equal rows are then equal pasts and classes
                 descending |= (rows[:, t] == rows[:, s])[:, None] & (options < codes[:, t, None])
         return descending
-
-    def _most_probable(self) -> Drawn:
-        if self._best is None:
-            self._best = self.best(NUCLEUS)
-        return self._best
-
-    def _draw_among_best(
-        self,
-        parents: Int[Tensor, "M N"],
-        uniforms: Float[Tensor, "M N"],
-        temperature: float,
-        at_least: Float[Tensor, "M C"],
-    ) -> Drawn:
-        """Draw among the most probable tuples whose log posterior is at least `at_least`."""
-        best, mixture = self._most_probable(), torch.arange(self.num_mixtures, device=parents.device)[:, None]
-        log_posterior = best.log_posterior[mixture, parents]
-        too_low = log_posterior < at_least.gather(1, parents)[..., None]
-        log_weights = (log_posterior / temperature).masked_fill(too_low, -torch.inf)
-        chosen = invert_log_weights(log_weights, uniforms[..., None])
-        codes = gather_rows(best.codes[mixture, parents], chosen)[..., 0, :]
-        return Drawn(codes, log_posterior.gather(-1, chosen)[..., 0])
 
 
 class _Source(NamedTuple):

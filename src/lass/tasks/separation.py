@@ -46,7 +46,7 @@ class Separation(LightningModule):
     Args:
         codec: Folder of the codec.
         priors: Folder of one prior for all sources, or a list with one folder per source.
-        likelihood: File of counts, of latent moments, or of a likelihood.
+        likelihood: File of counts, of moments, or of a likelihood. More than two sources need an additive one.
         smoothing: Pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: Sampler of the codes; null for TopK(512, 32).
         selection: Rule that selects one candidate; null for ClosestToMixture.
@@ -64,9 +64,13 @@ class Separation(LightningModule):
         inception_weights: File with these weights; default in torch's download cache.
         features: Folder of ImageFeatures, for a Fréchet distance on these features, which is not an FID.
         source_names: Names of the sources, if each has its own prior; scores are then also given per source.
+        num_sources: Number S of sources in a mixture, if one prior is for all of them; null for 2. Must be the data's.
+
+    The mixing weights are those of the data module.
 
     Raises:
-        LassError: if a file or folder is missing or damaged, or if they do not belong together.
+        LassError: if a file or folder is missing or damaged, if they do not belong together, or if the data mixes
+            another number of sources.
 
     Source: LASS (arXiv:2301.08562), Algorithm 1; PSNR protocol of Table 2.
     """
@@ -90,6 +94,7 @@ class Separation(LightningModule):
         inception_weights: str | None = None,
         features: str | None = None,
         source_names: list[str] | None = None,
+        num_sources: int | None = None,
     ) -> None:
         super().__init__()
         check_number("seed", seed, at_least=0, whole=True)
@@ -111,6 +116,7 @@ class Separation(LightningModule):
             memory_budget,
             posterior_mean,
             source_names,
+            num_sources,
         )
         self.conditional, self.seed, self.overwrite = conditional, seed, overwrite
         self.scoring = scoring_of(loaded_codec)
@@ -129,8 +135,13 @@ class Separation(LightningModule):
 
     @property
     def source_names(self) -> list[str]:
-        """Names of the sources, by default "1" and "2"."""
-        return self.separator.source_names or ["1", "2"]
+        """Names of the sources, by default "1" to "S"."""
+        return self.separator.source_names or [str(source + 1) for source in range(self.num_sources)]
+
+    @property
+    def num_sources(self) -> int:
+        """Number S of sources in a mixture."""
+        return len(self.separator.priors)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the W&B callback of the run."""
@@ -139,12 +150,23 @@ class Separation(LightningModule):
         return [WandbCallback(goals, fingerprint(cast(nn.Module, self.separator.codec)), used=self.paths)]
 
     def setup(self, stage: str) -> None:
-        """Check the sample rate of the data, and replace a true half or double precision by float32.
+        """Check the data's sample rate and number of sources, take over its mixing weights, and replace a true half or
+        double precision by float32.
 
         Lightning would otherwise convert the weights before they are saved and fingerprinted, and the signals before
         they are scored.
+
+        Raises:
+            LassError: if the data has another sample rate or number of sources than the separator.
         """
-        check_sample_rate(datamodule_of(self.trainer), self.separator.codec)
+        data = datamodule_of(self.trainer)
+        check_sample_rate(data, self.separator.codec)
+        if isinstance(data, SourceDataModule) and data.num_sources != self.num_sources:
+            raise LassError(
+                f"The data mixes {data.num_sources} sources, but the separator is for {self.num_sources}: set "
+                f"--model.num_sources={data.num_sources}, or name one prior per source in --model.priors."
+            )
+        self.separator.mixing_weights = weights_of(data)
         if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
             rank_zero_info(
                 f"Separation computes in float32, not in {self.trainer.precision}: 16-mixed and bf16-mixed are for "
@@ -159,7 +181,7 @@ class Separation(LightningModule):
         likelihood = cast(SavableLikelihood, self.separator.likelihood)
         parts: dict[str, Any] = {"codec": self.separator.codec, "likelihood": likelihood.state_dict()}
         parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(self.separator.priors)}
-        known: dict[int, str] = {}  # a prior shared by both sources is hashed once, as it may be large
+        known: dict[int, str] = {}  # a prior shared by several sources is hashed once, as it may be large
         for part in parts.values():
             known[id(part)] = known.get(id(part)) or fingerprint(part)
         fingerprints = {name: known[id(part)] for name, part in parts.items()}
@@ -212,7 +234,10 @@ class Separation(LightningModule):
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             sampler, names = type(self.separator.sampler).__name__, self.source_names
-            report_separation(self.trainer, self.results, done, summary, entropies, self.display, sampler, names)
+            weights = self.separator.mixing_weights
+            report_separation(
+                self.trainer, self.results, done, summary, entropies, self.display, sampler, names, weights
+            )
         self._summary = summary
 
     def _scores(self) -> list[tuple[str, MeanAndDeviation]]:
@@ -227,30 +252,28 @@ class Separation(LightningModule):
         loader: Any = trainer.predict_dataloaders
         num_mixtures = min(len(loader.dataset), at_most)
         for kind, distance in self._distances():
-            if 2 * num_mixtures < distance.least_images:
+            if self.num_sources * num_mixtures < distance.least_images:
                 rank_zero_info(
                     f"There will be no {kind}: it needs at least {distance.least_images} images, so "
-                    f"{-(-distance.least_images // 2)} mixtures, and this run has {num_mixtures}."
+                    f"{-(-distance.least_images // self.num_sources)} mixtures, and this run has {num_mixtures}."
                 )
                 del self.distances[kind]
 
     @rank_zero_only
     def on_predict_end(self) -> None:
         """Print a summary, after the progress bar has closed."""
-        print(describe_summary(self.results.root, self._summary))
+        print(describe_summary(self.results.root, self._summary, self.num_sources))
 
     def _separate(self, batch: SourceTuples) -> None:
         sources, indices = batch.signals, batch.indices.tolist()
-        mixtures = mix(sources, weights_of(datamodule_of(self.trainer)))
+        mixtures = mix(sources, self.separator.mixing_weights)
         conditions = batch.labels if self.conditional else None
         result = self.separator.separate_batch(mixtures, conditions, seed=self.seed, indices=indices)
         estimates, codes = result.estimates, result.codes
-        # Permutation-invariant scoring: exchangeable estimates are assigned to the sources by the better score.
-        exchangeable = self.separator.exchangeable(conditions, len(sources))
-        if exchangeable.any():
-            order = best_permutation(pairwise_scores(self.scoring, estimates, sources))
-            given = torch.arange(order.shape[1], device=order.device)
-            order = torch.where(exchangeable[:, None], order, given)
+        # Permutation-invariant scoring: exchangeable estimates are assigned to the sources by the highest mean score.
+        groups = self.separator.exchangeable(conditions, len(sources))
+        if (groups != torch.arange(self.num_sources, device=groups.device)).any():
+            order = best_permutation(pairwise_scores(self.scoring, estimates, sources), groups)
             rows = torch.arange(len(order), device=order.device)[:, None]
             estimates, codes = estimates[rows, order], codes[rows, order]
         rebuilt = self._rebuilt(sources)
@@ -284,7 +307,7 @@ class Separation(LightningModule):
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
         """Update the Fréchet distances; both arguments are (batch, sources, channels, height, width)."""
-        mixtures = mix(sources, weights_of(datamodule_of(self.trainer)))
+        mixtures = mix(sources, self.separator.mixing_weights)
         sets = (estimates.to(sources), mixtures[:, None].expand_as(sources), self._rebuilt(sources))
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True)}
         for _, distance in self._distances():
