@@ -2,14 +2,16 @@
 
 from lass.likelihood.additive import MAX_PAIRS, AdditiveLikelihood
 from lass.likelihood.additive_moments import AdditiveMoments
+from lass.likelihood.chain import ChainLikelihood
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LatentLikelihood
-from lass.likelihood.loading import load_likelihood
+from lass.likelihood.loading import load_likelihood, load_likelihoods
 from lass.likelihood.moments import LatentMoments
 from lass.likelihood.protocol import (
     CoverageLikelihood,
     Likelihood,
     MovableLikelihood,
+    PairLikelihood,
     Pairs,
     SavableLikelihood,
     is_symmetric,
@@ -21,16 +23,19 @@ __all__ = [
     "MAX_PAIRS",
     "AdditiveLikelihood",
     "AdditiveMoments",
+    "ChainLikelihood",
     "CoverageLikelihood",
     "LatentLikelihood",
     "LatentMoments",
     "Likelihood",
     "MovableLikelihood",
+    "PairLikelihood",
     "Pairs",
     "SavableLikelihood",
     "SparseCounts",
     "SparseLikelihood",
     "is_symmetric",
     "load_likelihood",
+    "load_likelihoods",
     "needs_latents",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -13,13 +14,15 @@ from lass.errors import LassError
 from lass.likelihood.additive import ADDITIVE, AdditiveLikelihood
 from lass.likelihood.additive_moments import MOMENTS as ADDITIVE_MOMENTS
 from lass.likelihood.additive_moments import AdditiveMoments
+from lass.likelihood.chain import CHAIN, ChainLikelihood
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LIKELIHOOD, LatentLikelihood
 from lass.likelihood.moments import MOMENTS, LatentMoments
 from lass.likelihood.protocol import Likelihood
 from lass.likelihood.sparse import SparseLikelihood
 
-LIKELIHOODS: dict[str, type[LatentLikelihood] | type[AdditiveLikelihood]] = {
+LIKELIHOODS: dict[str, type[LatentLikelihood] | type[AdditiveLikelihood] | type[ChainLikelihood]] = {
+    CHAIN: ChainLikelihood,
     LIKELIHOOD: LatentLikelihood,
     ADDITIVE: AdditiveLikelihood,
 }
@@ -79,3 +82,26 @@ def load_likelihood(
     except (OSError, LassError):  # read-only folder or full disk
         return likelihood
     return load_likelihood(kept)
+
+
+def load_likelihoods(
+    paths: Sequence[str | Path], smoothing: float = 0.0, codebook: Float[Tensor, "num_codes dim"] | None = None
+) -> Likelihood:
+    """Load the likelihood in a file, or the chain of those in the files of counts of 2, 3, … sources.
+
+    Args:
+        paths: One file; or one for each source after the first, in order.
+        smoothing, codebook: See `load_likelihood`; computed likelihoods are kept beside the files.
+
+    Raises:
+        LassError: as `load_likelihood`, or if the files of a chain hold anything other than counts.
+    """
+    if not paths:
+        raise LassError("likelihood must name a file of counts, of moments or of a likelihood, not nothing.")
+    loaded = [load_likelihood(path, smoothing, codebook, keep=True) for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    tables = [each for each in loaded if isinstance(each, SparseLikelihood)]
+    if len(tables) < len(loaded):
+        raise LassError(f"A chain of likelihoods is made of files of counts, but got {', '.join(map(str, paths))}.")
+    return ChainLikelihood(tables)

@@ -19,14 +19,20 @@ class Pairs(NamedTuple):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """p(mixture at one position | pair of source codes), on its support. No base class is needed.
+    """p(mixture at one position | source codes). No base class is needed.
 
-    `SparseLikelihood` depends on the mixture's codes; `LatentLikelihood` on its unquantised latents. A likelihood may
-    also implement `SymmetricLikelihood`, `LatentsLikelihood`, `CoverageLikelihood`, `MovableLikelihood` and
-    `SavableLikelihood`.
+    A likelihood of two sources is a `PairLikelihood`: `SparseLikelihood` depends on the mixture's codes,
+    `LatentLikelihood` on its unquantised latents. `ChainLikelihood` and `AdditiveLikelihood` are for more sources. A
+    likelihood may also implement `SymmetricLikelihood`, `LatentsLikelihood`, `CoverageLikelihood`, `MovableLikelihood`
+    and `SavableLikelihood`.
     """
 
     num_codes: int
+
+
+@runtime_checkable
+class PairLikelihood(Likelihood, Protocol):
+    """p(mixture at one position | pair of source codes), on its support."""
 
     def at(self, mixture_codes: list[int], mixture_latents: Tensor | None = None) -> list[Pairs]:
         """The pairs for one position of each mixture: at least one each, distinct, sorted by first and second code.

@@ -70,14 +70,14 @@ class SequentialMonteCarlo:
             parents = torch.where(resampled[:, None], systematic_resampling(log_weights, numbers[:, 0]), parents)
             log_weights = torch.where(resampled[:, None], mean, log_weights)
         drawn = posterior.draw(parents, uniforms, self.temperature)
-        if drawn.log_weights is not None:
-            log_weights = log_weights + drawn.log_weights
-        if self.temperature != 1:
+        if drawn.log_weights is not None or self.temperature != 1:  # otherwise the weights are right already
+            change = drawn.log_weights
+            if change is None:
+                change = cast(Tensor, posterior.log_normalizer(self.temperature)).gather(1, parents)
             if log_normalizer is not None:
-                change = cast(Tensor, posterior.log_normalizer(self.temperature)) - log_normalizer
-                log_weights = log_weights + change.gather(1, parents)
+                change = change - log_normalizer.gather(1, parents)
             correction = drawn.log_posterior * (1 - 1 / self.temperature)
-            log_weights = (log_weights + correction).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+            log_weights = (log_weights + change + correction).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         scores = scores.gather(1, parents) + drawn.log_posterior
         return Choice(parents, drawn.codes, scores, log_weights)
 

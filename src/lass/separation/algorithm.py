@@ -16,10 +16,18 @@ from torch import Tensor
 from lass.artifacts import check_finite
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.likelihood import MAX_PAIRS, AdditiveLikelihood, Likelihood, is_symmetric
+from lass.likelihood import (
+    MAX_PAIRS,
+    AdditiveLikelihood,
+    ChainLikelihood,
+    Likelihood,
+    PairLikelihood,
+    is_symmetric,
+)
 from lass.priors import BoundedPrior, Prior
 from lass.samplers import CandidateGenerators, IndependentSampler, MixtureGenerators, Posterior, Sampler
 from lass.separation.batched_priors import BatchedPriors, LogPrior
+from lass.separation.chain_posterior import ChainPosterior
 from lass.separation.compatibility import check_num_sources
 from lass.separation.memory import plan_chunks
 from lass.separation.posterior import StepPosterior
@@ -76,8 +84,8 @@ def separate_codes(
     Args:
         mixture_codes: Codes of the mixtures, in the order in which the priors read them.
         priors: One prior per source. If both are the same object, it is evaluated in one batch.
-        likelihood: Log likelihood of the mixture given source codes: an `AdditiveLikelihood` for any number of sources;
-            any other `Likelihood` for two.
+        likelihood: Log likelihood of the mixture given source codes: an `AdditiveLikelihood` for any number of sources,
+            a `ChainLikelihood` for three or more, or a `PairLikelihood` for two.
         sampler: Rule that chooses tuples from the posterior.
         conditions: (M, S) classes of the sources, for class-conditional priors.
         likelihood_weight: Exponent λ of the likelihood; values above 1 give it more weight than the prior.
@@ -215,15 +223,17 @@ def _posterior(
     latents: Tensor | None,
     log_weights: Tensor | None,
 ) -> Posterior:
-    """Posterior of one position."""
+    """Posterior of one position, for the kind of the likelihood."""
     likelihood, weight, budget = model.likelihood, model.likelihood_weight, model.memory_budget
+    if isinstance(likelihood, ChainLikelihood):
+        return ChainPosterior(log_priors, likelihood, mixture_codes, weight, log_weights, budget)
     if isinstance(likelihood, AdditiveLikelihood):
         if len(log_priors) != 2 or likelihood.num_codes**2 > MAX_PAIRS:
             return TuplePosterior(log_priors, likelihood, latents, model.mixing_weights, weight, log_weights, budget)
         pairs = likelihood.at(mixture_codes, latents, model.mixing_weights)
         symmetric = model.mixing_weights[0] == model.mixing_weights[1]
     else:
-        pairs, symmetric = likelihood.at(mixture_codes, latents), is_symmetric(likelihood)
+        pairs, symmetric = cast(PairLikelihood, likelihood).at(mixture_codes, latents), is_symmetric(likelihood)
     return StepPosterior(log_priors, pairs, weight, log_weights, budget, symmetric)
 
 

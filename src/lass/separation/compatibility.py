@@ -10,16 +10,19 @@ from torch import nn
 from lass.artifacts import MadeForCodec, fingerprint
 from lass.codecs import Codec, GridCodec, LatentCodec
 from lass.errors import LassError
-from lass.likelihood import AdditiveLikelihood, Likelihood, needs_latents
+from lass.likelihood import AdditiveLikelihood, ChainLikelihood, Likelihood, needs_latents
 from lass.priors import BoundedPrior, Prior, reading_order
 
 
 def check_num_sources(num_sources: int, likelihood: Likelihood) -> None:
     """Raise LassError unless the likelihood serves this number of sources."""
-    if num_sources != 2 and not isinstance(likelihood, AdditiveLikelihood):
+    if isinstance(likelihood, AdditiveLikelihood):  # for any number
+        return
+    served = likelihood.num_sources if isinstance(likelihood, ChainLikelihood) else 2
+    if num_sources != served:
         raise LassError(
-            f"A {type(likelihood).__name__} is for two sources, so for two priors (or one prior named twice), "
-            f"got {num_sources}: more sources need an AdditiveLikelihood."
+            f"This {type(likelihood).__name__} is for {served} sources, so for {served} priors (or one prior for all), "
+            f"got {num_sources}: an AdditiveLikelihood serves any number."
         )
 
 

@@ -19,7 +19,7 @@ from lass.data.module import SourceDataModule, check_sample_rate, weights_of
 from lass.data.sources import SourceTuples
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.likelihood import SavableLikelihood, load_likelihood
+from lass.likelihood import SavableLikelihood, load_likelihoods
 from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
 from lass.metrics.frechet import FrechetDistances
 from lass.priors import load_prior
@@ -46,7 +46,8 @@ class Separation(LightningModule):
     Args:
         codec: Folder of the codec.
         priors: Folder of one prior for all sources, or a list with one folder per source.
-        likelihood: File of counts, of moments, or of a likelihood. More than two sources need an additive one.
+        likelihood: File of counts, of moments, or of a likelihood. More than two sources need an additive one, or a
+            list of the files of counts of 2, 3, … sources, see `ChainLikelihood`.
         smoothing: Pseudo-count of the likelihood, see `SparseCounts.likelihood`.
         sampler: Sampler of the codes; null for TopK(512, 32).
         selection: Rule that selects one candidate; null for ClosestToMixture.
@@ -79,7 +80,7 @@ class Separation(LightningModule):
         self,
         codec: str,
         priors: str | list[str],
-        likelihood: str,
+        likelihood: str | list[str],
         sampler: Sampler | None = None,
         selection: Selection | None = None,
         refinement: Refinement | None = None,
@@ -100,7 +101,8 @@ class Separation(LightningModule):
         check_number("seed", seed, at_least=0, whole=True)
         if not priors:
             raise LassError("priors must name the folder of a prior, or one folder per source, not nothing.")
-        self.paths = [("codec", codec), ("likelihood", likelihood)]
+        tables = [likelihood] if isinstance(likelihood, str) else likelihood
+        self.paths = [("codec", codec), *(("likelihood", table) for table in tables)]
         self.paths += [("features", features)] if features else []
         folders = [priors] if isinstance(priors, str) else priors
         loaded = {folder: load_prior(folder) for folder in folders}  # one folder named twice is one shared prior
@@ -108,7 +110,7 @@ class Separation(LightningModule):
         self.separator = Separator(
             loaded_codec,
             [loaded[folder] for folder in folders],
-            load_likelihood(likelihood, smoothing, codebook_of(loaded_codec), keep=True),
+            load_likelihoods(tables, smoothing, codebook_of(loaded_codec)),
             sampler,
             selection,
             refinement,
