@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -25,7 +26,7 @@ from lass.data.mixing import mix
 from lass.data.mixture_lists import write_tuples
 from lass.data.sources import FixedTuples
 from lass.data.tuple_samplers import RandomTuples
-from lass.likelihood import LatentLikelihood, LatentMoments
+from lass.likelihood import AdditiveLikelihood, AdditiveMoments, ChainLikelihood, LatentLikelihood, LatentMoments
 from lass.metrics import ImageFeatures, psnr
 from lass.priors import load_prior
 from lass.report.results import ResultsFolder
@@ -475,3 +476,47 @@ def test_mistakes_end_in_one_sentence(chain, repository, stage, options, words):
         lass(repository, stage, *options, f"--trainer.default_root_dir=runs/mistake/{stage}")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_three_sources_are_counted_and_separated(chain, repository):
+    """One run counts the tables of partial mixtures and the additive statistics; both likelihoods separate."""
+    where, three = "--trainer.default_root_dir=runs/three/{}", "--data.num_sources=3"
+    options = [*NO_LOGGER, three, "--model.latents=false", "--model.additive=true", "--trainer.max_epochs=1"]
+    lass(repository, "likelihood", *options, where.format("likelihood"))
+    tables = [f"runs/three/likelihood/{name}.safetensors" for name in ("counts", "counts_3")]
+    codec, data = load_codec("runs/digits/vqvae/codec"), Digits(num_validation=200)
+    sources, expected = data.part("train"), [Counter(), Counter()]
+    additive = AdditiveMoments.load("runs/three/likelihood/additive.safetensors").state_dict()
+    squares = torch.zeros_like(additive["squares"])
+    for batch in batched(RandomTuples(len(sources), 3, seed=0), 300):
+        signals = torch.stack([sources.__getitems__(list(own)).signals for own in zip(*batch, strict=True)], 1)
+        stacked = [*signals.unbind(1), mix(signals[:, :2]), mix(signals)]
+        first, second, third, two, all_three = codec.encode(torch.cat(stacked)).flatten(1).chunk(5)
+        ordered = torch.minimum(first, second), torch.maximum(first, second)
+        for counter, triple in zip(expected, [(*ordered, two), (two, third, all_three)], strict=True):
+            counter.update(zip(*(x.flatten().tolist() for x in triple), strict=True))
+        for own, codes in zip(signals.unbind(1), (first, second, third), strict=True):
+            errors = codec.encode_latents(own) - codec.embed(codes.unflatten(1, codec.grid))
+            squares.index_add_(0, codes.flatten(), errors.square().sum(1).flatten().double().detach())
+    for path, counter in zip(tables, expected, strict=True):
+        counts = SparseCounts.load(path).state_dict()
+        keys, num = counts["keys"].tolist(), codec.num_codes
+        found = {
+            (key // num % num, key % num, key // num**2): n
+            for key, n in zip(keys, counts["counts"].tolist(), strict=True)
+        }
+        assert found == counter
+    torch.testing.assert_close(additive["squares"], squares, atol=1e-3, rtol=1e-4)
+
+    few = [*NO_LOGGER, three, "--model.num_sources=3", "--data.num_mixtures=2", "--data.mixtures=null"]
+    chains = f"--model.likelihood=[{','.join(tables)}]"
+    additive_file = "--model.likelihood=runs/three/likelihood/additive.safetensors"
+    for name, likelihood, kind in (("chain", chains, ChainLikelihood), ("additive", additive_file, AdditiveLikelihood)):
+        lass(repository, "separate", *few, likelihood, where.format(name))
+        separator = Separator.from_pretrained(f"runs/three/{name}/separator")
+        assert isinstance(separator.likelihood, kind)
+        assert len(separator.priors) == 3
+        stored, row = ResultsFolder(f"runs/three/{name}").read(1)
+        assert stored["estimates"].shape == (3, 1, 16, 16)
+        assert {"psnr_1_db", "psnr_2_db", "psnr_3_db"} <= row.keys()
+    assert len(Separator.from_pretrained("runs/three/additive/separator", num_sources=2).priors) == 2
