@@ -83,7 +83,7 @@ def separate_codes(
 
     Args:
         mixture_codes: Codes of the mixtures, in the order in which the priors read them.
-        priors: One prior per source. If both are the same object, it is evaluated in one batch.
+        priors: One prior per source. Sources with the same object are evaluated in one batch.
         likelihood: Log likelihood of the mixture given source codes: an `AdditiveLikelihood` for any number of sources,
             a `ChainLikelihood` for three or more, or a `PairLikelihood` for two.
         sampler: Rule that chooses tuples from the posterior.

@@ -43,8 +43,8 @@ class Separator:
         codec: Codec between signals and codes.
         priors: One prior per source, or a single one for all sources.
         likelihood: p(mixture code | source codes), or a likelihood of the mixture's latents; more than two sources need
-            an `AdditiveLikelihood`.
-        sampler: Rule that chooses pairs of codes; default top-k with k = 32 and 512 candidates, as in the paper.
+            an `AdditiveLikelihood` or a `ChainLikelihood`.
+        sampler: Rule that chooses tuples of codes; default top-k with k = 32 and 512 candidates, as in the paper.
         selection: Rule that selects one candidate; default the one whose decoded mean is nearest to the mixture.
         refinement: Refinement of the selected candidate's latents; default 500 steps, as in the paper.
         likelihood_weight: Exponent of the likelihood, λ in the paper.
@@ -323,8 +323,8 @@ class Separator:
         if num_sources is not None and num_sources != len(parts["priors"]):
             if any(prior is not parts["priors"][0] for prior in parts["priors"]) or parts["mixing_weights"]:
                 raise LassError(
-                    f"{folder} is for {len(parts['priors'])} different sources: num_sources can only be changed where "
-                    "all sources share one prior and weight."
+                    f"{folder} is for {len(parts['priors'])} sources: num_sources can only be changed where all sources "
+                    "share one prior and no mixing weights are given."
                 )
             parts |= {"priors": parts["priors"][:1], "num_sources": num_sources}
         return cls(**parts)
