@@ -323,8 +323,8 @@ class Separator:
         if num_sources is not None and num_sources != len(parts["priors"]):
             if any(prior is not parts["priors"][0] for prior in parts["priors"]) or parts["mixing_weights"]:
                 raise LassError(
-                    f"{folder} is for {len(parts['priors'])} sources: num_sources can only be changed where all sources "
-                    "share one prior and no mixing weights are given."
+                    f"{folder} is for {len(parts['priors'])} different sources: num_sources can only be changed where "
+                    "all sources share one prior, without mixing weights."
                 )
             parts |= {"priors": parts["priors"][:1], "num_sources": num_sources}
         return cls(**parts)
