@@ -185,7 +185,7 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
         (["a.png", "--out", "a.png"], "The folder a.png cannot be made"),
         (["a.png", "--classes", "1"], "--classes takes one class for each of 2 sources, got 1"),
-        (["a.png", "--num-sources", "3"], "more sources need an AdditiveLikelihood"),
+        (["a.png", "--num-sources", "3"], "an AdditiveLikelihood serves any number"),
         (["a.png", "--num-sources", "0"], "num_sources must be an integer, at least 1"),
         (["a.png", "--num-sources", "two"], "--num-sources must be an integer, not two"),
         (["a.png", "--seed", "-1"], "The seed must be 0 or more"),

@@ -212,7 +212,7 @@ def test_a_batch_of_padding_only_counts_nothing(chain):
 
     counting.codec.encode = counting.codec.encode_latents = unwanted
     nothing = SourceTuples(torch.zeros(0, 2, 1, 16, 16), torch.zeros(0, 2).long(), torch.zeros(0).long())
-    counting._likelihood = object()
+    counting._likelihoods = [object()]
     counting.training_step(nothing)
     counting.validation_step(nothing)
     counting.on_validation_epoch_start()

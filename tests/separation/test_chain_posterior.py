@@ -181,3 +181,32 @@ def test_files_are_read_back_and_misfits_refused(tmp_path):
         ChainLikelihood([])
     with pytest.raises(LassError, match="This ChainLikelihood is for 3 sources"):
         separate_codes(torch.tensor([[0, 1]]), world.priors[:2], world.likelihood, Greedy())
+
+
+def test_uncounted_codes_of_partial_mixtures_mix_from_themselves():
+    """As with two sources: a code m without entries has the pair (m, m)."""
+    certain = torch.arange(2)
+    table = SparseLikelihood(K, certain, certain, certain, torch.zeros(2))
+    world = World(seed=8)
+    for sampler in (Greedy(), Ancestral(8), SequentialMonteCarlo(8), TopK(8), BeamSearch(8)):
+        found = separate_codes(torch.tensor([[0, 2]]), world.priors, ChainLikelihood([table, table]), sampler)
+        assert found.codes[0, 0].tolist() == [[0, 2]] * 3
+
+
+def test_low_temperatures_do_not_underflow():
+    """Entries to the power 100 are below the smallest float."""
+    world = World(seed=9)
+    exact = world.log_posterior().exp().sum().log().item()
+    result = world.separate(SequentialMonteCarlo(64, temperature=0.01), 20)
+    assert result.log_evidence.isfinite().all()
+    assert result.log_evidence.max().item() < exact + 1
+
+
+def test_one_table_is_that_of_two_sources():
+    world = World(2, seed=10)
+    mixtures, options = torch.tensor([[1, 0]]), {"likelihood_weight": 1.0}
+    table = world.likelihood.tables[0]
+    for sampler in (BeamSearch(20), TopK(20)):
+        chain = separate_codes(mixtures, world.priors, world.likelihood, sampler, **options)
+        pairs = separate_codes(mixtures, world.priors, table, sampler, **options)
+        torch.testing.assert_close(chain.scores, pairs.scores)

@@ -203,7 +203,11 @@ def test_parts_that_do_not_fit_are_refused():
         "sampler": Greedy(),
     }
     for changed, message in [
-        ({"priors": world.priors[:1]}, "two priors"),
+        ({"priors": world.priors[:1]}, "so for 2 priors"),
+        ({"past": torch.zeros(1, 3, 1, dtype=torch.long)}, "past of 1 mixtures and 2 sources"),
+        ({"mixture_latents": torch.zeros(1, 4, 3)}, "latents of 1 mixtures at 2 positions"),
+        ({"mixing_weights": [0.5]}, "one number above 0 for each of 2 sources"),
+        ({"mixing_weights": [0.5, -0.5]}, "each of mixing_weights must be"),
         ({"priors": random_world(0, num_codes=4).priors}, "has 4 codes and the likelihood 3"),
         ({"mixture_codes": torch.tensor([[0, 3]])}, r"must be in 0…2, got 0…3"),
         ({"mixture_codes": torch.zeros(1, 0, dtype=torch.long)}, "got 1 mixtures of 0 codes"),
@@ -478,7 +482,9 @@ def test_a_saved_separator_serves_another_number_of_sources_where_they_are_alike
     for num_sources, message in ((0, "num_sources must be an integer"), (65, "num_sources must be an integer")):
         with pytest.raises(LassError, match=message):
             Separator.from_pretrained(folder, num_sources)
-    with pytest.raises(LassError, match=r"SparseLikelihood is for two sources.*got 3: more sources need an Additive"):
+    with pytest.raises(
+        LassError, match=r"This SparseLikelihood is for 2 sources.*got 3: an AdditiveLikelihood serves any"
+    ):
         Separator.from_pretrained(separator.save_pretrained(tmp_path / "counted"), 3)
     additive.mixing_weights = [0.5, 0.3, 0.2]
     folder = additive.save_pretrained(tmp_path / "weighted")

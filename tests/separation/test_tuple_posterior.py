@@ -13,6 +13,7 @@ from lass import LassError, separate_codes
 from lass.likelihood import AdditiveLikelihood
 from lass.samplers import Ancestral, BeamSearch, Greedy, SequentialMonteCarlo, TopK, TopP
 from lass.separation import tuple_posterior
+from lass.separation.batched_priors import LogPrior
 
 K, DIM, T = 3, 2, 2
 MIXTURE_CODES = torch.zeros(1, T, dtype=torch.long)  # the additive likelihood ignores them
@@ -269,3 +270,39 @@ def test_parts_for_another_number_of_sources_are_refused():
         )
     with pytest.raises(LassError, match="needs the mixture's latents"):
         separate_codes(MIXTURE_CODES, world.priors, world.likelihood, Greedy())
+
+
+@pytest.mark.parametrize("scale", [1.5, 3.0])
+def test_the_normaliser_is_right_with_more_codes_than_are_refined(scale):
+    """100 codes, of which the look-ahead refines 32; the sum over all 10⁶ tuples is exact."""
+    num_codes, dim, num = 100, 16, 4000
+    generator = torch.Generator().manual_seed(0)
+    likelihood = additive_likelihood(num_codes, dim, scale=scale)
+    rows = (2 * torch.randn(1, num_codes, generator=generator)).log_softmax(1)
+    truth = torch.multinomial(rows[0].exp(), 3, generator=generator)
+    latents = likelihood.vectors[truth].mean(0) + 0.5 * torch.randn(dim, generator=generator)
+    latents = latents @ torch.linalg.inv(likelihood.state_dict()["whitening"])
+    log_priors = [LogPrior(rows, torch.zeros(1, 1, dtype=torch.long))] * 3
+    posterior = tuple_posterior.TuplePosterior(log_priors, likelihood, latents[None], [1 / 3] * 3, 1.0)
+    uniforms = torch.rand(1, num, posterior.num_uniforms, dtype=torch.float64, generator=generator)
+    drawn = posterior.draw(torch.zeros(1, num, dtype=torch.long), uniforms)
+    tuples = torch.cartesian_prod(*[torch.arange(num_codes)] * 3)
+    log_posterior = rows[0][tuples].sum(1) + likelihood.log_likelihood(tuples, latents.expand(len(tuples), -1))
+    estimate = drawn.log_weights[0].double().logsumexp(0) - math.log(num)
+    assert estimate.item() == pytest.approx(log_posterior.double().logsumexp(0).item(), abs=0.3)
+    expected = (log_posterior.double().softmax(0) * log_posterior).sum()
+    assert drawn.log_posterior.mean().item() == pytest.approx(expected.item(), abs=0.3)
+
+
+def test_noise_far_below_the_codes_variances_stays_finite():
+    likelihood = additive_likelihood()
+    table = {
+        **likelihood.state_dict(),
+        "variances": torch.tensor([0.0, 1e3, 1e-9]),
+        "tail": torch.tensor([4.0, 1.5, 1e-6]),
+    }
+    world = World(seed=9)
+    world.likelihood = AdditiveLikelihood(K, table)
+    result = world.separate(SequentialMonteCarlo(64))
+    assert result.scores.isfinite().all()
+    assert result.log_evidence.isfinite().all()

@@ -622,7 +622,17 @@ def test_a_codec_of_three_sources_is_trained_and_validated_on_their_mixtures(tmp
         torch.testing.assert_close(mixtures[i], expected, atol=1e-6, rtol=0)  # a few roundings of numbers below 1
 
 
-def test_counting_is_for_two_sources(tmp_path):
-    task = LikelihoodCounting(codec_folder(tmp_path))
-    with pytest.raises(LassError, match=r"mixtures of two sources, but the data gives 3: set --data.num_sources=2"):
+def test_moments_of_pairs_are_for_two_sources(tmp_path):
+    task = LikelihoodCounting(codec_folder(tmp_path), latents=True)
+    with pytest.raises(LassError, match=r"are for two sources, but the data mixes 3: set --model.latents=false and"):
         quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, Noise(tuples=True, num_sources=3, batch_size=4))
+
+
+def test_counts_of_partial_mixtures_are_archived_by_the_next_counting(tmp_path):
+    for _ in range(2):
+        task = LikelihoodCounting(codec_folder(tmp_path))
+        data = Noise(tuples=True, num_sources=3, batch_size=4)
+        quiet_trainer(tmp_path / "run", max_epochs=1).fit(task, data)
+    for name in ("counts.safetensors", "counts_3.safetensors"):
+        assert (tmp_path / "run" / name).exists()
+        assert (tmp_path / "run" / "previous" / name).exists()

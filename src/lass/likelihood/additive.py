@@ -97,13 +97,18 @@ class AdditiveLikelihood:
         weights: Sequence[float] | None = None,
     ) -> list[Pairs]:
         """All pairs of codes, for two sources; see `Likelihood`. `weights` are the mixing weights."""
-        whitened = self.whiten(mixture_latents)
+        whitened, (weight_1, weight_2) = self.whiten(mixture_latents), weights or (0.5, 0.5)
+        vectors_1, vectors_2 = weight_1 * self.vectors, weight_2 * self.vectors
+        # |w₁ u[a] + w₂ u[b]|², (K, K), without the K² vectors.
+        squared_means = vectors_1.square().sum(1)[:, None] + vectors_2.square().sum(1) + 2 * vectors_1 @ vectors_2.T
+        variance = (self.noise + weight_1**2 * self.variances[:, None] + weight_2**2 * self.variances).flatten()
         first, second = torch.cartesian_prod(*[torch.arange(self.num_codes, device=self.device)] * 2).unbind(1)
-        weight_1, weight_2 = weights or (0.5, 0.5)
-        means = (weight_1 * self.vectors[:, None] + weight_2 * self.vectors).flatten(0, 1)
-        variance = self.noise + weight_1**2 * self.variances[first] + weight_2**2 * self.variances[second]
-        squared = torch.cdist(whitened, means, compute_mode="use_mm_for_euclid_dist").square()
-        return [Pairs(first, second, row) for row in self.of_residual(squared, variance.expand_as(squared))]
+        pairs = []
+        for latents in whitened:
+            projected = 2 * latents @ vectors_1.T, 2 * latents @ vectors_2.T
+            squared = latents.square().sum() + squared_means - projected[0][:, None] - projected[1]
+            pairs.append(Pairs(first, second, self.of_residual(squared.flatten().clamp(min=0), variance)))
+        return pairs
 
     @property
     def device(self) -> torch.device:
@@ -158,5 +163,7 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
     dim = len(table["whitening"])
     shapes = {"vectors": (num_codes, dim), "variances": (num_codes,), "whitening": (dim, dim), "tail": (3,)}
     if {name: tuple(x.shape) for name, x in table.items()} != shapes:
+        return False
+    if not all(x.dtype == torch.float32 and x.isfinite().all() for x in table.values()):
         return False
     return bool((table["tail"] > 0).all() and (table["variances"] >= 0).all())

@@ -127,7 +127,10 @@ class AdditiveMoments:
         if metadata.get("kind") == MOMENTS:
             check_sizes(2**21, num_codes=facts["num_codes"], dim=facts["dim"])
             expected = {name: tuple(x.shape) for name, x in cls(**facts, device="meta")._state.items()}
-        if {name: tuple(x.shape) for name, x in tensors.items()} != expected:
+        sums = ("counts", "squares", "num_mixtures")
+        if {name: tuple(x.shape) for name, x in tensors.items()} != expected or any(
+            (tensors[name] < 0).any() for name in sums
+        ):
             raise LassError(f"{path} holds no {MOMENTS}: name the file that `make count` wrote with additive=true.")
         return cls(**facts).load_state_dict(tensors)
 
@@ -151,7 +154,7 @@ class AdditiveMoments:
         check_number("degrees_of_freedom", degrees_of_freedom, above=0)
         check_number("ridge", ridge, at_least=0)
         state, num_mixtures = self._state, self._state["num_mixtures"]
-        if not num_mixtures:
+        if not num_mixtures or not state["counts"].any():
             raise LassError("Nothing was counted yet, so there is no likelihood: count mixtures of sources first.")
         if tuple(codebook.shape) != (self.num_codes, self.dim):
             raise LassError(
@@ -164,7 +167,10 @@ class AdditiveMoments:
         covariance = quantisation / 2 + linearity
         rounding = 1e-9 * codebook.to(covariance).square().mean() + torch.finfo(torch.float64).tiny
         floor = (ridge * covariance.diagonal().mean() + rounding) * torch.eye(self.dim).to(covariance)
-        whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + floor)).T
+        factor, failed = torch.linalg.cholesky_ex(covariance + floor)
+        if failed:
+            raise LassError("The products of the latents are no covariance, so these moments are damaged: count again.")
+        whitening = torch.linalg.inv(factor).T
         # Effective dimension with the ridge: trace((covariance + floor)⁻¹ covariance).
         effective_dim = (whitening.T @ covariance @ whitening).trace().clamp(min=1e-6)
         per_dimension = [(whitening.T @ x @ whitening).trace() / effective_dim for x in (quantisation, linearity)]

@@ -20,6 +20,7 @@ from lass.likelihood.sparse import SparseLikelihood
 
 CHAIN = "chain of likelihoods"
 MAX_TABLES = 63  # that a file may name
+ELEMENTS_AT_ONCE = 2**22  # tuples × codes, or tuples × entries, in one temporary
 
 
 class Entries(NamedTuple):
@@ -64,13 +65,30 @@ class ChainLikelihood:
         return len(self.tables) + 1
 
     def entries(self, table: int) -> Entries:
-        """All entries of a table, sorted by the code of the mixture; computed once."""
+        """All entries of a table, sorted by the code of the mixture; computed once.
+
+        A mixture code that was never counted has the entry (m, m) with likelihood 1, as in `SparseLikelihood`.
+        """
         if table not in self._entries:
             state = self.tables[table].state_dict()
-            codes = torch.arange(self.num_codes, device=self.device)
-            mixture = codes.repeat_interleave(state["starts"].diff())
-            self._entries[table] = Entries(state["first"], state["second"], mixture, state["log_likelihood"])
+            numbers = state["starts"].diff()
+            mixture = torch.arange(self.num_codes, device=self.device).repeat_interleave(numbers)
+            uncounted = (numbers == 0).nonzero()[:, 0]
+            mixture, order = torch.cat([mixture, uncounted]).sort(stable=True)
+            fields = (state["first"], state["second"], state["log_likelihood"])
+            certain = (uncounted, uncounted, torch.zeros_like(uncounted, dtype=torch.float32))
+            first, second, log_likelihood = (
+                torch.cat([x, more])[order] for x, more in zip(fields, certain, strict=True)
+            )
+            self._entries[table] = Entries(first, second, mixture, log_likelihood)
         return self._entries[table]
+
+    def entries_of(self, table: int, mixture_code: int) -> Entries:
+        """Entries of a table with one mixture code."""
+        entries = self.entries(table)
+        bounds = torch.searchsorted(entries.mixture, torch.tensor([mixture_code, mixture_code + 1], device=self.device))
+        part = slice(*bounds.tolist())
+        return Entries(*(field[part] for field in entries))
 
     def pairs(self, mixture_code: int) -> Pairs:
         """Pairs of the code of the first S − 1 sources' mixture and of the last source, given the mixture's code."""
@@ -90,15 +108,27 @@ class ChainLikelihood:
             mixture_code: Code of the mixture.
             exponent: Exponent of the entries of every table before they are multiplied and summed.
         """
+        if codes.shape[1] != self.num_sources:
+            raise LassError(
+                f"This chain is for {self.num_sources} sources, but got {codes.shape[1]} codes of each tuple."
+            )
+        parts = codes.split(max(1, ELEMENTS_AT_ONCE // self.num_codes))
+        return torch.cat([self._log_likelihood(part, mixture_code, exponent) for part in parts])
+
+    def _log_likelihood(
+        self, codes: Int[Tensor, "count S"], mixture_code: int, exponent: float
+    ) -> Float[Tensor, " count"]:
         dtype = widest_float(codes.device)
         mass = torch.nn.functional.one_hot(codes[:, 0], self.num_codes).to(dtype)  # p(mₛ | z₁ … zₛ), (count, K)
+        log_scale = mass.new_zeros(len(mass), 1)  # of mass, so that products of small probabilities do not underflow
         last = self.pairs(mixture_code)
         target = torch.full_like(last.first, mixture_code)
         for s in range(1, codes.shape[1]):
             final = s == codes.shape[1] - 1
             entries = Entries(last.first, last.second, target, last.log_likelihood) if final else self.entries(s - 1)
-            mass = _advanced(mass, codes[:, s], entries, exponent)
-        return mass[:, mixture_code].log().float()
+            mass, log_growth = _advanced(mass, codes[:, s], entries, exponent)
+            log_scale = log_scale + log_growth
+        return (mass[:, mixture_code].log() + log_scale[:, 0]).float()
 
     @property
     def device(self) -> torch.device:
@@ -145,14 +175,26 @@ class ChainLikelihood:
         return likelihood
 
 
-def _advanced(mass: Tensor, codes: Int[Tensor, " count"], entries: Entries, exponent: float) -> Tensor:
-    """Σ over mₛ₋₁ of mass[mₛ₋₁] · p(mₛ | mₛ₋₁, zₛ)^exponent for each tuple and mₛ, (count, K)."""
-    result = torch.zeros_like(mass)
+def _advanced(
+    mass: Tensor, codes: Int[Tensor, " count"], entries: Entries, exponent: float
+) -> tuple[Float[Tensor, "count K"], Float[Tensor, "count 1"]]:
+    """Σ over mₛ₋₁ of mass[mₛ₋₁] · p(mₛ | mₛ₋₁, zₛ)^exponent for each tuple and mₛ, scaled to a largest value of 1; and
+    the log of the scale.
+    """
+    result, log_scale = torch.zeros_like(mass), torch.zeros_like(mass[:, :1])
     order = entries.second.argsort(stable=True)
     distinct, which = codes.unique(return_inverse=True)
     starts = torch.searchsorted(entries.second[order], torch.stack([distinct, distinct + 1])).tolist()
     for number, (start, end) in enumerate(zip(*starts, strict=True)):
         own, rows = order[start:end], (which == number).nonzero()[:, 0]
-        products = mass[rows][:, entries.first[own]] * (exponent * entries.log_likelihood[own]).exp().to(mass)
-        result[rows] = result[rows].index_add_(1, entries.mixture[own], products)
-    return result
+        if not len(own):  # this code was not counted
+            continue
+        log_factors = (exponent * entries.log_likelihood[own]).to(mass)
+        highest = log_factors.max()
+        for group in rows.split(max(1, ELEMENTS_AT_ONCE // len(own))):
+            products = mass[group][:, entries.first[own]] * (log_factors - highest).exp()
+            result[group] = result[group].index_add_(1, entries.mixture[own], products)
+        log_scale[rows] = highest
+    largest = result.amax(1, keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    return result / largest, log_scale + largest.log()

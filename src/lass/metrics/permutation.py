@@ -29,7 +29,7 @@ def best_permutation(
     Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), whose protocol LASS follows: mean PSNR in the best order;
     found by the Hungarian method (Kuhn 1955), whose cost is cubic in the number of sources.
     """
-    benefits = scores.nan_to_num(0.0).cpu().double()  # on the CPU, as not every device has float64
+    benefits = scores.nan_to_num(0.0, 1e6, -1e6).cpu().double()  # on the CPU, as not every device has float64
     if groups is not None:
         forbidden = (groups[:, :, None] != groups[:, None]).cpu()
         lowest = -2 * (1 + benefits.abs().sum((1, 2), keepdim=True))  # below the total of any allowed assignment

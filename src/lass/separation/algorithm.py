@@ -111,7 +111,7 @@ def separate_codes(
     num_mixtures, num_sources = len(mixture_codes), len(priors)
     check_number("likelihood_weight", likelihood_weight, at_least=0)
     check_number("memory_budget", memory_budget, at_least=1, whole=True)
-    weights = list(mixing_weights or [1 / num_sources] * num_sources)
+    weights = [1 / max(1, num_sources)] * num_sources if mixing_weights is None else list(mixing_weights)
     model = _Model(priors, likelihood, sampler, likelihood_weight, weights, memory_budget, progress)
     mixtures = _Mixtures(
         mixture_codes,
@@ -253,11 +253,13 @@ def _check(mixtures: _Mixtures, model: _Model) -> None:
     priors, num_codes = model.priors, model.likelihood.num_codes
     num_mixtures, num_positions = mixtures.codes.shape
     check_num_sources(len(priors), model.likelihood)
-    if len(model.mixing_weights) != len(priors) or not all(0 < weight < math.inf for weight in model.mixing_weights):
+    if len(model.mixing_weights) != len(priors):
         raise LassError(
             f"mixing_weights must have one number above 0 for each of {len(priors)} sources, got "
             f"{list(model.mixing_weights)}."
         )
+    for weight in model.mixing_weights:
+        check_number("each of mixing_weights", weight, above=0)
     if num_mixtures == 0 or num_positions == 0:
         raise LassError(f"There is nothing to separate: got {num_mixtures} mixtures of {num_positions} codes.")
     for prior in priors:
@@ -280,5 +282,15 @@ def _check(mixtures: _Mixtures, model: _Model) -> None:
         )
     if len(mixtures.indices) != num_mixtures:
         raise LassError(f"Expected one index for each of {num_mixtures} mixtures, got {len(mixtures.indices)}.")
+    if tuple(mixtures.past.shape[:2]) != (num_mixtures, len(priors)):
+        raise LassError(
+            f"Expected the past of {num_mixtures} mixtures and {len(priors)} sources, got the shape "
+            f"{tuple(mixtures.past.shape)}."
+        )
     if mixtures.latents is not None:
         check_finite({"latents": mixtures.latents}, "The mixture")
+        if (mixtures.latents.shape[0], mixtures.latents.shape[-1]) != (num_mixtures, num_positions):
+            raise LassError(
+                f"Expected latents of {num_mixtures} mixtures at {num_positions} positions, got the shape "
+                f"{tuple(mixtures.latents.shape)}."
+            )

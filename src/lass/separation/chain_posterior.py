@@ -17,6 +17,7 @@ from lass.separation.batched_priors import LogPrior
 from lass.separation.searched_posterior import SearchedPosterior
 
 BYTES_PER_ENTRY = 32  # per candidate and entry of a table: log weights, their exponential, indices, others
+BYTES_PER_CHAIN = 64  # per candidate, chain of codes and its continuation
 BEAMS = 256  # least number of chains of codes that are kept in the search for the most probable tuples
 
 
@@ -121,7 +122,7 @@ class _MixturePosterior:
         self._likelihood_weight, self._memory_budget = likelihood_weight, memory_budget
         first_table = likelihood.tables[0]
         #: The first two sources are exchangeable if they share their rows: equal row indices mean equal pasts.
-        same = log_priors[0] is log_priors[1] and first_table.symmetric and likelihood.num_sources > 2
+        same = log_priors[0] is log_priors[1] and first_table.symmetric
         self._mirrored = (distinct[:, 0] == distinct[:, 1]) & same  # (D,)
         pairs = likelihood.pairs(mixture_code)
         self._last = Entries(
@@ -199,9 +200,7 @@ class _MixturePosterior:
         """Entries of the table of source s with one mixture code."""
         if s == len(self._log_priors) - 1:
             return self._last
-        starts = self._likelihood.tables[s - 1].state_dict()["starts"]
-        part = slice(int(starts[mixture_code]), int(starts[mixture_code + 1]))
-        return Entries(*(field[part] for field in self._likelihood.entries(s - 1)))
+        return self._likelihood.entries_of(s - 1, mixture_code)
 
     def _backwards(
         self, s: int, which: Tensor, mixture: Tensor, log_sums: Tensor, uniforms: Tensor, temperature: float
@@ -220,12 +219,22 @@ class _MixturePosterior:
 
     def best(self, k: int, canonical: bool) -> tuple[Int[Tensor, "C k S"], Float[Tensor, "C k"]]:
         """Best tuples of every candidate and their log posterior, best first, filled up with −inf."""
-        sums, num_beams, num = self._forward(1.0), max(k, BEAMS), len(self._mirrored)
+        num_beams = max(k, BEAMS)
+        size = max(1, self._memory_budget // (BYTES_PER_CHAIN * num_beams**2))
+        parts = torch.arange(len(self._mirrored), device=self._which.device).split(size)
+        codes, values = zip(*(self._best(own, k, num_beams, canonical) for own in parts), strict=True)
+        return torch.cat(codes)[self._which], torch.cat(values)[self._which]
+
+    def _best(
+        self, own: Int[Tensor, " part"], k: int, num_beams: int, canonical: bool
+    ) -> tuple[Int[Tensor, "part k S"], Float[Tensor, "part k"]]:
+        """Best tuples of some distinct candidates."""
+        sums, num = [x[own] for x in self._forward(1.0)], len(own)
         codes = self._which.new_zeros(num, 1, 0)
         mixture = self._which.new_full((num, 1), self._mixture_code)
         tail = self._log_priors[0].new_zeros(num, 1)  # log prior and likelihood of the sources after s
         for s in range(len(self._log_priors) - 1, 0, -1):
-            found = self._extended(s, mixture, tail, sums[s - 1], num_beams)
+            found = self._extended(s, own, mixture, tail, sums[s - 1], num_beams)
             kept, chosen = found["score"].topk(min(num_beams, found["score"].shape[1]), dim=1)
             mixture, tail, parents, code = (
                 found[name].gather(1, chosen) for name in ("first", "tail", "parent", "code")
@@ -233,24 +242,23 @@ class _MixturePosterior:
             tail = tail.masked_fill(kept == -torch.inf, -torch.inf)
             codes = torch.cat([code[..., None], gather_rows(codes, parents)], -1)
         codes = torch.cat([mixture[..., None], codes], -1)  # m₁ is z₁
-        which = torch.arange(num, device=codes.device).repeat_interleave(codes.shape[1])
         flat = codes.flatten(0, 1)
-        scores = self._log_prior(which, flat)
+        scores = self._log_prior(own.repeat_interleave(codes.shape[1]), flat)
         scores = scores + self._likelihood_weight * self._likelihood.log_likelihood(flat, self._mixture_code)
         scores = scores.view(tail.shape).masked_fill(tail == -torch.inf, -torch.inf)
         scores = scores.masked_fill(_is_repeated(codes), -torch.inf)
         if canonical:
             descending = codes[..., 0] > codes[..., 1]
-            scores = scores.masked_fill(self._mirrored[:, None] & descending, -torch.inf)
+            scores = scores.masked_fill(self._mirrored[own, None] & descending, -torch.inf)
         missing = k - scores.shape[1]
         if missing > 0:
             codes = torch.nn.functional.pad(codes, (0, 0, 0, missing))
             scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
         values, chosen = scores.topk(k, dim=1)
-        return gather_rows(codes, chosen)[self._which], values[self._which]
+        return gather_rows(codes, chosen), values
 
     def _extended(
-        self, s: int, mixture: Tensor, tail: Tensor, log_sums: Tensor, num_beams: int
+        self, s: int, candidates: Tensor, mixture: Tensor, tail: Tensor, log_sums: Tensor, num_beams: int
     ) -> dict[str, Float[Tensor, "D options"] | Int[Tensor, "D options"]]:
         """Best pairs (mₛ₋₁, zₛ) for every chain: their codes, parent, log score, and the score without αₛ₋₁."""
         num, num_chains = mixture.shape
@@ -264,7 +272,7 @@ class _MixturePosterior:
             size = max(1, self._memory_budget // (BYTES_PER_ENTRY * max(1, len(entries.first))))
             for own in torch.arange(len(which), device=which.device).split(size):
                 d, b = which[own], chain[own]
-                longer = tail[d, b][:, None] + self._log_priors[s][d][:, entries.second]
+                longer = tail[d, b][:, None] + self._log_priors[s][candidates[d]][:, entries.second]
                 longer = longer + self._likelihood_weight * entries.log_likelihood
                 kept, chosen = (longer + log_sums[d][:, entries.first]).topk(min(most, longer.shape[1]), dim=1)
                 values = (entries.first[chosen], entries.second[chosen], kept, longer.gather(1, chosen))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from lass.separation.batched_priors import LogPrior
 from lass.separation.searched_posterior import SearchedPosterior
 
 INFLATION = 4.0  # factor of the variance in the look-ahead, whose Gaussian is narrower than the sum of discrete vectors
-REFINED = 32  # most probable codes of the last two sources whose combinations replace the Gaussian look-ahead
+REFINED = 32  # best codes of the last two sources whose combinations refine the Gaussian look-ahead
 SWEEPS = 2  # Gibbs sweeps over the sources after the draw
 BEAMS = 64  # least number of partial tuples that are kept in the search for the most probable tuples
 BYTES_PER_CODE = 64  # per candidate and code: log prior, distances, look-ahead, their sum, cumulative sum, others
@@ -30,9 +31,9 @@ class TuplePosterior(SearchedPosterior):
     Implements `lass.samplers.Posterior`. The tuples number K^S, so they are not enumerated. A tuple is drawn source by
     source at a cost of S · K · d. With the sum of the vectors of the sources drawn so far, source s is drawn in
     proportion to its prior times a look-ahead: the likelihood, averaged over a Gaussian with the mean and variance that
-    the priors give for the sum of the later sources. For the last source but one, the average is taken over the most
-    probable codes of both sources instead. The last source is drawn from its exact conditional posterior. Gibbs sweeps
-    over the sources follow, which leave the posterior invariant.
+    the priors give for the sum of the later sources. For the last source but one, the look-ahead of the best codes is
+    refined by the combinations of the best codes of both sources. The last source is drawn from its exact conditional
+    posterior. Gibbs sweeps over the sources follow, which leave the posterior invariant.
 
     `draw` is therefore exact only in the limit of many sweeps. But each draw comes with its log importance weight, the
     posterior over the probability of the draw (before the sweeps), so that `SequentialMonteCarlo` converges to the
@@ -82,7 +83,8 @@ class TuplePosterior(SearchedPosterior):
             return self.draw_among_best(parents, uniforms[..., 0], temperature, at_least)
         first_of_mixture = torch.arange(self.num_mixtures, device=parents.device)[:, None] * self.num_candidates
         candidates, numbers = (parents + first_of_mixture).flatten(), uniforms.flatten(0, 1)
-        size = max(1, self._memory_budget // (BYTES_PER_CODE * (self._likelihood.num_codes + REFINED**2)))
+        num_codes, dim = self._likelihood.vectors.shape
+        size = max(1, self._memory_budget // (BYTES_PER_CODE * (num_codes + REFINED**2) + 16 * REFINED * dim))
         chunks = zip(candidates.split(size), numbers.split(size), strict=True)
         drawn = [
             self._draw(self._rows[own], self._latents[own], own_numbers, temperature) for own, own_numbers in chunks
@@ -112,7 +114,7 @@ class TuplePosterior(SearchedPosterior):
         residual, variance = latents, torch.full_like(latents[:, 0], self._likelihood.noise)
         log_proposal, codes = torch.zeros_like(variance), []
         for s, source in enumerate(self._sources):
-            log_weights = self._log_weights(s, rows, residual, variance)
+            log_weights = self._log_weights(s, range(s + 1, num_sources), rows, residual, variance)
             if s == num_sources - 2:
                 log_weights = self._refined(log_weights, rows, residual, variance)
             if temperature != 1:
@@ -126,16 +128,19 @@ class TuplePosterior(SearchedPosterior):
         drawn = self._swept(drawn, rows, latents, numbers, temperature)
         return Drawn(drawn, self._log_posterior(rows, latents, drawn), log_weights)
 
-    def _log_weights(self, s: int, rows: Tensor, residual: Tensor, variance: Tensor) -> Float[Tensor, "n K"]:
+    def _log_weights(
+        self, s: int, later: Sequence[int], rows: Tensor, residual: Tensor, variance: Tensor
+    ) -> Float[Tensor, "n K"]:
         """Log prior of source s times the look-ahead, the likelihood averaged over the later sources.
 
         Args:
             s: Source.
+            later: Sources that are drawn after it.
             rows: (n, S), rows of the log priors.
-            residual: (n, d), latents minus the vectors of the earlier sources.
-            variance: (n,), noise and variance of the earlier sources.
+            residual: (n, d), latents minus the vectors of the sources drawn before it.
+            variance: (n,), noise and variance of the sources drawn before it.
         """
-        source, later = self._sources[s], range(s + 1, len(self._sources))
+        source = self._sources[s]
         log_prior = source.log_prior[rows[:, s]]
         if not later:
             return log_prior + self._log_likelihood(_squared(residual, source), variance[:, None] + source.variances)
@@ -146,34 +151,44 @@ class TuplePosterior(SearchedPosterior):
         distance = ((residual - mean).square() * precision).sum(1, keepdim=True)
         distance = distance - 2 * ((residual - mean) * precision) @ source.vectors.T
         distance = distance + precision @ source.vectors.square().T
-        # log_scale makes the average comparable between look-aheads: a wider one has a lower peak.
-        log_scale = (noise * precision).log().sum(1, keepdim=True)
-        return log_prior + self._likelihood_weight / 2 * (log_scale - distance.clamp(min=0))
+        return log_prior - self._likelihood_weight / 2 * distance.clamp(min=0)
 
     def _refined(
         self, log_weights: Float[Tensor, "n K"], rows: Tensor, residual: Tensor, variance: Tensor
     ) -> Float[Tensor, "n K"]:
-        """Replace the look-ahead of the best codes of the last source but one by the sum over codes of the last."""
-        source, last = self._sources[-2], self._sources[-1]
+        """Refine the look-ahead of the last source but one by the best combinations of its codes and those of the last.
+
+        The total weight of these codes stays that of the Gaussian look-ahead, because the sum misses other codes of the
+        last source. Half of it is distributed as before, so that no code of the posterior becomes improbable.
+        """
+        last_but_one, last = len(self._sources) - 2, len(self._sources) - 1
+        source, other = self._sources[last_but_one], self._sources[last]
         num_refined = min(REFINED, log_weights.shape[1])
-        own = log_weights.topk(num_refined, dim=1, sorted=False).indices
-        log_prior, others = last.log_prior[rows[:, -1]].topk(num_refined, dim=1, sorted=False)
+        coarse, own = log_weights.topk(num_refined, dim=1, sorted=False)
+        of_last = self._log_weights(last, [last_but_one], rows, residual, variance)
+        others = of_last.topk(num_refined, dim=1, sorted=False).indices
         left = residual[:, None] - source.vectors[own]  # (n, refined, d)
-        squared = left.square().sum(2)[:, :, None] + last.squared_norms[others][:, None]
-        squared = torch.baddbmm(squared, left, last.vectors[others].transpose(1, 2), alpha=-2)
-        both = variance[:, None, None] + source.variances[own][:, :, None] + last.variances[others][:, None]
+        squared = left.square().sum(2)[:, :, None] + other.squared_norms[others][:, None]
+        squared = torch.baddbmm(squared, left, other.vectors[others].transpose(1, 2), alpha=-2)
+        both = variance[:, None, None] + source.variances[own][:, :, None] + other.variances[others][:, None]
+        log_prior = other.log_prior[rows[:, last]].gather(1, others)
         log_sum = (self._log_likelihood(squared, both) + log_prior[:, None]).logsumexp(2)
-        return log_weights.scatter(1, own, source.log_prior[rows[:, -2]].gather(1, own) + log_sum)
+        log_sum = log_sum + source.log_prior[rows[:, last_but_one]].gather(1, own)
+        if num_refined == log_weights.shape[1]:  # the sums miss nothing
+            return log_weights.scatter(1, own, log_sum)
+        rescaled = log_sum - log_sum.logsumexp(1, keepdim=True) + coarse.logsumexp(1, keepdim=True)
+        return log_weights.scatter(1, own, torch.logaddexp(coarse, rescaled.nan_to_num(-torch.inf)) - math.log(2))
 
     def _swept(
         self, codes: Int[Tensor, "n S"], rows: Tensor, latents: Tensor, numbers: Iterator[Tensor], temperature: float
     ) -> Int[Tensor, "n S"]:
         """Gibbs sweeps: every source is drawn anew, given the others; leaves the tempered posterior invariant."""
-        codes = codes.clone()
+        codes, noise = codes.clone(), self._likelihood.noise
         residual, variance = self._residual(latents, codes)
         for _ in range(SWEEPS):
             for s, source in enumerate(self._sources):
-                residual, variance = residual + source.vectors[codes[:, s]], variance - source.variances[codes[:, s]]
+                residual = residual + source.vectors[codes[:, s]]
+                variance = (variance - source.variances[codes[:, s]]).clamp(min=noise)  # rounding
                 log_weights = source.log_prior[rows[:, s]] + self._log_likelihood(
                     _squared(residual, source), variance[:, None] + source.variances
                 )
@@ -211,7 +226,8 @@ class TuplePosterior(SearchedPosterior):
             partial, num_partial = codes.flatten(0, 1), codes.shape[1]
             own_rows = rows.repeat_interleave(num_partial, 0)
             residual, variance = self._residual(latents.repeat_interleave(num_partial, 0), partial)
-            scores = self._log_weights(s, own_rows, residual, variance) + log_prior.view(-1, 1)
+            later = range(s + 1, num_sources)
+            scores = self._log_weights(s, later, own_rows, residual, variance) + log_prior.view(-1, 1)
             scores = scores.masked_fill((kept == -torch.inf).view(-1, 1), -torch.inf)
             if canonical:
                 scores = scores.masked_fill(self._descending(s, own_rows, partial), -torch.inf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from torchmetrics import MeanMetric
 from lass.artifacts import fingerprint
 from lass.codecs import VQGAN, LatentCodec, codebook_of, load_codec
 from lass.data.mixing import mix, partial_weights
-from lass.data.module import SourceDataModule, check_sample_rate, weights_of
+from lass.data.module import MAX_SOURCES, SourceDataModule, check_sample_rate, weights_of
 from lass.data.sources import Sources, SourceTuples
 from lass.errors import LassError
 from lass.likelihood import AdditiveMoments, LatentMoments, SparseCounts
@@ -33,11 +32,16 @@ COUNTS_FILE, LATENTS_FILE, ADDITIVE_FILE = "counts.safetensors", "latents.safete
 Statistics = SparseCounts | LatentMoments | AdditiveMoments
 
 
+def table_files(num_sources: int) -> list[str]:
+    """Names of the files of counts of the mixtures of the first 2 … `num_sources` sources."""
+    return [COUNTS_FILE, *(f"counts_{s}.safetensors" for s in range(3, num_sources + 1))]
+
+
 class CheckpointEachEpoch(RunCheckpoint):
     """Saves `last.ckpt` after every epoch."""
 
-    def __init__(self, dirpath: str | Path, files: Sequence[str]) -> None:
-        super().__init__(dirpath, files)
+    def __init__(self, dirpath: str | Path) -> None:
+        super().__init__(dirpath, [*table_files(MAX_SOURCES), LATENTS_FILE, ADDITIVE_FILE])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last.ckpt`."""
@@ -129,7 +133,7 @@ class LikelihoodCounting(LightningModule):
     @property
     def tables(self) -> list[str]:
         """Files of the counted tables, for the mixtures of the first 2 … S sources."""
-        return [COUNTS_FILE, *(f"counts_{s}.safetensors" for s in range(3, self.num_sources + 1))]
+        return table_files(self.num_sources)
 
     @property
     def counts(self) -> SparseCounts:
@@ -160,7 +164,9 @@ class LikelihoodCounting(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks for W&B, for a checkpoint after each epoch (except in a dry run), and for stopping."""
-        folder, files = Path(self.trainer.default_root_dir), list(self.merged)
+        folder, data = Path(self.trainer.default_root_dir), datamodule_of(self.trainer)
+        files = table_files(data.num_sources if isinstance(data, SourceDataModule) else 2)
+        files += [name for name in (LATENTS_FILE, ADDITIVE_FILE) if name in self.merged]
         page = WandbCallback(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
             codec_fingerprint=self.codec_fingerprint,
@@ -169,7 +175,7 @@ class LikelihoodCounting(LightningModule):
         )
         callbacks: list[Callback] = [page]
         if not is_dry_run(self.trainer):
-            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER, files))
+            callbacks.append(CheckpointEachEpoch(folder / CHECKPOINT_FOLDER))
         if self.min_coverage_gain is not None:
             gain = EarlyStopping("val/coverage", self.min_coverage_gain, 1, mode="max", check_on_train_epoch_end=False)
             gain.verbose = True
@@ -267,6 +273,8 @@ class LikelihoodCounting(LightningModule):
             LassError: if they belong to another codec, or were counted with other settings.
         """
         check_same_codec(checkpoint, self.codec_fingerprint)
+        if "statistics" not in checkpoint:
+            raise LassError("The checkpoint was written by an earlier version of lass: count without --ckpt_path.")
         statistics = checkpoint["statistics"]
         for name, then in {
             "model.symmetric": checkpoint["symmetric"],
