@@ -205,7 +205,6 @@ def test_parts_that_do_not_fit_are_refused():
     for changed, message in [
         ({"priors": world.priors[:1]}, "so for 2 priors"),
         ({"past": torch.zeros(1, 3, 1, dtype=torch.long)}, "past of 1 mixtures and 2 sources"),
-        ({"mixture_latents": torch.zeros(1, 4, 3)}, "latents of 1 mixtures at 2 positions"),
         ({"mixing_weights": [0.5]}, "one number above 0 for each of 2 sources"),
         ({"mixing_weights": [0.5, -0.5]}, "each of mixing_weights must be"),
         ({"priors": random_world(0, num_codes=4).priors}, "has 4 codes and the likelihood 3"),
