@@ -135,17 +135,16 @@ def test_the_log_likelihood_is_the_formula(num_sources):
     torch.testing.assert_close(log_prior + found, world.log_step(None, 0), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "weights"), [(KINDS[0], WEIGHTS[1]), (KINDS[1], None), (KINDS[2], None)])
 def test_the_evidence_is_unbiased(kind, weights):
     """With six candidates the estimates scatter widely; their mean is the sum over all sequences within 4 errors."""
     world = World(kind=kind, weights=weights, seed=1)
     exact = world.log_posterior().exp().sum()
     for temperature in (1.0, 1.7):
-        estimates = world.separate(SequentialMonteCarlo(6, temperature=temperature), 400).log_evidence.double().exp()
-        error = estimates.std() / 400**0.5
+        estimates = world.separate(SequentialMonteCarlo(6, temperature=temperature), 200).log_evidence.double().exp()
+        error = estimates.std() / 200**0.5
         assert abs(estimates.mean() - exact) < 4 * error
-        assert error < 0.06 * exact  # so that the comparison can fail
+        assert error < 0.08 * exact  # so that the comparison can fail
 
 
 @pytest.mark.parametrize("num_sources", [3, 4])
@@ -225,7 +224,7 @@ def test_sweeps_bring_the_draws_nearer_to_the_posterior(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sampler", [Ancestral(64), SequentialMonteCarlo(64), TopK(64), TopP(64), BeamSearch(64)], ids=str
+    "sampler", [Ancestral(48), SequentialMonteCarlo(48), TopK(48), TopP(48), BeamSearch(48)], ids=str
 )
 def test_memory_and_batch_change_nothing(sampler):
     world = World(seed=7)

@@ -138,7 +138,7 @@ def test_data_of_another_number_of_sources_is_refused_with_the_option_to_set(par
     counts = SparseCounts(NUM_CODES)
     counts.add(*torch.randint(NUM_CODES, (3, 100)))
     counts.save(tmp_path / "counts.safetensors")
-    with pytest.raises(LassError, match="SparseLikelihood is for two sources"):
+    with pytest.raises(LassError, match="SparseLikelihood is for 2 sources"):
         Separation(**{**parts, "likelihood": str(tmp_path / "counts.safetensors")})
 
 

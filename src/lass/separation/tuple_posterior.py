@@ -84,7 +84,8 @@ class TuplePosterior(SearchedPosterior):
         first_of_mixture = torch.arange(self.num_mixtures, device=parents.device)[:, None] * self.num_candidates
         candidates, numbers = (parents + first_of_mixture).flatten(), uniforms.flatten(0, 1)
         num_codes, dim = self._likelihood.vectors.shape
-        size = max(1, self._memory_budget // (BYTES_PER_CODE * (num_codes + REFINED**2) + 16 * REFINED * dim))
+        refined = min(REFINED, num_codes)
+        size = max(1, self._memory_budget // (BYTES_PER_CODE * (num_codes + refined**2) + 16 * refined * dim))
         chunks = zip(candidates.split(size), numbers.split(size), strict=True)
         drawn = [
             self._draw(self._rows[own], self._latents[own], own_numbers, temperature) for own, own_numbers in chunks
