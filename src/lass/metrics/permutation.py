@@ -17,7 +17,8 @@ def best_permutation(
     Args:
         scores: Score of estimate e for source s, e.g. PSNR, at `scores[b, e, s]`; higher is better. NaN counts as 0, so
             items whose scores are all NaN keep their order.
-        groups: Group of each source: an estimate is only assigned to sources of its own group. Default one group.
+        groups: Number of the group of each source. Estimate e is assigned to source s only if both have the same
+            number. None for one group of all sources.
 
     Returns:
         Index of the estimate assigned to each source, (batch, sources).

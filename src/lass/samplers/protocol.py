@@ -56,8 +56,8 @@ class Posterior(Protocol):
     ) -> Drawn:
         """Draw one tuple for each of N new candidates, given its parent.
 
-        Tuples are drawn from the posterior raised to the power 1 / temperature: pairs exactly, by inversion of its
-        cumulative sum; larger tuples approximately, with `Drawn.log_weights`.
+        Tuples are drawn from the posterior raised to the power 1 / temperature: exactly, by inversion of its cumulative
+        sum, or approximately, with `Drawn.log_weights`.
 
         Args:
             parents: Candidate whose posterior each tuple is drawn from.

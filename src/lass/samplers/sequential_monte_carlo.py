@@ -40,8 +40,8 @@ class SequentialMonteCarlo:
         temperature: The proposal is the posterior of the position to the power 1 / temperature: below 1 sharpens it,
             above 1 flattens it. The weights correct for it, so that the candidates converge to the same posterior.
 
-    With more than two sources, Z_s is not known before the draw. The weight is then multiplied by the importance weight
-    of the drawn tuple (`Drawn.log_weights`), whose mean is Z_s, so that both statements above hold as well.
+    With more than two sources, Z_s can be unknown (`Posterior.log_normalizer`). The weight is then multiplied by the
+    importance weight of the drawn tuple (`Drawn.log_weights`), whose mean is Z_s; both statements above still hold.
 
     Source: Doucet and Johansen 2009 (sequential Monte Carlo); Pitt and Shephard 1999 (weights known before the draw,
     "fully adapted"); Kitagawa 1996 (systematic resampling). Its application to code sequences is our own.
