@@ -151,6 +151,24 @@ def test_any_number_of_sources_is_separated(additive_folder, tmp_path, monkeypat
         torch.testing.assert_close(written, estimate.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
 
 
+def test_the_number_of_sources_is_determined_for_each_image(additive_folder, tmp_path, monkeypatch, capsys):
+    """With probabilities that say so, one image gets one estimate and the other three; all are in one picture."""
+    numbers = iter([1, 3])
+
+    def probabilities(separator, mixture, **options):
+        return torch.nn.functional.one_hot(torch.tensor([next(numbers) - 1]), 4).float() * 0.9 + 0.025
+
+    grids, draw, out = [], image_grid, tmp_path / "out"
+    monkeypatch.setattr("lass.cli.separate.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
+    monkeypatch.setattr("lass.cli.separate.num_sources_probabilities", probabilities)
+    files = mixtures(tmp_path)
+    separate(*files, "--separator", additive_folder, "--out", out, "--num-sources", "auto")
+    assert {path.name for path in out.iterdir()} == {"a-1.png", "b-1.png", "b-2.png", "b-3.png", "separations.png"}
+    assert list(grids[0][0]) == ["mixture", "estimate 1", "estimate 2", "estimate 3", "|residual|"]
+    assert (grids[0][0]["estimate 2"][0] == 1).all()  # blank
+    assert "b.png: 3 source(s), with a probability of 92% among 1 to 4" in capsys.readouterr().out
+
+
 def test_each_of_three_sources_has_a_class(additive_folder, tmp_path):
     (file,) = mixtures(tmp_path, "a")
     options = ["--separator", additive_folder, "--num-sources", 3]
@@ -187,7 +205,9 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["a.png", "--classes", "1"], "--classes takes one class for each of 2 sources, got 1"),
         (["a.png", "--num-sources", "3"], "an AdditiveLikelihood serves any number"),
         (["a.png", "--num-sources", "0"], "num_sources must be an integer, at least 1"),
-        (["a.png", "--num-sources", "two"], "--num-sources must be an integer, not two"),
+        (["a.png", "--num-sources", "two"], "--num-sources must be an integer or auto, not two"),
+        (["a.png", "--num-sources", "auto"], "an AdditiveLikelihood serves any number"),
+        (["a.png", "--num-sources", "auto", "--classes", "1", "1"], "--classes is for a known number of sources"),
         (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
         (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),
         (

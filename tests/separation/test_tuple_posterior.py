@@ -9,10 +9,10 @@ import pytest
 import torch
 from toy_worlds import random_prior
 
-from lass import LassError, separate_codes
+from lass import LassError, Separator, separate_codes
 from lass.likelihood import AdditiveLikelihood
 from lass.samplers import Ancestral, BeamSearch, Greedy, SequentialMonteCarlo, TopK, TopP
-from lass.separation import tuple_posterior
+from lass.separation import num_sources_probabilities, tuple_posterior
 from lass.separation.batched_priors import LogPrior
 
 K, DIM, T = 3, 2, 2
@@ -305,3 +305,55 @@ def test_noise_far_below_the_codes_variances_stays_finite():
     result = world.separate(SequentialMonteCarlo(64))
     assert result.scores.isfinite().all()
     assert result.log_evidence.isfinite().all()
+
+
+class OneMixtureCodec(torch.nn.Module):
+    """Codec whose every signal has the given latents, (1, DIM, T)."""
+
+    num_codes, dim = K, DIM
+
+    def __init__(self, latents):
+        super().__init__()
+        self.latents = latents
+
+    def encode(self, signal):
+        return MIXTURE_CODES.expand(len(signal), -1)
+
+    def encode_latents(self, signal):
+        return self.latents.expand(len(signal), -1, -1)
+
+    def embed(self, codes):
+        raise NotImplementedError  # not needed for counting sources
+
+    decode_latents = decode = embed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probabilities_of_the_number_of_sources_are_those_of_the_summed_posteriors(seed):
+    worlds = [World(num_sources, "one prior", seed=seed) for num_sources in (1, 2, 3)]
+    for world in worlds:  # one mixture of one world, with priors of the same numbers
+        world.latents, world.priors = worlds[0].latents, worlds[0].priors[:1] * len(world.priors)
+    separator = Separator(
+        OneMixtureCodec(worlds[0].latents),
+        worlds[0].priors[0],
+        worlds[0].likelihood,
+        likelihood_weight=worlds[0].likelihood_weight,
+    )
+    mixtures = torch.zeros(2, 1, T)
+    found = num_sources_probabilities(separator, mixtures, at_most=3, num_candidates=20_000)
+    expected = torch.stack([world.log_posterior().logsumexp((0, 1)) for world in worlds]).softmax(0)
+    torch.testing.assert_close(found, expected.float().expand(2, -1), atol=0.02, rtol=0)
+    assert found.min() > 0.02  # no number is certain, so that the comparison says something
+    assert torch.equal(
+        num_sources_probabilities(separator, mixtures[:1], at_most=3, num_candidates=20_000, indices=[1]), found[1:]
+    )
+
+
+def test_counting_sources_refuses_what_it_cannot_compare():
+    world = World(2, "different")
+    different = Separator(OneMixtureCodec(world.latents), world.priors, world.likelihood)
+    with pytest.raises(LassError, match="is for 2 different sources"):
+        num_sources_probabilities(different, torch.zeros(1, 1, T))
+    alike = Separator(OneMixtureCodec(world.latents), world.priors[0], world.likelihood)
+    with pytest.raises(LassError, match="at_most must be an integer, at least 1, not 0"):
+        num_sources_probabilities(alike, torch.zeros(1, 1, T), at_most=0)

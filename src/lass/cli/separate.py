@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jsonargparse import Namespace
@@ -23,10 +24,11 @@ from lass.codecs import AudioCodec, ImageCodec
 from lass.data.images.files import read_image, write_image
 from lass.errors import LassError
 from lass.report.figures import image_grid, literal, picture
-from lass.separation import SeparationResult, Separator
+from lass.separation import SeparationResult, Separator, num_sources_probabilities
 
 FIGURE = "separations.png"
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # read from folders
+AUTO = "auto"  # value of --num-sources
 NUM_PICTURED = 20  # mixtures in the figure
 
 
@@ -40,13 +42,18 @@ def main(args: Sequence[str]) -> None:
     options = parser().parse_args(args[1:])
     if options.seed < 0:
         raise LassError(f"The seed must be 0 or more, not {options.seed}.")
-    separator = Separator.from_pretrained(options.separator, options.num_sources)
+    automatic = options.num_sources == AUTO
+    separator = Separator.from_pretrained(options.separator, None if automatic else options.num_sources)
     try:
         separator.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
         reason = str(error).splitlines()[0]
         raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
     if isinstance(separator.codec, AudioCodec):
+        if automatic:
+            raise LassError(
+                f"--num-sources {AUTO} is for images: leave it out for songs, which have one prior a source."
+            )
         _separate_songs(separator, options)
     elif isinstance(separator.codec, ImageCodec):
         _separate_images(separator, separator.codec, options)
@@ -57,16 +64,25 @@ def main(args: Sequence[str]) -> None:
 def _separate_images(separator: Separator, codec: ImageCodec, options: Namespace) -> None:
     files = find_files(options.mixtures, SUFFIXES, "images", "mixture.png")
     mixtures = [read_image(path, codec.image_shape) for path in files]
-    num_sources = len(separator.priors)
-    if options.classes is not None and len(options.classes) != num_sources:
-        raise LassError(f"--classes takes one class for each of {num_sources} sources, got {len(options.classes)}.")
-    targets = {path: [options.out / f"{path.stem}-{i + 1}.png" for i in range(num_sources)] for path in files}
+    separators = [separator] * len(files)
+    if options.num_sources == AUTO:
+        if options.classes is not None:
+            raise LassError(f"--classes is for a known number of sources: replace --num-sources {AUTO} by a number.")
+        separators = _separators_for(files, mixtures, separator, options.seed)
+    elif options.classes is not None and len(options.classes) != len(separator.priors):
+        raise LassError(
+            f"--classes takes one class for each of {len(separator.priors)} sources, got {len(options.classes)}."
+        )
+    targets = {
+        path: [options.out / f"{path.stem}-{i + 1}.png" for i in range(len(own.priors))]
+        for path, own in zip(files, separators, strict=True)
+    }
     _make(options.out)
     _refuse_to_lose(options.out, [*chain(*targets.values()), options.out / FIGURE], files, options.overwrite)
     conditions = None if options.classes is None else torch.tensor(options.classes)
     pictured: list[SeparationResult] = []
-    for path, mixture in zip(tqdm(files, "Separating", unit="mixture"), mixtures, strict=True):
-        result = separator.separate(mixture, conditions, options.seed, songs.POSITIONS)
+    for path, mixture, own in zip(tqdm(files, "Separating", unit="mixture"), mixtures, separators, strict=True):
+        result = own.separate(mixture, conditions, options.seed, songs.POSITIONS)
         for target, estimate in zip(targets[path], result.estimates, strict=True):
             with _writing(target):
                 write_image(target, estimate)
@@ -75,6 +91,24 @@ def _separate_images(separator: Separator, codec: ImageCodec, options: Namespace
     has_picture = picture(lambda: _picture(files, mixtures, pictured), options.out / FIGURE)
     said = f"Estimates of {len(files)} mixture(s) are in {options.out}"
     print(literal(f"{said}; picture: {options.out / FIGURE}" if has_picture else said))
+
+
+def _separators_for(
+    files: Sequence[Path], mixtures: Sequence[Tensor], separator: Separator, seed: int
+) -> list[Separator]:
+    """Determine each image's number of sources, print it, and return a separator for it."""
+    separators = []
+    for path, mixture in zip(tqdm(files, "Counting sources", unit="mixture"), mixtures, strict=True):
+        (probabilities,) = num_sources_probabilities(separator, mixture[None], seed=seed, progress=songs.POSITIONS)
+        number = int(probabilities.argmax()) + 1
+        tqdm.write(
+            literal(
+                f"{path}: {number} source(s), with a probability of {probabilities[number - 1]:.0%} among 1 to "
+                f"{len(probabilities)}"
+            )
+        )
+        separators.append(separator.with_num_sources(number))
+    return separators
 
 
 def _separate_songs(separator: Separator, options: Namespace) -> None:
@@ -197,8 +231,14 @@ def _without_case(path: Path) -> str:
 def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequence[SeparationResult]) -> Figure:
     """Plot the first `len(results)` mixtures with their estimates and residuals."""
     columns = {"mixture": torch.stack(list(mixtures[: len(results)]))}
-    for source, estimates in enumerate(torch.stack([result.estimates for result in results]).unbind(1)):
-        columns[f"estimate {source + 1}"] = estimates
+    most = max(len(result.estimates) for result in results)
+    for source in range(most):
+        columns[f"estimate {source + 1}"] = torch.stack(
+            [
+                result.estimates[source] if source < len(result.estimates) else torch.ones_like(result.estimates[0])
+                for result in results
+            ]
+        )
     columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
     return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
@@ -209,7 +249,11 @@ def parser() -> SentenceParser:
     options.add_argument("mixtures", nargs="+", type=Path, help="image or audio files, or folders of them")
     options.add_argument("--separator", type=Path, required=True, help="folder of a separator, e.g. pretrained/mnist")
     options.add_argument("--out", type=Path, required=True, help="folder for the estimates and the picture")
-    options.add_argument("--num-sources", type=int, help="number of sources, if one prior is for all of them")
+    options.add_argument(
+        "--num-sources",
+        type=int | Literal["auto"],
+        help="number of sources, if one prior is for all of them; auto determines it for each image, from 1 to 4",
+    )
     options.add_argument("--classes", type=int, nargs="+", help="class of each source, where they are known")
     options.add_argument("--seed", type=int, default=0, help="another one gives another sample")
     options.add_argument("--device", default="cpu", help="cpu, cuda, …")

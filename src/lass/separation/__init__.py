@@ -1,6 +1,7 @@
 """Source separation in code space: Algorithm 1, selection and refinement of its candidates, and the `Separator`."""
 
 from lass.separation.algorithm import Candidates, separate_codes
+from lass.separation.num_sources import num_sources_probabilities
 from lass.separation.refinement import LatentDescent, LocalRefinement, NoRefinement, Refinement
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, HighestScore, Selection
@@ -19,5 +20,6 @@ __all__ = [
     "SeparationResult",
     "Separator",
     "WienerFilter",
+    "num_sources_probabilities",
     "separate_codes",
 ]

@@ -224,14 +224,14 @@ class Separator:
         Args:
             mixture_codes: (M, T).
             mixture_latents: (M, dim, T), for a likelihood of latents.
-            options: Arguments of `separate_codes`: conditions, past, seed, indices, progress.
+            options: Arguments of `separate_codes`: conditions, past, seed, indices, progress; another sampler.
         """
         prior = self.priors[0]  # all priors have the same reading order
         candidates = separate_codes(
             to_reading_order(mixture_codes, prior),
             self.priors,
             self.likelihood,
-            self.sampler,
+            options.pop("sampler", self.sampler),
             likelihood_weight=self.likelihood_weight,
             mixture_latents=None if mixture_latents is None else to_reading_order(mixture_latents, prior),
             mixing_weights=self.mixing_weights,
@@ -284,6 +284,33 @@ class Separator:
         codes_by_mixture = mixture_codes.flatten(1).tolist()
         return torch.tensor([sum(not likelihood.is_counted(code) for code in codes) for codes in codes_by_mixture])
 
+    def with_num_sources(self, num_sources: int) -> Separator:
+        """Return a separator of the same parts and settings for another number of sources; self if it is the same.
+
+        Raises:
+            LassError: if the sources have different priors or mixing weights, or the likelihood does not serve this
+                number of sources.
+        """
+        if num_sources == len(self.priors):
+            return self
+        if any(prior is not self.priors[0] for prior in self.priors) or self.mixing_weights:
+            raise LassError(
+                f"This separator is for {len(self.priors)} different sources: num_sources can only be changed where "
+                "all sources share one prior, without mixing weights."
+            )
+        return Separator(
+            self.codec,
+            self.priors[0],
+            self.likelihood,
+            self.sampler,
+            self.selection,
+            self.refinement,
+            self.likelihood_weight,
+            self.memory_budget,
+            self.posterior_mean,
+            num_sources=num_sources,
+        ).to(self.device)
+
     @property
     def settings(self) -> dict[str, Any]:
         """All settings except weights, as JSON-serialisable values: sampler, selection, refinement, λ and
@@ -319,15 +346,8 @@ class Separator:
             LassError: if a file is missing or damaged, the parts do not belong together, or they are for another number
                 of sources.
         """
-        parts = load_parts(Path(folder))
-        if num_sources is not None and num_sources != len(parts["priors"]):
-            if any(prior is not parts["priors"][0] for prior in parts["priors"]) or parts["mixing_weights"]:
-                raise LassError(
-                    f"{folder} is for {len(parts['priors'])} different sources: num_sources can only be changed where "
-                    "all sources share one prior, without mixing weights."
-                )
-            parts |= {"priors": parts["priors"][:1], "num_sources": num_sources}
-        return cls(**parts)
+        separator = cls(**load_parts(Path(folder)))
+        return separator if num_sources is None else separator.with_num_sources(num_sources)
 
 
 def _priors_of_sources(priors: list[Prior], num_sources: int | None) -> list[Prior]:
