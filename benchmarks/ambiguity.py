@@ -1,13 +1,14 @@
 """Negative log posterior of the true pair of codes per position, given the true past, in nats.
 
     python benchmarks/ambiguity.py                            # MNIST, the models in pretrained/mnist
-    python benchmarks/ambiguity.py runs/mnist/separate/separator
+    python benchmarks/ambiguity.py runs/mnist/separate/separator runs/mnist/likelihood/latents.safetensors
 
 At each position the posterior of Algorithm 1 (Lines 5 to 7) is computed for all pairs, given the true codes at the
 previous positions; the negative log probability of the true pair is averaged over positions. Smaller values mean that
 prior and likelihood determine the true pair better. No separation is needed, so this is a quick comparison of codecs,
-priors and likelihoods. Only the last line of the output separates: it counts the mixtures whose best candidate has a
-higher score than the true codes, for which a longer search cannot help.
+priors and likelihoods; likelihoods other than the separator's can be named. Only the last lines of the output separate:
+for two, three and four sources they count the mixtures whose best candidate has a higher score than the true codes, for
+which a longer search cannot help.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lass import Separator, SparseCounts
 from lass.codecs import codebook_of
 from lass.data.images.mnist import MNIST
 from lass.data.mixing import mix
-from lass.likelihood import Likelihood
+from lass.likelihood import AdditiveLikelihood, Likelihood, load_likelihoods
 
 NUM_MIXTURES = 24
 NEVER_COUNTED = 1e-7  # likelihood of a triple that was never counted, so that its log is finite
@@ -63,25 +64,58 @@ def true_codes(
     return nats / codes[::2].numel(), scores
 
 
-def main(folder: str = "pretrained/mnist") -> None:
-    """Print the nats for the prior alone, each likelihood alone, and both together."""
+@torch.no_grad()
+def true_scores(separator: Separator, likelihood: AdditiveLikelihood, sources: Tensor) -> Tensor:
+    """Return the scores of the true codes of any number of sources, (mixtures,), as in Algorithm 1.
+
+    Args:
+        separator: Separator whose codec, prior and λ are used.
+        likelihood: Its likelihood.
+        sources: (mixtures, sources, channels, height, width).
+    """
+    codes = separator.codec.encode(sources.flatten(0, 1)).flatten(1)
+    log_prior = separator.priors[0](codes).log_softmax(-1).gather(2, codes[..., None])
+    latents = separator.codec.encode_latents(mix(sources)).flatten(2).mT
+    tuples = codes.unflatten(0, sources.shape[:2]).mT
+    log_likelihood = likelihood.log_likelihood(tuples, latents).sum(1)
+    return log_prior.flatten(1).sum(1).view(len(sources), -1).sum(1) + separator.likelihood_weight * log_likelihood
+
+
+def validation_sources(num_sources: int) -> Tensor:
+    """Return the sources of validation mixtures, (mixtures, sources, channels, height, width)."""
+    data = MNIST(
+        predict_split="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES, num_sources=num_sources
+    )
+    return next(iter(data.predict_dataloader())).signals
+
+
+def main(folder: str = "pretrained/mnist", *others: str) -> None:
+    """Print the nats for the prior alone, each likelihood alone, and both together; then compare scores."""
     separator = Separator.from_pretrained(folder)
-    data = MNIST(predict_split="validation", num_mixtures=NUM_MIXTURES, batch_size=NUM_MIXTURES)
-    sources = next(iter(data.predict_dataloader())).signals
+    codebook = codebook_of(separator.codec)
     shipped = Path(folder) / "counts.safetensors"
     counts = SparseCounts.load(shipped if shipped.exists() else "runs/mnist/likelihood/counts.safetensors")
-    counted = counts.likelihood(codebook=codebook_of(separator.codec))
+    likelihoods = {"counts": counts.likelihood(codebook=codebook), "the separator's": separator.likelihood}
+    likelihoods |= {Path(path).stem: load_likelihoods([path], codebook=codebook) for path in others}
+    sources = validation_sources(2)
     print(f"{folder}, {len(sources)} validation mixtures; nats per position for the true pair of codes")
-    print(f"prior alone                    {true_codes(separator, None, 1.0, sources)[0]:6.3f}")
-    for name, likelihood in {"counts": counted, "latents": separator.likelihood}.items():
+    print(f"prior alone                          {true_codes(separator, None, 1.0, sources)[0]:6.3f}")
+    for name, likelihood in likelihoods.items():
         alone, _ = true_codes(separator, likelihood, 1.0, sources, with_prior=False)
-        print(f"{name:8} alone                 {alone:6.3f}")
+        print(f"{name:15} alone                {alone:6.3f}")
         for weight in (0.5, 0.75, 1.0):
             nats, _ = true_codes(separator, likelihood, weight, sources)
-            print(f"{name:8} and prior, λ = {weight:<4}    {nats:6.3f}")
-    _, true = true_codes(separator, separator.likelihood, separator.likelihood_weight, sources)
-    best = separator.separate_batch(mix(sources)).scores[:, 0]
-    print(f"best candidate above the true codes in {int((best > true).sum())} of {len(true)} mixtures")
+            print(f"{name:15} and prior, λ = {weight:<4}  {nats:6.3f}")
+    for num_sources in (2, 3, 4) if isinstance(separator.likelihood, AdditiveLikelihood) else ():
+        sources, own = validation_sources(num_sources), separator.with_num_sources(num_sources)
+        true = true_scores(own, separator.likelihood, sources)
+        best = own.separate_batch(mix(sources)).scores[:, 0]
+        above, difference = int((best > true).sum()), (best - true).median()
+        print(
+            f"{num_sources} sources: best candidate above the true codes in {above} of {len(true)} mixtures; median "
+            f"difference {difference:.1f} nats",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from lass.artifacts import fingerprint
 from lass.cli.main import main
 from lass.cli.stages import LassCLI
 from lass.codecs import ImageVQVAE, codebook_of, load_codec
-from lass.likelihood import LatentMoments
+from lass.likelihood import AdditiveMoments, LatentMoments
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior
 from lass.separation import LatentDescent
@@ -149,6 +149,11 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
         moments = LatentMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
         moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
         moments.save(separate.likelihood)
+    if separate.likelihood.endswith("additive.safetensors"):
+        additive = AdditiveMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
+        zeros, vectors = torch.zeros(1, 2, dtype=torch.long), codebook_of(codec)[:1].expand(1, 2, -1)
+        additive.add(zeros, torch.zeros_like(vectors), vectors, vectors[:, 0])
+        additive.save(separate.likelihood)
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
     options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=2"]

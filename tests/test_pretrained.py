@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from lass import Separator, SparseCounts, read_image
 from lass.artifacts import build, fingerprint, load_artifact
 from lass.data.mixing import mix
-from lass.likelihood import LatentLikelihood
+from lass.likelihood import AdditiveLikelihood
 from lass.metrics import psnr
 from lass.metrics.frechet import FrechetDistances
 from lass.samplers import Sampler, SequentialMonteCarlo
@@ -60,7 +60,7 @@ def test_its_settings_are_those_of_the_experiment(folder, repository):
         name = config[part]["class_path"].rpartition(".")[2]
         protocol = {"sampler": Sampler, "refinement": Refinement}[part]
         assert getattr(separator, part) == build({"class": name, **config[part]["init_args"]}, folder, protocol)
-    assert isinstance(separator.likelihood, LatentLikelihood)
+    assert isinstance(separator.likelihood, AdditiveLikelihood)
 
 
 def test_all_parts_belong_to_one_codec(folder):
