@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lass.metrics.permutation import best_permutation
     from lass.metrics.scoring import pairwise_scores, scoring_of
     from lass.metrics.sdr import median_sdr
+    from lass.metrics.si_sdr_improvement import si_sdr_improvement
     from lass.metrics.spectral import spectral_distance
     from lass.metrics.summary import MeanAndDeviation
 
@@ -25,6 +26,7 @@ __all__ = [
     "pairwise_scores",
     "psnr",
     "scoring_of",
+    "si_sdr_improvement",
     "spectral_distance",
 ]
 
@@ -37,6 +39,7 @@ _MODULES = {
     "pairwise_scores": "scoring",
     "psnr": "peak_snr",
     "scoring_of": "scoring",
+    "si_sdr_improvement": "si_sdr_improvement",
     "spectral_distance": "spectral",
 }
 
