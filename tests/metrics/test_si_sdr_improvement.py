@@ -17,9 +17,9 @@ RATE = 500
 
 
 def _reference_si_sdr(estimate, source):
-    a = (sum(estimate * source) + 1e-8) / (sum(source * source) + 1e-8)
+    a = (estimate @ source + 1e-8) / (source @ source + 1e-8)
     noise = a * source - estimate
-    return 10 * math.log10((sum((a * source) ** 2) + 1e-8) / (sum(noise * noise) + 1e-8))
+    return 10 * math.log10((a * a * (source @ source) + 1e-8) / (noise @ noise + 1e-8))
 
 
 def _reference_improvement(estimates, sources, mixture, rate):
