@@ -55,7 +55,11 @@ class AudioDataModule(SourceDataModule):
             are read as they are: at most as loud as `silence_db`, or zeros in a song without such a stem. null for all.
         num_workers: Number of worker processes that read chunks.
 
-    Source: LASS (arXiv:2301.08562), section "Music Source Separation".
+    Raises:
+        LassError: if an argument is outside its limits, or if `least_active` is given with `source` or `tuples`.
+
+    Source: LASS (arXiv:2301.08562), section "Music Source Separation"; `least_active`: Mariani et al. 2023
+    (arXiv:2302.02257).
     """
 
     what = "chunks"
@@ -133,7 +137,7 @@ class AudioDataModule(SourceDataModule):
             self._index(part)
 
     def setup(self, stage: str) -> None:
-        """See `SourceDataModule`."""
+        """See `SourceDataModule`; `least_active` is refused in training."""
         if stage != "predict" and self.least_active is not None:
             raise LassError(TRAINED_ON)
         super().setup(stage)
