@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lass.metrics.code_usage import CodeUsage
     from lass.metrics.features import ImageFeatures
+    from lass.metrics.improvement import si_sdr_improvement
     from lass.metrics.peak_snr import psnr
     from lass.metrics.permutation import best_permutation
     from lass.metrics.scoring import pairwise_scores, scoring_of
     from lass.metrics.sdr import median_sdr
-    from lass.metrics.si_sdr_improvement import si_sdr_improvement
     from lass.metrics.spectral import spectral_distance
     from lass.metrics.summary import MeanAndDeviation
 
@@ -39,7 +39,7 @@ _MODULES = {
     "pairwise_scores": "scoring",
     "psnr": "peak_snr",
     "scoring_of": "scoring",
-    "si_sdr_improvement": "si_sdr_improvement",
+    "si_sdr_improvement": "improvement",
     "spectral_distance": "spectral",
 }
 

@@ -11,9 +11,9 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 
 from lass.data.signals import HasSampleRate
 from lass.metrics.bss_eval import LIMIT_DB
+from lass.metrics.improvement import si_sdr_improvement
 from lass.metrics.peak_snr import psnr
 from lass.metrics.sdr import median_sdr
-from lass.metrics.si_sdr_improvement import si_sdr_improvement
 from lass.metrics.spectral import spectral_distance
 
 Direction = Literal["min", "max"]
