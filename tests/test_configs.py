@@ -13,11 +13,11 @@ from chain import SMALL
 from conftest import REPOSITORY
 from pytorch_lightning.cli import LightningCLI
 from tiny_datasets import (
+    write_tiny_band,
     write_tiny_celeba,
     write_tiny_celebahq,
     write_tiny_imagenet,
     write_tiny_mnist,
-    write_tiny_slakh,
 )
 
 from lass import SparseCounts
@@ -70,6 +70,32 @@ def test_every_config_is_parsed_whole(path):
     assert logger.save_dir == config.trainer.default_root_dir
 
 
+def overlays():
+    """Configs that are laid over separate.yaml, for more than two sources."""
+    return sorted(path for path in REPOSITORY.glob("experiments/*/*.yaml") if path.stem in ("three", "four"))
+
+
+@pytest.mark.parametrize("path", overlays(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_overlays_set_all_that_depends_on_the_number_of_sources(path):
+    num_sources = {"three": 3, "four": 4}[path.stem]
+    config = parsed("predict", "-c", str(path.with_name("separate.yaml")), "-c", str(path))
+    model, data = config.model.init_args, config.data.init_args
+    assert model.likelihood.endswith("additive.safetensors")
+    assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir
+    assert config.trainer.default_root_dir == f"runs/{path.parent.name}/{path.stem}"
+    if path.parent.name == "mnist":
+        assert model.num_sources == data.num_sources == num_sources
+        return
+    assert data.classes == model.source_names
+    assert model.priors == [f"runs/slakh/prior-{name}/prior" for name in data.classes]
+    assert len(data.classes) == num_sources
+    likelihood = parsed("fit", "-c", str(path.with_name("likelihood.yaml"))).model.init_args
+    assert likelihood.additive
+    codec = made_by(parsed("fit", "-c", str(path.with_name("vqvae.yaml"))).model.init_args.codec)
+    num_positions = -(-round(data.seconds * codec.sample_rate) // codec.hop)
+    assert f'num_positions={num_positions}"' in path.with_name("four.yaml").read_text()
+
+
 TOP_K = ("lass.samplers.TopK", {"num_candidates": 512, "k": 32})
 BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
 
@@ -106,7 +132,7 @@ def made_by(config):
     return getattr(importlib.import_module(module), name)(**vars(config.init_args))
 
 
-@pytest.mark.parametrize("path", configs(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", configs() + overlays(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     """Run one batch with each config, on untrained artefacts in the folders of the earlier stages."""
     monkeypatch.chdir(tmp_path)
@@ -115,13 +141,17 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     {
         "mnist": write_tiny_mnist,
         "celeba": write_tiny_celeba,
-        "slakh": write_tiny_slakh,
+        "slakh": write_tiny_band,
         "celebahq": write_tiny_celebahq,
         "imagenet": write_tiny_imagenet,
         "digits": id,
     }[dataset](tmp_path)
     ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
-    separate = parsed("predict", "-c", str(path.with_name("separate.yaml"))).model.init_args
+    separating = path.stem == "separate" or path in overlays()
+    layers = ["-c", str(path.with_name("separate.yaml"))] if separating else ["-c", str(path)]
+    layers += ["-c", str(path)] if path in overlays() else []
+    wanted = layers if separating else ["-c", str(path.with_name("separate.yaml"))]
+    separate = parsed("predict", *wanted).model.init_args
     if dataset == "slakh":  # the separation below is of shorter chunks than those that the prior is trained on
         chunks = [parsed("fit", "-c", str(path.with_name("prior.yaml"))).data.init_args.sources.init_args.seconds]
         chunks += [parsed("predict", "-c", str(path.with_name("separate.yaml"))).data.init_args.seconds]
@@ -150,9 +180,12 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
         moments.add(*torch.zeros(2, 1, dtype=torch.long), codebook_of(codec)[:1])
         moments.save(separate.likelihood)
     if separate.likelihood.endswith("additive.safetensors"):
-        additive = AdditiveMoments(*codebook_of(codec).shape, codec_fingerprint=fingerprint(codec))
-        zeros, vectors = torch.zeros(1, 2, dtype=torch.long), codebook_of(codec)[:1].expand(1, 2, -1)
-        additive.add(zeros, torch.zeros_like(vectors), vectors, vectors[:, 0])
+        additive, noise = AdditiveMoments(*codebook_of(codec).shape), torch.Generator().manual_seed(0)
+        additive.codec_fingerprint = fingerprint(codec)
+        drawn = torch.randint(codec.num_codes, (100, 2), generator=noise)
+        errors = 0.1 * torch.randn((100, 2, codebook_of(codec).shape[1]), generator=noise)
+        latents = codebook_of(codec)[drawn] + errors
+        additive.add(drawn, errors, latents, latents.mean(1) + errors[:, 0])
         additive.save(separate.likelihood)
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
@@ -160,15 +193,15 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     options += [f"--{sources}.num_validation=10"] if dataset in ("mnist", "digits") else []
     options += ["--data.size=16", "--data.num_workers=0"] if published else []
     options += [f"--model.prior.init_args.num_codes={codec.num_codes}"] if path.stem == "prior" else []
-    if path.stem == "separate":
+    if separating:
         options += ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
         options += ["--data.num_mixtures=2", "--model.sampler.init_args.num_candidates=4"]
         options += ["--model.refinement=lass.separation.NoRefinement"]
     elif published:
         options += ["--data.num_validation=2"]
-    main(["predict" if path.stem == "separate" else "fit", "-c", str(path), *options])
-    if path.stem == "separate":
-        assert (tmp_path / f"runs/{dataset}/separate/results.csv").read_text().count("\n") > 1
+    main(["predict" if separating else "fit", *layers, *options])
+    if separating:
+        assert (tmp_path / f"runs/{dataset}/{path.stem}/results.csv").read_text().count("\n") > 1
     assert fingerprint(load_codec(separate.codec)) == fingerprint(codec)  # not replaced
 
 

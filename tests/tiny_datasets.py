@@ -45,6 +45,20 @@ def write_tiny_slakh(root, num_songs=2, seconds=3.2, rate=22050):
     return root / "slakh_like"
 
 
+def write_tiny_band(root, seconds=3.2, rate=22050, without_piano=("test/Track00001",)):
+    """Write the tiny Slakh with a guitar (S05) in the first song of each split only, and songs without the piano."""
+    root = write_tiny_slakh(root, seconds=seconds, rate=rate)
+    for track in sorted(root.glob("*/*")):
+        metadata = yaml.safe_load((track / "metadata.yaml").read_text())
+        if track.name == "Track00000":
+            metadata["stems"]["S05"] = {"inst_class": "Guitar", "audio_rendered": True}
+            write(track / "stems" / "S05.flac", noise(round(seconds * rate), 5000 + len(track.parent.name)), rate)
+        if f"{track.parent.name}/{track.name}" in without_piano:
+            del metadata["stems"]["S03"]
+        (track / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return root
+
+
 def write_tiny_celeba(root, num_train=6, num_validation=3, num_test=4, height=218, width=178):
     """Write smooth random images as JPEG files, and the list of splits; returns the folder of the images."""
     folder = root / "celeba" / "img_align_celeba"

@@ -11,7 +11,7 @@ import soundfile
 import torch
 import yaml
 from scipy.signal import resample_poly
-from tiny_datasets import noise, write, write_tiny_slakh
+from tiny_datasets import noise, write, write_tiny_band, write_tiny_slakh
 
 from lass import LassError
 from lass.codecs import AudioVQVAE, ImageVQVAE
@@ -267,6 +267,58 @@ def test_mixtures_of_three_are_where_all_three_sound(trio, tmp_path):
         data(trio, tmp_path, classes=TRIO, mixtures=str(reverse)).mixture_tuples()
 
 
+BAND = ["drums", "bass", "guitar", "piano"]
+
+
+def test_mixtures_may_have_silent_sources_and_missing_stems(tmp_path):
+    """With `least_active`, mixtures are at all places where enough classes sound; the others are read as they are."""
+    root = write_tiny_band(tmp_path, seconds=2.0, rate=RATE)
+    hum = noise(16_000, 1, level=0.001)  # a bass below the threshold of silence
+    write(root / "test" / "Track00001" / "stems" / "S01.flac", hum, RATE)
+    module = data(root, tmp_path, classes=BAND, least_active=2)
+    tuples, chunks = module.mixture_tuples(), module.part("test").chunks
+    # In the first song at least bass, guitar and piano sound; in the second only the drums, beside the hum.
+    assert {chunks[i][:2] for i in tuples[:, 0].tolist()} == {("Track00000", 2000 * i) for i in range(8)}
+    for positions in tuples.tolist():
+        assert len({chunks[i][:2] for i in positions}) == 1
+        assert [chunks[i].label for i in positions] == [0, 1, 2, 3]
+    batch = module.predict_dataloader().dataset.__getitems__(list(range(8)))
+    silent = [chunks[i].start in (4000, 6000) for i in tuples[:, 0].tolist()]
+    assert (~batch.signals[:, 0].any(-1))[:, 0].tolist() == silent
+    assert batch.signals[:, 1:].any(-1).all()
+    assert {True, False} == set(silent[:7])  # shuffled: places with silent classes are not the last ones
+
+    write(root / "test" / "Track00001" / "stems" / "S01.flac", noise(16_000, 1), RATE)
+    again = data(root, tmp_path, classes=BAND, least_active=2)
+    tuples, chunks = again.mixture_tuples(), again.part("test").chunks
+    # In the second song drums and bass sound, outside of the second quarter; it has neither guitar nor piano.
+    starts = (0, 2000, 8000, 10000, 12000, 14000)
+    second = [positions for positions in tuples.tolist() if chunks[positions[0]].song == "Track00001"]
+    assert sorted(chunks[positions[0]].start for positions in second) == list(starts)
+    signals = again.part("test").__getitems__(second[0]).signals
+    assert signals[:2].any(-1).all()
+    assert not signals[2:].any()
+    assert len(tuples) == 8 + 6
+    # Lists of other settings have other names; all four sound in the first song only.
+    assert len(data(root, tmp_path, classes=BAND).mixture_tuples()) == 6
+    assert len(data(root, tmp_path, classes=BAND, least_active=3).mixture_tuples()) == 8
+    assert len(list((tmp_path / "cache").glob("*mixtures*.csv"))) == 4
+
+
+def test_training_needs_sources_that_sound(tmp_path):
+    root = write_tiny_band(tmp_path, seconds=2.0, rate=RATE)
+    for options in ({"source": "bass"}, {"tuples": True}):
+        with pytest.raises(LassError, match="least_active is for the mixtures of stage 4"):
+            data(root, tmp_path, classes=BAND, least_active=2, **options)
+    module = data(root, tmp_path, classes=BAND, least_active=2)
+    module.setup("predict")
+    with pytest.raises(LassError, match="least_active is for the mixtures of stage 4"):
+        module.setup("fit")
+    for number in (1, 5):
+        with pytest.raises(LassError, match="least_active must be an integer, at least 2, at most 4"):
+            data(root, tmp_path, classes=BAND, least_active=number)
+
+
 def test_classes_that_never_sound_together_are_refused(trio, tmp_path):
     for stem, num_silent in (("S00", 16_000), ("S02", 12_000)):  # drums only where the piano is silent
         drums = noise(16_000, 3)
@@ -275,6 +327,15 @@ def test_classes_that_never_sound_together_are_refused(trio, tmp_path):
     module = data(trio, tmp_path, classes=TRIO, tuples=True)
     with pytest.raises(LassError, match=r"In no train chunk in .* drums and bass and piano all sound: expected some"):
         module.train_dataloader()
+
+
+def test_songs_that_lack_stems_may_leave_no_tuple_for_the_validation(tmp_path):
+    """All classes sound in some validation song, but the guitar in another one than the piano."""
+    root = write_tiny_band(tmp_path, seconds=2.0, rate=RATE, without_piano=("validation/Track00000",))
+    module = data(root, tmp_path, classes=BAND, tuples=True, pairing="random", batch_size=2)
+    assert next(iter(module.train_dataloader())).signals.shape == (2, 4, 1, 2000)
+    with pytest.raises(LassError, match=r"In no validation chunk in .* drums and bass and guitar and piano all sound"):
+        module.val_dataloader()
 
 
 def places(module, pairs):

@@ -64,10 +64,13 @@ def test_mixtures_without_a_score_are_counted_in_words(tmp_path):
 
     summary = {
         f"{kind}{score}": facts(num)
-        for score, num in (("sdr_db", 3), ("si_sdr_db", 4))
+        for score, num in (("sdr_db", 3), ("si_sdr_db", 4), ("si_sdri_db", 2))
         for kind in ("", "average_", "codec_")
     }
+    summary |= {"si_sdri_flute_db": facts(2), "si_sdr_flute_db": facts(4)}
     text = describe_summary(tmp_path, summary, num_sources=3)
+    assert "(SI-SDRi) in dB; without 2 mixtures in which fewer than two sources sound" in text
+    assert text.count("estimates of flute") == 2
     assert "SDR (museval) in dB; without 1 mixture in which a source is silent" in text
     assert "SI-SDR in dB\n" in text
     assert "Separated 4 mixtures of 3 sources each." in text

@@ -113,6 +113,20 @@ def test_pictures_show_every_source_and_the_weighted_mixture(parts, tmp_path, mo
     assert json.loads((results.root / "settings.json").read_text()).get("mixing_weights") == weights
 
 
+def test_mixtures_without_one_of_the_scores_are_separated_again(parts, tmp_path):
+    """A folder of an earlier version, which had fewer scores, is completed."""
+    results = predict(parts, data(), tmp_path / "run")
+    (tensors, row), (_, other) = results.read(1), results.read(2)
+    results.write(1, tensors, {name: value for name, value in row.items() if name != "codec_psnr_db"})
+    results.write(2, results.read(2)[0], {**other, "residual_rms": -1.0})  # to see that it is kept
+    assert results.has(1)
+    assert not results.has(1, ["psnr_db", "codec_psnr_db"])
+    assert results.has(2, ["psnr_db", "codec_psnr_db"])
+    predict(parts, data(), tmp_path / "run")
+    assert results.read(1)[1] == pytest.approx(row, abs=1e-3)
+    assert results.read(2)[1]["residual_rms"] == -1.0
+
+
 def test_results_of_other_weights_or_sources_are_refused(parts, tmp_path):
     predict(parts, data(weights=WEIGHTS), tmp_path / "run")
     for module in (data(), data(weights=[0.5, 0.25, 0.25])):

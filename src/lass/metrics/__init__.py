@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lass.metrics.code_usage import CodeUsage
     from lass.metrics.features import ImageFeatures
+    from lass.metrics.improvement import si_sdr_improvement
     from lass.metrics.peak_snr import psnr
     from lass.metrics.permutation import best_permutation
     from lass.metrics.scoring import pairwise_scores, scoring_of
@@ -25,6 +26,7 @@ __all__ = [
     "pairwise_scores",
     "psnr",
     "scoring_of",
+    "si_sdr_improvement",
     "spectral_distance",
 ]
 
@@ -37,6 +39,7 @@ _MODULES = {
     "pairwise_scores": "scoring",
     "psnr": "peak_snr",
     "scoring_of": "scoring",
+    "si_sdr_improvement": "improvement",
     "spectral_distance": "spectral",
 }
 

@@ -11,6 +11,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 
 from lass.data.signals import HasSampleRate
 from lass.metrics.bss_eval import LIMIT_DB
+from lass.metrics.improvement import si_sdr_improvement
 from lass.metrics.peak_snr import psnr
 from lass.metrics.sdr import median_sdr
 from lass.metrics.spectral import spectral_distance
@@ -30,7 +31,7 @@ class Scoring(Protocol):
     reconstruction_goals: ClassVar[dict[str, Direction]]
     #: Names of separation scores, in dB, higher is better; the primary score first.
     separation_scores: ClassVar[tuple[str, ...]]
-    #: Whether separation scores are NaN for mixtures with a silent source. If true, means skip NaN, and its number is
+    #: Whether separation scores are NaN for mixtures with silent sources. If true, means skip NaN, and its number is
     #: reported; if false, NaN indicates an error and propagates.
     may_be_undefined: ClassVar[bool]
 
@@ -42,8 +43,14 @@ class Scoring(Protocol):
         """Scores of a reconstruction, (batch,) for each key of `reconstruction_goals`."""
         ...
 
-    def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """Scores of estimates, (batch, sources) for each of `separation_scores`, within ±`LIMIT_DB`; may be NaN."""
+    def score_separation(self, estimates: Tensor, sources: Tensor, mixtures: Tensor | None = None) -> dict[str, Tensor]:
+        """Scores of estimates, (batch, sources) for each of `separation_scores`, finite; may be NaN.
+
+        Args:
+            estimates, sources: Signals, (batch, sources, channels, *space).
+            mixtures: Mixtures of the sources, (batch, channels, *space), with which scores of improvement compare the
+                estimates; None for the means of the sources.
+        """
         ...
 
 
@@ -62,22 +69,22 @@ class ImageScoring:
         """See `Scoring`."""
         return {"psnr{}_db": psnr(reconstruction, signals)}
 
-    def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """See `Scoring`."""
+    def score_separation(self, estimates: Tensor, sources: Tensor, mixtures: Tensor | None = None) -> dict[str, Tensor]:
+        """See `Scoring`; within ±`LIMIT_DB`."""
         scores = psnr(estimates.flatten(0, 1), sources.flatten(0, 1)).view(sources.shape[:2])
         return {"psnr_db": scores.clamp(-LIMIT_DB, LIMIT_DB)}
 
 
 class AudioScoring:
-    """Losses and scores of mono audio in [-1, 1]: waveform and spectral losses, SDR and SI-SDR.
+    """Losses and scores of mono audio in [-1, 1]: waveform and spectral losses, SDR, SI-SDR and its improvement.
 
     Args:
         sample_rate: Sample rate in Hz.
     """
 
     reconstruction_goals: ClassVar[dict[str, Direction]] = {"si_sdr{}_db": "max", "spectral_distance{}": "min"}
-    separation_scores: ClassVar[tuple[str, ...]] = ("sdr_db", "si_sdr_db")
-    may_be_undefined: ClassVar[bool] = True  # both scores are undefined for a silent source
+    separation_scores: ClassVar[tuple[str, ...]] = ("sdr_db", "si_sdr_db", "si_sdri_db")
+    may_be_undefined: ClassVar[bool] = True  # without a frame in which all sources sound, or two of them for SI-SDRi
     waveform_weight = 10.0  # balances audio at a tenth of full scale with a spectral distance of about 1
 
     def __init__(self, sample_rate: int) -> None:
@@ -94,15 +101,22 @@ class AudioScoring:
         distance = spectral_distance(reconstruction, signals)
         return {"si_sdr{}_db": si_sdr(reconstruction, signals)[:, 0], "spectral_distance{}": distance}
 
-    def score_separation(self, estimates: Tensor, sources: Tensor) -> dict[str, Tensor]:
-        """See `Scoring`; SDR: `median_sdr`. SI-SDR: -`LIMIT_DB` for a silent estimate, NaN if any source is silent."""
+    def score_separation(self, estimates: Tensor, sources: Tensor, mixtures: Tensor | None = None) -> dict[str, Tensor]:
+        """See `Scoring`.
+
+        SDR: `median_sdr`. SI-SDR: within ±`LIMIT_DB`, -`LIMIT_DB` for a silent estimate, NaN if any source is silent.
+        SI-SDRi: `si_sdr_improvement` over the mixture times the number of sources. This is the sum of the sources if
+        the mixture is their mean. The mixture itself has 0 dB for every source that sounds.
+        """
         estimates, sources = estimates[:, :, 0], sources[:, :, 0]
+        sums = sources.sum(1) if mixtures is None else sources.shape[1] * mixtures[:, 0]
         silent_estimate, silent_source = (~signals.any(2) for signals in (estimates, sources))
         scale_invariant = si_sdr(estimates, sources).clamp(-LIMIT_DB, LIMIT_DB)
         scale_invariant = scale_invariant.masked_fill(silent_estimate, -LIMIT_DB)
         return {
             "sdr_db": median_sdr(estimates, sources, self.sample_rate),
             "si_sdr_db": scale_invariant.masked_fill(silent_source.any(1, keepdim=True), torch.nan),
+            "si_sdri_db": si_sdr_improvement(estimates, sources, sums, self.sample_rate),
         }
 
 

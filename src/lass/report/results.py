@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ class ResultsFolder:
                 file.unlink()
         write_json(path, settings)
 
-    def has(self, index: int) -> bool:
-        """Whether the results of a mixture are stored; an unreadable file counts as missing."""
+    def has(self, index: int, scores: Iterable[str] = ()) -> bool:
+        """Whether the results of a mixture are stored with all of `scores`; an unreadable file counts as missing."""
         try:
-            self.read(index)
+            _, row = self.read(index)
         except LassError:
             return False
-        return True
+        return all(score in row for score in scores)
 
     def write(self, index: int, tensors: dict[str, Tensor], row: Row) -> None:
         """Store the tensors and the table row of one mixture, atomically."""

@@ -13,7 +13,13 @@ LABELS = {
     "average_": "average baseline (the mixture itself)",
     "codec_": "codec's reconstruction of the sources",
 }
-SCORES = {"psnr_db": "PSNR", "sdr_db": "SDR (museval)", "si_sdr_db": "SI-SDR"}
+SCORES = {
+    "psnr_db": "PSNR",
+    "sdr_db": "SDR (museval)",
+    "si_sdr_db": "SI-SDR",
+    "si_sdri_db": "SI-SDR improvement over the mixture (SI-SDRi)",
+}
+UNDEFINED = {"si_sdri_db": "in which fewer than two sources sound"}  # of other scores: in which a source is silent
 DISTANCES = {
     "fid": "FID (Fréchet inception distance)",
     "frechet_small": "Fréchet distance on features of a small network, not FID",
@@ -34,7 +40,7 @@ def describe_summary(folder: str | Path, summary: dict[str, Any], num_sources: i
     lines = [f"Separated {num} {what} of {num_sources} sources each. Per source, mean ± standard deviation:"]
     for score in scores:
         defined = summary[score]["num"]
-        lines.append(f"{SCORES[score]} in dB" + _undefined(num - defined))
+        lines.append(f"{SCORES[score]} in dB" + _undefined(num - defined, score))
         labelled = {f"{kind}{score}": label for kind, label in LABELS.items()}
         labelled |= {name: f"estimates of {source}" for name, source in _sources(summary, score).items()}
         for name, label in labelled.items():
@@ -48,8 +54,9 @@ def describe_summary(folder: str | Path, summary: dict[str, Any], num_sources: i
     return "\n".join(["", *lines])
 
 
-def _undefined(num: int) -> str:
-    return f"; without {num} mixture{'' if num == 1 else 's'} in which a source is silent" if num else ""
+def _undefined(num: int, score: str) -> str:
+    reason = UNDEFINED.get(score, "in which a source is silent")
+    return f"; without {num} mixture{'' if num == 1 else 's'} {reason}" if num else ""
 
 
 def _sources(summary: dict[str, Any], score: str) -> dict[str, str]:

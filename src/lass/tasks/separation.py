@@ -207,7 +207,7 @@ class Separation(LightningModule):
             LassError: if the folder holds results for other mixtures.
         """
         indices = batch.indices.tolist()
-        missing = [i for i, index in enumerate(indices) if not self.results.has(index)]
+        missing = [i for i, index in enumerate(indices) if not self.results.has(index, self.scores)]
         for i, index in enumerate(indices):
             if i not in missing and self.results.read(index)[1]["checksum"] != checksum(batch.signals[i]):
                 raise LassError(
@@ -282,7 +282,7 @@ class Separation(LightningModule):
         averages = mixtures[:, None].expand_as(sources)
         by_source: dict[str, Tensor] = {}
         for kind, given in zip(SCORED, (estimates, averages, rebuilt), strict=True):
-            scores = self.scoring.score_separation(given, sources)
+            scores = self.scoring.score_separation(given, sources, mixtures)
             by_source |= {f"{kind}{score}": values for score, values in scores.items()}
         for i, index in enumerate(indices):
             row: Row = {"mixture": index}

@@ -63,11 +63,16 @@ class AudioChunks(SourceDataset):
         return Sources(torch.stack(signals), torch.tensor([chunk.label for chunk in chunks]))
 
     def _files(self, chunk: Chunk) -> list[Path]:
-        return self.songs[chunk.song].stems[self.classes[chunk.label]]
+        return self.songs[chunk.song].stems.get(self.classes[chunk.label], [])
 
 
 def read_stems(files: Sequence[Path], start: int, length: int, sample_rate: int) -> Float[Tensor, "1 samples"]:
-    """Sum of one segment over several files, each averaged to mono; start and length in samples at `sample_rate`."""
+    """Sum of one segment over several files, each averaged to mono; zeros without files.
+
+    Start and length are in samples at `sample_rate`.
+    """
+    if not files:
+        return torch.zeros(1, length)
     stems = [read_segment(file, start, length, sample_rate).mean(0, keepdim=True) for file in files]
     return torch.stack(stems).sum(0)
 

@@ -23,6 +23,7 @@ from lass.data.tuple_samplers import ClassTuples
 from lass.errors import LassError, check_number
 
 MAX_SECONDS = 3600.0  # maximum length of a chunk
+TRAINED_ON = "least_active is for the mixtures of stage 4; training needs sources that sound: leave it out."
 SILENCE_DB = -45.0  # RMS in dB of full scale; about 25 dB below a playing stem of Slakh
 
 
@@ -50,9 +51,15 @@ class AudioDataModule(SourceDataModule):
         mixtures: Path of a CSV file with stored test mixtures, `mixture,song,start_seconds`; null draws them.
         most_mixtures: Maximum number of mixtures to draw with `split_seed` and to store in `cache`; 450 in the paper.
         num_mixtures: Number of mixtures to separate, from the start of the list; null for all.
+        least_active: Minimum number of classes of a mixture to separate that are not silent, two or more. The others
+            are read as they are: at most as loud as `silence_db`, or zeros in a song without such a stem. null for all.
         num_workers: Number of worker processes that read chunks.
 
-    Source: LASS (arXiv:2301.08562), section "Music Source Separation".
+    Raises:
+        LassError: if an argument is outside its limits, or if `least_active` is given with `source` or `tuples`.
+
+    Source: LASS (arXiv:2301.08562), section "Music Source Separation"; `least_active`: Mariani et al. 2023
+    (arXiv:2302.02257).
     """
 
     what = "chunks"
@@ -77,6 +84,7 @@ class AudioDataModule(SourceDataModule):
         most_mixtures: int = 450,
         num_mixtures: int | None = None,
         num_workers: int = 0,
+        least_active: int | None = None,
     ) -> None:
         named = ", ".join(map(str, classes))
         if not 2 <= len(classes) <= MAX_SOURCES or len(set(classes)) != len(classes):
@@ -105,12 +113,16 @@ class AudioDataModule(SourceDataModule):
             check_number("hop_seconds", hop_seconds, above=0, at_most=MAX_SECONDS)
         check_number("silence_db", silence_db, at_most=0)
         check_number("most_mixtures", most_mixtures, at_least=1, whole=True)
+        if least_active is not None:
+            check_number("least_active", least_active, at_least=2, at_most=len(classes), whole=True)
+            if source is not None or tuples:
+                raise LassError(TRAINED_ON)
         self.sample_rate, self.silence_db, self.pairing = sample_rate, silence_db, pairing
         self.num_samples = round(seconds * sample_rate)
         self.hop = self.num_samples if hop_seconds is None else round(hop_seconds * sample_rate)
         if not self.num_samples or not self.hop:
             raise LassError(f"Chunks of {seconds} s with a hop of {hop_seconds} s are shorter than a sample.")
-        self.most_mixtures = most_mixtures
+        self.most_mixtures, self.least_active = most_mixtures, least_active
         self._songs: dict[Split, dict[str, Song]] = {}
         self._parts: dict[Split, AudioChunks] = {}
 
@@ -124,6 +136,12 @@ class AudioDataModule(SourceDataModule):
         for part in (self.predict_split,) if separating else ("train", "validation"):
             self._index(part)
 
+    def setup(self, stage: str) -> None:
+        """See `SourceDataModule`; `least_active` is refused in training."""
+        if stage != "predict" and self.least_active is not None:
+            raise LassError(TRAINED_ON)
+        super().setup(stage)
+
     def part(self, name: Split) -> AudioChunks:
         """Chunks of a split, shuffled with `split_seed` so that successive chunks come from different songs."""
         if name not in self._parts:
@@ -135,6 +153,8 @@ class AudioDataModule(SourceDataModule):
                     f"The {name} songs in {self.root} have no chunk of {self.num_samples / self.sample_rate:g} s in "
                     f"which {' or '.join(sorted(missing))} is louder than {self.silence_db} dB."
                 )
+            if name == self.predict_split and self.least_active is not None:
+                chunks += self._silent_beside(chunks, self.least_active)
             order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(self.split_seed))
             chunks = [chunks[i] for i in order.tolist()]
             self._parts[name] = AudioChunks(
@@ -182,19 +202,37 @@ class AudioDataModule(SourceDataModule):
             write_places(path, [(song, start / self.sample_rate) for song, start in available[: len(chosen)]])
         return tuples[chosen]
 
+    def _silent_beside(self, chunks: list[Chunk], least_active: int) -> list[Chunk]:
+        """Chunks of the silent classes at the songs and times where at least `least_active` others sound."""
+        sounding: dict[tuple[str, int], set[int]] = {}
+        for chunk in chunks:
+            sounding.setdefault((chunk.song, chunk.start), set()).add(chunk.label)
+        return [
+            Chunk(*place, label)
+            for place, labels in sounding.items()
+            if len(labels) >= least_active
+            for label in range(self.num_sources)
+            if label not in labels
+        ]
+
     def _by_class(self, part: Split) -> list[list[int]]:
         """Positions of the chunks of each class."""
         chunks = self.part(part).chunks
         return [[i for i, chunk in enumerate(chunks) if chunk.label == label] for label in range(self.num_sources)]
 
     def _aligned(self, part: Split) -> list[list[int]]:
-        """Positions of the chunks of each class at the songs and times where all classes sound, in one order."""
+        """Positions of the chunks of each class at the songs and times that have one of every class, in one order.
+
+        All classes sound there; with `least_active`, at least as many.
+        """
         chunks = self.part(part).chunks
         by_place = [{(chunks[i].song, chunks[i].start): i for i in positions} for positions in self._by_class(part)]
         common = [place for place in by_place[0] if all(place in of_class for of_class in by_place)]
         if not common:
+            fewer = "" if self.least_active is None else f"at least {self.least_active} of "
             raise LassError(
-                f"In no {part} chunk in {self.root} {' and '.join(self.classes)} all sound: expected some to mix."
+                f"In no {part} chunk in {self.root} {fewer}{' and '.join(self.classes)} all sound: expected some to "
+                "mix."
             )
         return [[of_class[place] for place in common] for of_class in by_place]
 
@@ -211,7 +249,8 @@ class AudioDataModule(SourceDataModule):
     @property
     def _mixtures_file(self) -> Path:
         stem = self._index_file(self.predict_split).stem
-        return self.cache / f"{stem}-{self.most_mixtures}-mixtures-{self.split_seed}.csv"
+        active = "" if self.least_active is None else f"-{self.least_active}-active"
+        return self.cache / f"{stem}{active}-{self.most_mixtures}-mixtures-{self.split_seed}.csv"
 
     def _named_songs(self, part: Split) -> dict[str, Song]:
         if part not in self._songs:
