@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from literal import draw_pairs, draw_pairs_among_the_best, separate_literally, without_cache
+from many_sources import against_sources, draw_sources, large_codebook
 from measuring import LargestTensor, PeakMemory, WatchedPrior, cached_passes, progress, seconds
 from worlds import dense_likelihood, random_likelihood, random_prior, random_triples
 
@@ -226,20 +227,25 @@ CASES: dict[str, Callable[[], Rows]] = {
     "counting-2048": lambda: counting(2048),
     "counting-16384": lambda: counting(16384),
     "growth": growth,
+    "sources": against_sources,
+    "sources-16384": large_codebook,
     "mnist": mnist,
 }
 
 COLUMNS = {
     "case": "case",
+    "sources": "sources",
     "sampler": "sampler",
     "rounds": "rounds",
     "ours_s": "ours, s per mixture",
+    "to_three_sources": "ours / ours with 3 sources",
     "floor_s": "floor, s",
     "ours_to_floor": "ours / floor",
     "literal_to_ours": "literal / ours",
     "rows_computed": "rows computed",
     "entries_moved": "cache moved",
     "largest_temporary_mib": "largest temporary, MiB",
+    "cache_mib": "priors' caches, MiB",
     "peak_gib": "peak, GiB",
     "triples": "triples",
     "stored": "stored",
@@ -317,6 +323,8 @@ def main() -> None:
         (FOLDER / f"{case.replace('%', '')}.json").write_text(json.dumps(rows, indent=2) + "\n")
         if case == "growth":
             draw_growth(rows, FOLDER / "growth.png")
+        if case == "sources":
+            draw_sources(rows, FOLDER / "sources.png")
         print(table(rows), end="\n\n", flush=True)
 
 

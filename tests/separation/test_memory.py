@@ -5,13 +5,18 @@ from __future__ import annotations
 import psutil
 import pytest
 import torch
+from measuring import LargestTensor
 from toy_worlds import random_world
 
-from lass import LassError
+from lass import LassError, SparseCounts
+from lass.likelihood import AdditiveLikelihood, ChainLikelihood
 from lass.priors import TransformerPrior
 from lass.priors.cache import KeyValueCache
 from lass.samplers import Ancestral, BeamSearch, SequentialMonteCarlo, TopK, TopP
 from lass.separation import memory, separate_codes
+from lass.separation.batched_priors import LogPrior
+from lass.separation.chain_posterior import ChainPosterior, _MixturePosterior
+from lass.separation.tuple_posterior import TuplePosterior
 
 NUM_CODES, NUM_POSITIONS = 6, 10
 
@@ -123,3 +128,66 @@ def test_free_memory_is_what_machine_and_container_leave_beside_mapped_weights(p
     assert memory.free_bytes([priors[0], priors[0]], cpu) == 3_000_400 - weights
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes([], cpu) > 1e8
+
+
+@pytest.mark.parametrize("num_sources", [2, 3])
+def test_tuples_are_drawn_within_the_memory_budget(num_sources):
+    """The probabilities of 96 distinct pasts × 2,048 codes would take 768 KiB, the refined pairs more."""
+    num_codes, dim, num = 2048, 4, 96
+    generator = torch.Generator().manual_seed(0)
+    table = {
+        "vectors": torch.randn(num_codes, dim, generator=generator),
+        "variances": torch.rand(num_codes, generator=generator),
+        "whitening": torch.eye(dim),
+        "tail": torch.tensor([4.0, 3.0, 0.1]),
+    }
+    likelihood = AdditiveLikelihood(num_codes, table)
+    rows = torch.randn(num, num_codes, generator=generator).log_softmax(1)
+    log_priors = [LogPrior(rows, torch.arange(num)[None])] * num_sources
+    latents, weights = torch.randn(1, dim, generator=generator), [1 / num_sources] * num_sources
+    parents, uniforms = torch.arange(num)[None], torch.rand(1, num, 3 * num_sources, generator=generator).double()
+
+    def drawn(memory_budget):
+        with LargestTensor() as largest:
+            posterior = TuplePosterior(
+                log_priors, likelihood, latents, weights, likelihood_weight=1.0, memory_budget=memory_budget
+            )
+            return posterior.draw(parents, uniforms), largest
+
+    limited, most = drawn(memory_budget=2**18)
+    assert most.bytes <= 2**18
+    unlimited, most = drawn(memory_budget=2**30)
+    assert most.bytes > 2**19
+    assert torch.equal(limited.codes, unlimited.codes)
+    torch.testing.assert_close(limited.log_weights, unlimited.log_weights, atol=1e-3, rtol=0)
+
+
+def test_chains_are_summed_within_the_memory_budget():
+    """Tables with far fewer entries than there are codes: then the sums over all codes are the largest temporaries."""
+    num_codes, num = 2048, 96
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(num_codes, (2, 64), generator=generator)
+    counts = SparseCounts(num_codes, symmetric=False)
+    counts.add(first, second, torch.arange(64) % 4)
+    likelihood = ChainLikelihood([counts.likelihood()] * 2)
+    rows = torch.randn(num, num_codes, generator=generator).log_softmax(1)
+    log_priors = [LogPrior(rows, torch.arange(num)[None])] * 3
+
+    def normalizer(memory_budget):
+        posterior = ChainPosterior(log_priors, likelihood, [1], 1.0, memory_budget=memory_budget)
+        highest = []
+        summed = _MixturePosterior._summed
+
+        def watched(self, log_weights, mixture):
+            highest.append(len(log_weights) * num_codes * 4)
+            return summed(self, log_weights, mixture)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_MixturePosterior, "_summed", watched)
+            return posterior.log_normalizer(), max(highest)
+
+    limited, most = normalizer(memory_budget=2**18)
+    assert most <= 2**18
+    unlimited, most = normalizer(memory_budget=2**30)
+    assert most > 2**19
+    torch.testing.assert_close(limited, unlimited, atol=1e-4, rtol=0)

@@ -144,6 +144,9 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
         shapes |= {"pairs": (num_codes**2,), "centres": (num_cells, dim), "bounds": (num_cells + 1,)}
     if {name: tuple(x.shape) for name, x in table.items()} != shapes or not table["tail"][0] > 0:
         return False
+    indices = {"pairs", "bounds"}
+    if any(x.dtype != (torch.int64 if name in indices else torch.float32) for name, x in table.items()):
+        return False
     if "centres" not in table:
         return True
     bounds, pairs = table["bounds"], table["pairs"]

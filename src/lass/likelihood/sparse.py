@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lass.artifacts import VERIFIED_BYTES, Origin, fingerprint, load_tensors, save_tensors
+from lass.artifacts import Origin, fingerprint, load_tensors, save_tensors
 from lass.errors import LassError, check_sizes
 from lass.likelihood.protocol import Pairs
 
 KIND = "likelihood"
+FINITE_AT_ONCE = 2**20  # numbers checked at once, so that the temporaries stay in a CPU's cache
 MAX_CODES = 2**21 - 1  # a triple of codes is encoded as one 63-bit number when it is counted
 
 
@@ -207,8 +208,14 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
     """Whether tensors from a file have the names, shapes and ranges described in `SparseLikelihood.state_dict`."""
     if not {"starts", *Pairs._fields} <= table.keys():
         return False
+    optional = {"nearest_counted", "seen_pairs", "log_unseen"}
+    if not table.keys() <= {"starts", *Pairs._fields, *optional} or ("seen_pairs" in table) != ("log_unseen" in table):
+        return False
+    if any(x.dtype != (torch.float32 if name.startswith("log") else torch.int64) for name, x in table.items()):
+        return False
     starts, nearest_counted = table["starts"], table.get("nearest_counted", table["starts"][:0])
     first, second, log_likelihood = (table[name] for name in Pairs._fields)
+    seen_pairs, log_unseen = (table.get(name, log_likelihood[:0]) for name in ("seen_pairs", "log_unseen"))
     if not (
         first.dim() == 1
         and first.shape == second.shape == log_likelihood.shape
@@ -216,9 +223,23 @@ def _is_table(table: dict[str, Tensor], num_codes: int) -> bool:
         and starts[0] == 0
         and starts[-1] == len(first)
         and (starts.diff() >= 0).all()
+        and nearest_counted.dim() == 1
         and len(nearest_counted) in (0, num_codes)
+        and seen_pairs.dim() == 1
+        and seen_pairs.shape == log_unseen.shape
+        and (len(seen_pairs) > 0 or "seen_pairs" not in table)
     ):
         return False
-    # The entries of a large file are not checked, because that would read all of it.
-    codes = (first, second, nearest_counted) if first.nbytes <= VERIFIED_BYTES else (nearest_counted,)
-    return all(not len(x) or (int(x.min()) >= 0 and int(x.max()) < num_codes) for x in codes)
+    # Codes of a file of any size are checked, because one out of range would be an index into other tensors.
+    limits = {"first": num_codes, "second": num_codes, "nearest_counted": num_codes, "seen_pairs": num_codes**2}
+    if not all(_are_below(table[name], limit) for name, limit in limits.items() if name in table):
+        return False
+    return all(bool(x.isfinite().all()) for part in (log_likelihood, log_unseen) for x in part.split(FINITE_AT_ONCE))
+
+
+def _are_below(indices: Tensor, limit: int) -> bool:
+    """Whether all indices are in 0…limit − 1; one pass."""
+    if not len(indices):
+        return True
+    lowest, highest = indices.aminmax()
+    return int(lowest) >= 0 and int(highest) < limit

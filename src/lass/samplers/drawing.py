@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.devices.numerics import running_sum
+from lass.devices.numerics import exp_, running_sum
 from lass.errors import check_number
 from lass.samplers.protocol import Choice, Drawn
 
@@ -32,7 +32,23 @@ def invert_log_weights(
         Index of each draw; arbitrary if all options have probability 0.
     """
     highest = log_weights.amax(-1, keepdim=True).clamp(min=torch.finfo(log_weights.dtype).min)
-    return invert_running_sum(running_sum((log_weights - highest).exp_()), uniforms)[0]
+    return _inverted(running_sum(exp_(log_weights - highest)), uniforms)[0]
+
+
+def draw_one(
+    log_weights: Float[Tensor, "n options"], uniforms: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Draw one option per row with probability proportional to exp(log_weights), with one uniform number each.
+
+    Returns:
+        Index of each draw, and its log probability, log_weights less the log of the sum of their exponentials; NaN if
+            all options have probability 0.
+    """
+    highest = log_weights.amax(1, keepdim=True).clamp_(min=torch.finfo(log_weights.dtype).min)
+    sums = running_sum(exp_(log_weights - highest))
+    chosen = _inverted(sums, uniforms[:, None])[0]
+    log_probability = log_weights.gather(1, chosen).sub_(highest).sub_(sums[:, -1:].log())
+    return chosen[:, 0], log_probability[:, 0]
 
 
 def invert_running_sum(
@@ -50,14 +66,23 @@ def invert_running_sum(
             the uniform number less the bits that determined the index: enough for a second draw in float64; in float32
             the joint probability of both draws is off by up to 2⁻²³.
     """
+    chosen, targets = _inverted(sums, uniforms)
+    above = sums.gather(-1, chosen).to(uniforms.dtype)
+    below = sums.gather(-1, (chosen - 1).clamp_(min=0)).to(uniforms.dtype).masked_fill_(chosen == 0, 0.0)
+    return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - torch.finfo(uniforms.dtype).eps / 2)
+
+
+def _inverted(
+    sums: Float[Tensor, "*batch options"], uniforms: Float[Tensor, "*batch n"]
+) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    """Index of the option in whose interval of the cumulative sum each target, uniform · total, lies; and the
+    targets.
+    """
     total = sums[..., -1:]
     targets = uniforms * total.to(uniforms.dtype)
     # Rounding must not reach the total, because no cumulative sum exceeds it.
     rounded = torch.minimum(targets.to(total.dtype), total.nextafter(torch.zeros_like(total)))
-    chosen = torch.searchsorted(sums, rounded.contiguous(), right=True).clamp_(max=sums.shape[-1] - 1)
-    above = sums.gather(-1, chosen).to(uniforms.dtype)
-    below = sums.gather(-1, (chosen - 1).clamp_(min=0)).to(uniforms.dtype).masked_fill_(chosen == 0, 0.0)
-    return chosen, ((targets - below) / (above - below)).clamp_(0.0, 1 - torch.finfo(uniforms.dtype).eps / 2)
+    return torch.searchsorted(sums, rounded.contiguous(), right=True).clamp_(max=sums.shape[-1] - 1), targets
 
 
 def unchanged_parents(scores: Float[Tensor, "M C"], num_candidates: int) -> Int[Tensor, "M N"]:

@@ -180,10 +180,14 @@ class _MixturePosterior:
         """Log of αₛ₋₁(first) p(second) p(mixture | first, second) of every entry, for one chunk of candidates at a
         time.
         """
-        size = max(1, self._memory_budget // (BYTES_PER_ENTRY * max(1, len(entries.first))))
+        size = self._candidates_at_once(entries)
         for own_sums, log_prior in zip(log_sums.split(size), self._log_priors[s].split(size), strict=True):
             log_weights = own_sums[:, entries.first] + log_prior[:, entries.second] / temperature
             yield log_weights + self._likelihood_weight / temperature * entries.log_likelihood
+
+    def _candidates_at_once(self, entries: Entries) -> int:
+        """Number of candidates for which these entries, and numbers of all codes, fit into the memory budget."""
+        return max(1, self._memory_budget // (BYTES_PER_ENTRY * max(len(entries.first), self._likelihood.num_codes)))
 
     def _summed(
         self, log_weights: Float[Tensor, "n entries"], mixture: Int[Tensor, " entries"]
@@ -209,7 +213,7 @@ class _MixturePosterior:
         before, code = torch.zeros_like(mixture), torch.zeros_like(mixture)
         for value in mixture.unique().tolist():
             rows, entries = (mixture == value).nonzero()[:, 0], self._entries_of(s, value)
-            for own in rows.split(max(1, self._memory_budget // (BYTES_PER_ENTRY * max(1, len(entries.first))))):
+            for own in rows.split(self._candidates_at_once(entries)):
                 log_weights = log_sums[which[own]][:, entries.first]
                 log_weights = log_weights + self._log_priors[s][which[own]][:, entries.second] / temperature
                 log_weights = log_weights + self._likelihood_weight / temperature * entries.log_likelihood
@@ -269,7 +273,7 @@ class _MixturePosterior:
         for value in mixture[tail > -torch.inf].unique().tolist():
             which, chain = ((mixture == value) & (tail > -torch.inf)).nonzero().T
             entries = self._entries_of(s, value)
-            size = max(1, self._memory_budget // (BYTES_PER_ENTRY * max(1, len(entries.first))))
+            size = self._candidates_at_once(entries)
             for own in torch.arange(len(which), device=which.device).split(size):
                 d, b = which[own], chain[own]
                 longer = tail[d, b][:, None] + self._log_priors[s][candidates[d]][:, entries.second]

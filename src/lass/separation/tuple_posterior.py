@@ -6,23 +6,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from lass.likelihood import AdditiveLikelihood
-from lass.samplers.drawing import gather_rows, invert_log_weights
+from lass.samplers.drawing import draw_one, gather_rows
 from lass.samplers.protocol import Drawn
 from lass.separation.batched_priors import LogPrior
 from lass.separation.searched_posterior import SearchedPosterior
+from lass.separation.source_moments import CandidateMoments, source_moments, squared_distances
 
 INFLATION = 4.0  # factor of the variance in the look-ahead, whose Gaussian is narrower than the sum of discrete vectors
 REFINED = 32  # best codes of the last two sources whose combinations refine the Gaussian look-ahead
 SWEEPS = 2  # Gibbs sweeps over the sources after the draw
 BEAMS = 64  # least number of partial tuples that are kept in the search for the most probable tuples
 BYTES_PER_CODE = 64  # per candidate and code: log prior, distances, look-ahead, their sum, cumulative sum, others
+LARGEST_ON_CPU = 2**22  # largest temporary of a draw in bytes on a CPU: beyond it, allocation and cache misses dominate
 
 
 class TuplePosterior(SearchedPosterior):
@@ -64,7 +66,7 @@ class TuplePosterior(SearchedPosterior):
     ) -> None:
         super().__init__(log_priors, log_weights)
         self.num_uniforms = len(log_priors) * (1 + SWEEPS)
-        self._sources = _sources(log_priors, likelihood, mixing_weights)
+        self._sources = source_moments(log_priors, likelihood, mixing_weights, memory_budget)
         self._likelihood, self._likelihood_weight = likelihood, likelihood_weight
         self._memory_budget = memory_budget
         # Candidates of all mixtures, one after the other: row of the log priors, and whitened latents.
@@ -85,7 +87,11 @@ class TuplePosterior(SearchedPosterior):
         candidates, numbers = (parents + first_of_mixture).flatten(), uniforms.flatten(0, 1)
         num_codes, dim = self._likelihood.vectors.shape
         refined = min(REFINED, num_codes)
-        size = max(1, self._memory_budget // (BYTES_PER_CODE * (num_codes + refined**2) + 16 * refined * dim))
+        num_bytes = (BYTES_PER_CODE + 4 * len(self._sources)) * num_codes + BYTES_PER_CODE * refined**2
+        size = self._memory_budget // (num_bytes + 16 * refined * dim)
+        if candidates.device.type == "cpu":
+            size = min(size, LARGEST_ON_CPU // (4 * max(num_codes, refined**2)))
+        size = max(1, size)
         chunks = zip(candidates.split(size), numbers.split(size), strict=True)
         drawn = [
             self._draw(self._rows[own], self._latents[own], own_numbers, temperature) for own, own_numbers in chunks
@@ -112,50 +118,58 @@ class TuplePosterior(SearchedPosterior):
     ) -> Drawn:
         """Draw one tuple per row; its `log_weights` are those of the tempered posterior."""
         num_sources, numbers = len(self._sources), iter(uniforms.unbind(1))
+        own = CandidateMoments(self._sources, rows)
         residual, variance = latents, torch.full_like(latents[:, 0], self._likelihood.noise)
         log_proposal, codes = torch.zeros_like(variance), []
         for s, source in enumerate(self._sources):
-            log_weights = self._log_weights(s, range(s + 1, num_sources), rows, residual, variance)
+            log_weights = self._log_weights(s, range(s + 1, num_sources), own, residual, variance)
             if s == num_sources - 2:
-                log_weights = self._refined(log_weights, rows, residual, variance)
+                log_weights = self._refined(log_weights, own, residual, variance)
             if temperature != 1:
-                log_weights = log_weights / temperature
-            chosen, log_probability = _drawn(log_weights, next(numbers))
+                log_weights /= temperature
+            chosen, log_probability = draw_one(log_weights, next(numbers))
             log_proposal += log_probability
             codes.append(chosen)
             residual, variance = residual - source.vectors[chosen], variance + source.variances[chosen]
         drawn = torch.stack(codes, 1)
         log_weights = self._log_posterior(rows, latents, drawn) / temperature - log_proposal
-        drawn = self._swept(drawn, rows, latents, numbers, temperature)
+        drawn = self._swept(drawn, own, latents, numbers, temperature)
         return Drawn(drawn, self._log_posterior(rows, latents, drawn), log_weights)
 
     def _log_weights(
-        self, s: int, later: Sequence[int], rows: Tensor, residual: Tensor, variance: Tensor
+        self, s: int, later: Sequence[int], own: CandidateMoments, residual: Tensor, variance: Tensor
     ) -> Float[Tensor, "n K"]:
         """Log prior of source s times the look-ahead, the likelihood averaged over the later sources.
 
         Args:
             s: Source.
             later: Sources that are drawn after it.
-            rows: (n, S), rows of the log priors.
+            own: The n candidates.
             residual: (n, d), latents minus the vectors of the sources drawn before it.
             variance: (n,), noise and variance of the sources drawn before it.
         """
         source = self._sources[s]
-        log_prior = source.log_prior[rows[:, s]]
         if not later:
-            return log_prior + self._log_likelihood(_squared(residual, source), variance[:, None] + source.variances)
-        mean = sum(self._sources[t].mean[rows[:, t]] for t in later)
-        spread = sum(self._sources[t].spread[rows[:, t]] for t in later)
-        noise = INFLATION * (variance + sum(self._sources[t].noise[rows[:, t]] for t in later))[:, None]
-        precision = 1 / (noise + spread)
-        distance = ((residual - mean).square() * precision).sum(1, keepdim=True)
-        distance = distance - 2 * ((residual - mean) * precision) @ source.vectors.T
-        distance = distance + precision @ source.vectors.square().T
-        return log_prior - self._likelihood_weight / 2 * distance.clamp(min=0)
+            return self._log_conditional(s, own, residual, variance)
+        dim, expected = residual.shape[1], torch.stack([own.expected(t) for t in later]).sum(0)
+        mean, spread, noise = expected.split([dim, dim, 1], 1)
+        precision, left = 1 / (INFLATION * (variance[:, None] + noise) + spread), residual - mean
+        weighted = left * precision
+        # Σ precision · (left − vector)² over the channels, for every code
+        factors = torch.cat([-2 * weighted, precision, (left * weighted).sum(1, keepdim=True)], 1)
+        distance = (factors @ source.moments.T).clamp_(min=0)
+        return distance.mul_(-self._likelihood_weight / 2).add_(own.log_prior(s))
+
+    def _log_conditional(
+        self, s: int, own: CandidateMoments, residual: Tensor, variance: Tensor
+    ) -> Float[Tensor, "n K"]:
+        """Log posterior of source s, up to a constant, if it is the only source that is not drawn."""
+        source = self._sources[s]
+        log_likelihood = self._log_likelihood(squared_distances(residual, source), variance[:, None] + source.variances)
+        return log_likelihood.add_(own.log_prior(s))
 
     def _refined(
-        self, log_weights: Float[Tensor, "n K"], rows: Tensor, residual: Tensor, variance: Tensor
+        self, log_weights: Float[Tensor, "n K"], own: CandidateMoments, residual: Tensor, variance: Tensor
     ) -> Float[Tensor, "n K"]:
         """Refine the look-ahead of the last source but one by the best combinations of its codes and those of the last.
 
@@ -165,23 +179,30 @@ class TuplePosterior(SearchedPosterior):
         last_but_one, last = len(self._sources) - 2, len(self._sources) - 1
         source, other = self._sources[last_but_one], self._sources[last]
         num_refined = min(REFINED, log_weights.shape[1])
-        coarse, own = log_weights.topk(num_refined, dim=1, sorted=False)
-        of_last = self._log_weights(last, [last_but_one], rows, residual, variance)
+        coarse, codes = log_weights.topk(num_refined, dim=1, sorted=False)
+        of_last = self._log_weights(last, [last_but_one], own, residual, variance)
         others = of_last.topk(num_refined, dim=1, sorted=False).indices
-        left = residual[:, None] - source.vectors[own]  # (n, refined, d)
-        squared = left.square().sum(2)[:, :, None] + other.squared_norms[others][:, None]
-        squared = torch.baddbmm(squared, left, other.vectors[others].transpose(1, 2), alpha=-2)
-        both = variance[:, None, None] + source.variances[own][:, :, None] + other.variances[others][:, None]
-        log_prior = other.log_prior[rows[:, last]].gather(1, others)
-        log_sum = (self._log_likelihood(squared, both) + log_prior[:, None]).logsumexp(2)
-        log_sum = log_sum + source.log_prior[rows[:, last_but_one]].gather(1, own)
+        # |r − a − b|² = |r − a|² + |r − b|² − |r|² + 2 a · b
+        nearness = squared_distances(residual, other).gather(1, others) - residual.square().sum(1, keepdim=True)
+        squared = squared_distances(residual, source).gather(1, codes)[:, :, None] + nearness[:, None]
+        vectors, of_others = embedding(codes, source.vectors), embedding(others, other.vectors)
+        squared = squared.baddbmm_(vectors, of_others.transpose(1, 2), alpha=2)  # (n, refined, refined)
+        both = (variance[:, None] + source.variances[codes])[:, :, None] + other.variances[others][:, None]
+        log_prior = own.log_prior(last).gather(1, others)
+        log_sum = self._log_likelihood(squared, both).add_(log_prior[:, None]).logsumexp(2)
+        log_sum += own.log_prior(last_but_one).gather(1, codes)
         if num_refined == log_weights.shape[1]:  # the sums miss nothing
-            return log_weights.scatter(1, own, log_sum)
+            return log_weights.scatter_(1, codes, log_sum)
         rescaled = log_sum - log_sum.logsumexp(1, keepdim=True) + coarse.logsumexp(1, keepdim=True)
-        return log_weights.scatter(1, own, torch.logaddexp(coarse, rescaled.nan_to_num(-torch.inf)) - math.log(2))
+        return log_weights.scatter_(1, codes, torch.logaddexp(coarse, rescaled.nan_to_num(-torch.inf)) - math.log(2))
 
     def _swept(
-        self, codes: Int[Tensor, "n S"], rows: Tensor, latents: Tensor, numbers: Iterator[Tensor], temperature: float
+        self,
+        codes: Int[Tensor, "n S"],
+        own: CandidateMoments,
+        latents: Tensor,
+        numbers: Iterator[Tensor],
+        temperature: float,
     ) -> Int[Tensor, "n S"]:
         """Gibbs sweeps: every source is drawn anew, given the others; leaves the tempered posterior invariant."""
         codes, noise = codes.clone(), self._likelihood.noise
@@ -190,10 +211,8 @@ class TuplePosterior(SearchedPosterior):
             for s, source in enumerate(self._sources):
                 residual = residual + source.vectors[codes[:, s]]
                 variance = (variance - source.variances[codes[:, s]]).clamp(min=noise)  # rounding
-                log_weights = source.log_prior[rows[:, s]] + self._log_likelihood(
-                    _squared(residual, source), variance[:, None] + source.variances
-                )
-                codes[:, s] = _drawn(log_weights / temperature, next(numbers))[0]
+                log_weights = self._log_conditional(s, own, residual, variance)
+                codes[:, s] = draw_one(log_weights.div_(temperature), next(numbers))[0]
                 residual, variance = residual - source.vectors[codes[:, s]], variance + source.variances[codes[:, s]]
         return codes
 
@@ -215,7 +234,8 @@ class TuplePosterior(SearchedPosterior):
         return torch.stack(log_priors).sum(0) + self._log_likelihood(residual.square().sum(1), variance)
 
     def _log_likelihood(self, squared: Tensor, variance: Tensor) -> Tensor:
-        return self._likelihood_weight * self._likelihood.of_residual(squared.clamp(min=0), variance)
+        """λ times the log likelihood, given |r|², which rounding may have made negative, and σ²; changes `squared`."""
+        return self._likelihood.of_residual(squared.clamp_(min=0), variance, self._likelihood_weight)
 
     def _search(
         self, rows: Int[Tensor, "n S"], latents: Float[Tensor, "n dim"], k: int, num_beams: int, canonical: bool
@@ -227,8 +247,8 @@ class TuplePosterior(SearchedPosterior):
             partial, num_partial = codes.flatten(0, 1), codes.shape[1]
             own_rows = rows.repeat_interleave(num_partial, 0)
             residual, variance = self._residual(latents.repeat_interleave(num_partial, 0), partial)
-            later = range(s + 1, num_sources)
-            scores = self._log_weights(s, later, own_rows, residual, variance) + log_prior.view(-1, 1)
+            own, later = CandidateMoments(self._sources, own_rows), range(s + 1, num_sources)
+            scores = self._log_weights(s, later, own, residual, variance) + log_prior.view(-1, 1)
             scores = scores.masked_fill((kept == -torch.inf).view(-1, 1), -torch.inf)
             if canonical:
                 scores = scores.masked_fill(self._descending(s, own_rows, partial), -torch.inf)
@@ -249,43 +269,3 @@ class TuplePosterior(SearchedPosterior):
             if self._sources[t] is self._sources[s]:  # equal rows are then equal pasts and classes
                 descending |= (rows[:, t] == rows[:, s])[:, None] & (options < codes[:, t, None])
         return descending
-
-
-class _Source(NamedTuple):
-    """One source at this position, for all its distinct pasts."""
-
-    log_prior: Tensor  # (rows, K)
-    mean: Tensor  # (rows, d) of the weighted whitened vector under the prior
-    spread: Tensor  # (rows, d), its variance
-    noise: Tensor  # (rows,), mean of the weighted variance of the code
-    vectors: Tensor  # (K, d), w u
-    squared_norms: Tensor  # (K,), |w u|²
-    variances: Tensor  # (K,), w² c
-
-
-def _sources(
-    log_priors: Sequence[LogPrior], likelihood: AdditiveLikelihood, mixing_weights: Sequence[float]
-) -> list[_Source]:
-    """Moments of every source under its prior; sources with the same rows and weight share them."""
-    known: dict[tuple[int, float], _Source] = {}
-    for (rows, _), weight in zip(log_priors, mixing_weights, strict=True):
-        if (id(rows), weight) not in known:
-            prior, vectors = rows.exp(), weight * likelihood.vectors
-            mean, variances = prior @ vectors, weight**2 * likelihood.variances
-            spread = (prior @ vectors.square() - mean.square()).clamp(min=0)
-            squared_norms = weight**2 * likelihood.squared_norms
-            known[id(rows), weight] = _Source(rows, mean, spread, prior @ variances, vectors, squared_norms, variances)
-    return [known[id(rows), weight] for (rows, _), weight in zip(log_priors, mixing_weights, strict=True)]
-
-
-def _squared(residual: Float[Tensor, "n dim"], source: _Source) -> Float[Tensor, "n K"]:
-    """|residual − w u[k]|² of every code."""
-    norms = residual.square().sum(1, keepdim=True) + source.squared_norms
-    return torch.addmm(norms, residual, source.vectors.T, alpha=-2)
-
-
-def _drawn(log_weights: Float[Tensor, "n options"], uniforms: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """Draw one option per row; return its index and its log probability."""
-    chosen = invert_log_weights(log_weights, uniforms[:, None])
-    log_probability = log_weights.gather(1, chosen) - log_weights.logsumexp(1, keepdim=True)
-    return chosen[:, 0], log_probability[:, 0]
