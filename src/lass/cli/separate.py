@@ -199,7 +199,8 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
     columns = {"mixture": torch.stack(list(mixtures[: len(results)]))}
     for source, estimates in enumerate(torch.stack([result.estimates for result in results]).unbind(1)):
         columns[f"estimate {source + 1}"] = estimates
-    columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
+    residuals = [result.residual.abs() for result in results if result.residual is not None]  # a Separator gives it
+    columns["|residual|"] = torch.stack(residuals)
     return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
 
