@@ -9,9 +9,9 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from tiny_datasets import write_tiny_slakh
-from toy_worlds import fitted_additive
 from torch import nn
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+from toy_worlds import fitted_additive
 from trainings import NUM_CODES, Noise, codec_folder
 
 from lass import LassError, SeparationResult, Separator
@@ -98,8 +98,8 @@ def test_average_of_audio_is_scored_as_audio(tmp_path, capsys):
         assert [row["si_sdr_drums_db"], row["si_sdr_bass_db"]] == pytest.approx(expected[:, 0].tolist(), abs=1e-3)
     assert results.figure.read_bytes().startswith(b"\x89PNG")
     assert "estimates of drums" in capsys.readouterr().out
-    with pytest.raises(LassError, match="distances are for images, but this data is audio: set --model.fid=false"):
-        ImageFeatures(num_features=2, width=8).save_pretrained(tmp_path / "features")
+    ImageFeatures(num_features=2, width=8).save_pretrained(tmp_path / "features")
+    with pytest.raises(LassError, match=r"distances are for images, but this data is audio: set --model.fid=false"):
         predict(Evaluation(Average(), features=str(tmp_path / "features")), data, tmp_path / "other")
 
 
@@ -165,7 +165,7 @@ def test_invalid_estimates_stop_the_run_and_are_not_stored(tmp_path, wrong, word
 
 
 def test_a_method_for_other_data_is_refused_with_the_option_to_set(tmp_path):
-    with pytest.raises(LassError, match="mixes 3 sources, but Average is for 2: set --model.method.num_sources=3"):
+    with pytest.raises(LassError, match=r"mixes 3 sources, but Average is for 2: set --model.method.num_sources=3"):
         predict(Evaluation(Average()), noise(3), tmp_path / "run")
     with pytest.raises(LassError, match="a different name for each of 2 sources, got"):
         predict(Evaluation(Average(), source_names=["a"]), noise(), tmp_path / "run")
