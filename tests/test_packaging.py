@@ -168,6 +168,15 @@ def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, 
     assert [line for line in lines if line.endswith(quoted) and "bin/lass predict" in line]
 
 
+def failing_make(repository, *arguments):
+    """Return a run of make that ends with an error before it starts anything."""
+    command = ["make", "--old-file=.venv/installed", *arguments]
+    environment = {**os.environ, "MAKEFLAGS": ""}
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
+    assert run.returncode != 0
+    return run
+
+
 def test_evaluation_takes_the_method_that_is_named(repository):
     lines = make(repository, "eval-mnist", "METHOD=average", "ARGS=--data.num_mixtures=3").stdout.splitlines()
     (command,) = [line for line in lines if "bin/lass predict" in line]
@@ -177,41 +186,20 @@ def test_evaluation_takes_the_method_that_is_named(repository):
 
 
 def test_an_unknown_method_is_named(repository):
-    run = subprocess.run(
-        ["make", "--old-file=.venv/installed", "eval-mnist", "METHOD=nothing"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
-    assert run.returncode != 0
+    run = failing_make(repository, "eval-mnist", "METHOD=nothing")
     methods = sorted(["lass", *(path.stem for path in repository.glob("experiments/mnist/methods/*.yaml"))])
     assert f"no method 'nothing' for mnist: expected one of {' '.join(methods)}, or a new file" in run.stdout
 
 
 def test_an_unknown_dataset_is_named(repository):
-    run = subprocess.run(
-        ["make", "--old-file=.venv/installed", "train-prior", "DATASET=nothing"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
-    assert run.returncode != 0
+    run = failing_make(repository, "train-prior", "DATASET=nothing")
     datasets = sorted(path.parent.name for path in repository.glob("experiments/*/separate.yaml"))
     assert f"no experiment 'nothing': expected one of {' '.join(datasets)}" in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("target", ["train-vqvae", "train-prior"])
 def test_published_models_are_imported_not_trained(repository, target):
-    run = subprocess.run(
-        ["make", "--old-file=.venv/installed", target, "DATASET=imagenet"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
-    assert run.returncode != 0
+    run = failing_make(repository, target, "DATASET=imagenet")
     assert "The models of imagenet are published ones: import them, there is nothing to train." in run.stdout
     assert re.search("lass import taming .* --out runs/imagenet/taming\n", run.stdout)
 

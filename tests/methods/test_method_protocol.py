@@ -48,7 +48,7 @@ class WithoutIndices:
         return SeparationResult(torch.stack([mixtures, mixtures], 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Roles:
     share: float = 0.5
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -149,7 +150,10 @@ def identity_of(method: SeparationMethod) -> dict[str, Any]:
     `fingerprints`, are public attributes with values that JSON can hold, and public attributes that are tensors or
     modules, together with the weights of a method that is an `nn.Module`.
     """
-    public = {name: value for name, value in vars(method).items() if name[0] != "_" and name != "training"}
+    attributes = dict(getattr(method, "__dict__", {}))  # a dataclass with slots has none
+    if dataclasses.is_dataclass(method):
+        attributes |= {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    public = {name: value for name, value in attributes.items() if name[0] != "_" and name != "training"}
     if isinstance(method, ConfiguredMethod):
         settings = method.settings
     else:

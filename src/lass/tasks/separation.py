@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, cast
 
 from lass.codecs import codebook_of, load_codec
-from lass.errors import LassError
+from lass.errors import LassError, check_number
 from lass.likelihood import load_likelihoods
 from lass.priors import load_prior
 from lass.samplers import Sampler
@@ -74,6 +74,7 @@ class Separation(Evaluation):
         source_names: list[str] | None = None,
         num_sources: int | None = None,
     ) -> None:
+        check_number("seed", seed, at_least=0, whole=True)  # before models are read, which may take long
         if not priors:
             raise LassError("priors must name the folder of a prior, or one folder per source, not nothing.")
         tables = [likelihood] if isinstance(likelihood, str) else likelihood
