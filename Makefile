@@ -1,6 +1,7 @@
 # LASS: `make help` lists the targets.
 
 DATASET ?= digits
+METHOD ?= lass
 SOURCE :=
 ARGS ?=
 MODELS :=
@@ -10,6 +11,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DATASETS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard experiments/*/separate.yaml)))))
+METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/methods/*.yaml))))
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,8 @@ DEMO := runs/digits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Datasets: $(DATASETS). Options go to Lightning: make train-prior DATASET=mnist ARGS=\"--trainer.max_epochs=1\""
+	@echo "  Datasets: $(DATASETS). Methods of stage 4: METHOD=lass, or a file in experiments/DATASET/methods."
+	@echo "  Options go to Lightning: make train-prior DATASET=mnist ARGS=\"--trainer.max_epochs=1\""
 	@echo "  DATA_ROOT=folder uses local data; ARGS=\"--ckpt_path=last\" resumes a training."
 
 setup: $(INSTALLED) ## Install everything into .venv (the other targets do it when needed)
@@ -65,14 +68,17 @@ train-features: experiment $(INSTALLED) ## Train features for a Fréchet distanc
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)
 
-separate: experiment $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET and score them
-	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(MODELS) $(ARGS)
+separate: experiment method $(INSTALLED) ## Stage 4: separate the test mixtures of DATASET with METHOD and score them
+	$(BIN)/lass predict -c experiments/$(DATASET)/separate.yaml $(if $(RIVAL),-c $(METHOD_FILE),$(MODELS)) $(ARGS)
 
 eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with the models in pretrained/ where none were trained
 	@$(MAKE) --no-print-directory separate DATASET=$* MODELS="$(if $(wildcard runs/$*/prior/prior),,$(if \
 	  $(wildcard pretrained/$*/prior),$(call PRETRAINED,$*)))"
 
 eval: eval-$(DATASET) ## The same for DATASET
+
+RIVAL = $(filter-out lass,$(METHOD))
+METHOD_FILE = experiments/$(DATASET)/methods/$(METHOD).yaml
 
 PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/prior \
   --model.likelihood=pretrained/$(1)/likelihood.safetensors --trainer.default_root_dir=runs/$(1)/pretrained \
@@ -82,6 +88,12 @@ PRETRAINED = --model.codec=pretrained/$(1)/codec --model.priors=pretrained/$(1)/
 experiment:
 	@test -f experiments/$(DATASET)/separate.yaml || \
 	  { echo "lass: There is no experiment '$(DATASET)': expected one of $(DATASETS)."; exit 1; }
+
+.PHONY: method
+method: experiment
+	@test -z "$(RIVAL)" || test -f "$(METHOD_FILE)" || \
+	  { echo "lass: There is no method '$(METHOD)' for $(DATASET): expected one of $(METHODS), or a new file"; \
+	    echo "  $(METHOD_FILE)"; exit 1; }
 
 .PHONY: trainable
 trainable: experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib
 import subprocess
@@ -96,6 +97,29 @@ def test_overlays_set_all_that_depends_on_the_number_of_sources(path):
     assert f'num_positions={num_positions}"' in path.with_name("four.yaml").read_text()
 
 
+def method_configs():
+    return sorted(REPOSITORY.glob("experiments/*/methods/*.yaml"))
+
+
+def layered(path):
+    """Words of the command line for a method, whose config is laid over separate.yaml."""
+    return ["predict", "-c", str(path.parents[1] / "separate.yaml"), "-c", str(path)]
+
+
+@pytest.mark.parametrize("path", method_configs(), ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_every_method_is_parsed_with_a_folder_and_a_job_type_of_its_own(path):
+    config = parsed(*layered(path))
+    assert config.model.class_path == "lass.tasks.Evaluation"
+    assert config.trainer.default_root_dir == f"runs/{path.parts[-3]}/{path.stem}"
+    logger = config.trainer.logger.init_args
+    assert (logger.group, logger.job_type) == (path.parts[-3], path.stem)
+    assert logger.save_dir == config.trainer.default_root_dir
+    separate = parsed("predict", "-c", str(path.parents[1] / "separate.yaml"))
+    assert config.data == separate.data
+    for name in ("source_names", "fid", "features"):
+        assert config.model.init_args[name] == separate.model.init_args[name]
+
+
 TOP_K = ("lass.samplers.TopK", {"num_candidates": 512, "k": 32})
 BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
 
@@ -132,20 +156,40 @@ def made_by(config):
     return getattr(importlib.import_module(module), name)(**vars(config.init_args))
 
 
+#: Writers of a tiny dataset of each experiment; scikit-learn has the digits.
+WRITERS = {
+    "mnist": write_tiny_mnist,
+    "celeba": write_tiny_celeba,
+    "slakh": write_tiny_band,
+    "celebahq": write_tiny_celebahq,
+    "imagenet": write_tiny_imagenet,
+    "digits": id,
+}
+
+
+@pytest.mark.parametrize("dataset", sorted({path.parts[-3] for path in method_configs()}))
+def test_the_average_is_evaluated_without_any_model(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    WRITERS[dataset](tmp_path)
+    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
+    options = ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
+    options += ["--data.num_mixtures=2", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    main([*layered(REPOSITORY / "experiments" / dataset / "methods/average.yaml"), *options])
+    with open(f"runs/{dataset}/average/results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    score = "sdr_db" if dataset == "slakh" else "psnr_db"
+    assert [row[score] for row in rows] == [row[f"average_{score}"] for row in rows]
+    assert len(rows) == 2
+
+
 @pytest.mark.parametrize("path", configs() + overlays(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
     """Run one batch with each config, on untrained artefacts in the folders of the earlier stages."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     dataset = path.parent.name
-    {
-        "mnist": write_tiny_mnist,
-        "celeba": write_tiny_celeba,
-        "slakh": write_tiny_band,
-        "celebahq": write_tiny_celebahq,
-        "imagenet": write_tiny_imagenet,
-        "digits": id,
-    }[dataset](tmp_path)
+    WRITERS[dataset](tmp_path)
     ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
     separating = path.stem == "separate" or path in overlays()
     layers = ["-c", str(path.with_name("separate.yaml"))] if separating else ["-c", str(path)]

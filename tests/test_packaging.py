@@ -168,36 +168,45 @@ def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, 
     assert [line for line in lines if line.endswith(quoted) and "bin/lass predict" in line]
 
 
-def test_an_unknown_dataset_is_named(repository):
-    run = subprocess.run(
-        ["make", "--old-file=.venv/installed", "train-prior", "DATASET=nothing"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
+def failing_make(repository, *arguments):
+    """Return a run of make that ends with an error before it starts anything."""
+    command = ["make", "--old-file=.venv/installed", *arguments]
+    environment = {**os.environ, "MAKEFLAGS": ""}
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
     assert run.returncode != 0
+    return run
+
+
+def test_evaluation_takes_the_method_that_is_named(repository):
+    lines = make(repository, "eval-mnist", "METHOD=average", "ARGS=--data.num_mixtures=3").stdout.splitlines()
+    (command,) = [line for line in lines if "bin/lass predict" in line]
+    layers = "-c experiments/mnist/separate.yaml -c experiments/mnist/methods/average.yaml"
+    assert command.endswith(f"lass predict {layers} --data.num_mixtures=3")  # no options for the models of LASS
+    assert "methods" not in make(repository, "separate", "DATASET=mnist").stdout.partition("bin/lass predict")[2]
+
+
+def test_an_unknown_method_is_named(repository):
+    run = failing_make(repository, "eval-mnist", "METHOD=nothing")
+    methods = sorted(["lass", *(path.stem for path in repository.glob("experiments/mnist/methods/*.yaml"))])
+    assert f"no method 'nothing' for mnist: expected one of {' '.join(methods)}, or a new file" in run.stdout
+
+
+def test_an_unknown_dataset_is_named(repository):
+    run = failing_make(repository, "train-prior", "DATASET=nothing")
     datasets = sorted(path.parent.name for path in repository.glob("experiments/*/separate.yaml"))
     assert f"no experiment 'nothing': expected one of {' '.join(datasets)}" in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("target", ["train-vqvae", "train-prior"])
 def test_published_models_are_imported_not_trained(repository, target):
-    run = subprocess.run(
-        ["make", "--old-file=.venv/installed", target, "DATASET=imagenet"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MAKEFLAGS": ""},
-    )
-    assert run.returncode != 0
+    run = failing_make(repository, target, "DATASET=imagenet")
     assert "The models of imagenet are published ones: import them, there is nothing to train." in run.stdout
     assert re.search("lass import taming .* --out runs/imagenet/taming\n", run.stdout)
 
 
 def test_help_lists_every_target(repository):
     makefile = (repository / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment", "trainable"}
+    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment", "method", "trainable"}
     helped = make(repository, "help").stdout
     run = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True)
     assert run.returncode == 0, helped
@@ -207,7 +216,7 @@ def test_help_lists_every_target(repository):
 
 def test_imports_point_one_way(repository):
     """samplers, likelihood, priors and codecs do not import Lightning or higher layers; data imports none of them."""
-    rooms = ["codecs", "priors", "likelihood", "samplers", "separation", "tasks"]
+    rooms = ["codecs", "priors", "likelihood", "samplers", "separation", "methods", "tasks"]
     models = {"codecs", "priors", "likelihood", "samplers"}
     allowed = {
         "data": set(),
@@ -217,7 +226,8 @@ def test_imports_point_one_way(repository):
         "likelihood": {"likelihood"},
         "samplers": {"samplers"},
         "separation": {*models, "separation", "data"},
-        "tasks": {*models, "separation", "data", "metrics", "report", "tasks"},
+        "methods": {*models, "separation", "data", "methods"},
+        "tasks": {*models, "separation", "methods", "data", "metrics", "report", "tasks"},
     }
     for room, others in allowed.items():
         for path in (repository / "src" / "lass" / room).glob("*.py"):
@@ -225,7 +235,7 @@ def test_imports_point_one_way(repository):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
                 for name in names:
-                    if room in models or room == "separation":
+                    if room in models or room in ("separation", "methods"):
                         assert not name.startswith("pytorch_lightning"), f"{path} imports {name}"
                     if (match := re.match(r"lass\.(\w+)", name)) and match[1] in rooms:
                         assert match[1] in others, f"{path} imports {name}"
@@ -255,6 +265,54 @@ def test_readme_commands_exist(repository, monkeypatch):
                 import_models.parser().parse_args(shlex.split(line)[2:])
             elif "bin/lass " in line:
                 parsed(*shlex.split(line)[1:])
+
+
+def test_readme_method_is_evaluated(repository, tmp_path, monkeypatch):
+    """Put the file and the config of "Add a method" where the README says, and run its command."""
+    import torch
+    from wandb_runs import finish_run
+
+    import lass.methods
+    from lass.cli.main import main
+    from lass.data.images.digits import Digits
+    from lass.metrics import psnr
+    from lass.report.results import ResultsFolder
+
+    section = (repository / "README.md").read_text().partition("## Add a method\n")[2].partition("\n## ")[0]
+    (code,), (config,) = (
+        re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL) for language in ("python", "yaml")
+    )
+    (module,) = set(re.findall(r"`src/lass/methods/(\w+)\.py`", section))
+    (config_file,) = re.findall(r"`(experiments/\S+\.yaml)`:\n", section)
+    (words,) = re.findall(r"`make (\S+ METHOD=\w+)` runs", section)
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(repository / name, tmp_path)
+    shutil.copytree(repository / "experiments/digits", tmp_path / "experiments/digits")
+    for name, content in {config_file: config, f"methods/{module}.py": code, ".venv/installed": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(lass.methods, "__path__", [*lass.methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.chdir(tmp_path)
+    lines = make(
+        tmp_path, *words.split(), "ARGS=--data.num_mixtures=4 --model.method.position=0.25"
+    ).stdout.splitlines()
+    (command,) = [line for line in lines if "bin/lass predict" in line]
+    try:
+        main([*shlex.split(command)[1:], "--trainer.enable_progress_bar=false"])
+    finally:
+        finish_run()
+
+    settings = json.loads(Path("runs/digits/halves/settings.json").read_text())
+    assert (settings["method"], settings["position"]) == ("Halves", 0.25)
+    stored = "experiments/digits/test_mixtures.csv"
+    (batch,) = Digits(4, num_validation=200, mixtures=stored, num_mixtures=4).predict_dataloader()
+    for index, sources in enumerate(batch.signals):
+        left, right = 2 * sources.mean(0, keepdim=True).repeat(2, 1, 1, 1)
+        left[..., 4:], right[..., :4] = 0, 0
+        scores = [psnr(torch.stack(order), sources).mean().item() for order in ((left, right), (right, left))]
+        tensors, row = ResultsFolder("runs/digits/halves").read(index)
+        assert row["psnr_db"] == pytest.approx(max(scores), abs=1e-3)
+        assert tensors.keys() == {"estimates"}
 
 
 def test_readme_python_runs(repository, tmp_path, monkeypatch):

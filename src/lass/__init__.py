@@ -41,6 +41,7 @@ _SUBMODULES = (
     "data",
     "errors",
     "likelihood",
+    "methods",
     "metrics",
     "priors",
     "samplers",

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import cast
@@ -109,6 +110,18 @@ def path_component(name: object, source: str | Path) -> str:
             'no path separators, none of : * ? " < > |, and no dot or space at either end.'
         )
     return name
+
+
+def distinct_names(names: Sequence[str], num_sources: int) -> list[str]:
+    """Return the names of sources, which become parts of file names and of the names of scores.
+
+    Raises:
+        LassError: if there is not a different name for each source, or one is no path component.
+    """
+    checked = [path_component(name, "source_names") for name in names]
+    if len({*checked}) != num_sources or len(checked) != num_sources:
+        raise LassError(f"Expected a different name for each of {num_sources} sources, got {checked}.")
+    return checked
 
 
 def disk_error(error: BaseException | None, path: str | Path) -> LassError | None:

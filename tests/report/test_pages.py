@@ -10,8 +10,10 @@ import pytest
 from chain import SMALL, lass
 from offline_runs import read_offline_runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb_runs import finish_run
 
 from lass.artifacts import fingerprint
+from lass.cli.main import main
 from lass.codecs import load_codec
 from lass.report.results import ResultsFolder
 
@@ -95,6 +97,30 @@ def test_the_table_of_mixtures_has_their_images_and_scores(chain):
     for index, row in enumerate(table["data"]):
         assert files[row[0]["path"]].read_bytes().startswith(b"\x89PNG")
         assert row[1:3] == [index, ResultsFolder("runs/digits/separate").read(index)[1]["psnr_db"]]
+
+
+def test_the_page_of_a_method_without_codes_has_scores_and_pictures(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = repository / "experiments" / "digits"
+    layers = ["-c", str(folder / "separate.yaml"), "-c", str(folder / "methods/average.yaml")]
+    try:
+        main(
+            ["predict", *layers, "--data.mixtures=null", "--data.num_mixtures=5", "--trainer.enable_progress_bar=false"]
+        )
+    finally:
+        finish_run()
+    (run,) = read_offline_runs(tmp_path / "runs/digits/average")
+    assert (run.group, run.job_type, run.tags) == ("digits", "average", ["digits", "average"])
+    assert run.directions == {f"separation/{score}/mean": "max" for score in ("psnr_db", "average_psnr_db")}
+    rows = [ResultsFolder("runs/digits/average").read(index)[1] for index in range(5)]
+    mean = sum(row["psnr_db"] for row in rows) / 5
+    assert run.history["separation/psnr_db/mean"] == [pytest.approx(mean)]
+    assert sum(run.history["separation/psnr_db_of_mixtures/values"][-1]) == 5
+    assert len(run.history["separation/examples/filenames"][-1]) == 5
+    assert not [name for name in run.history if "entropy" in name or "codec" in name or "unseen" in name]
+    table = json.loads(run.artifacts["run_table"]["separation/mixtures.table.json"].read_text())
+    assert table["columns"] == ["images", *rows[0]]
+    assert [row[1:] for row in table["data"]] == [[*row.values()] for row in rows]
 
 
 #: Options for runs that are shorter than those of `chain`.

@@ -23,6 +23,10 @@ PLAIN |= dict.fromkeys(("dict", "Mapping"), "a dictionary")
 NUM_LISTED = 20  # maximal number of names listed in a sentence
 LONGEST_VALUE = 120  # maximal number of characters of a value in a sentence
 
+NOT_OF_CLASS = ("Import path does not", "Does not implement", "Not a valid subclass")  # starts of messages
+#: Message about a class that lacks a method of a protocol, or has it with other arguments.
+IMPLEMENTS = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
+
 Parsers = Mapping[str, ArgumentParser]
 
 
@@ -128,8 +132,9 @@ def _refusals(message: str) -> Iterable[Refusal]:
     unions: dict[int, str] = {}  # depth in `frames` -> types of the union at this depth
     lines = message.splitlines()
     for number, line in enumerate(lines):
-        text = line.lstrip(" ").removeprefix("- ")
-        indent = len(line) - len(text)
+        text = line.lstrip(" ")
+        indent = len(line) - len(text)  # of the dash, if there is one: the lines of its item are further to the right
+        text = text.removeprefix("- ")
         while frames and frames[-1][0] >= indent and text:
             unions.pop(len(frames), None)
             frames.pop()
@@ -150,7 +155,7 @@ def _refusals(message: str) -> Iterable[Refusal]:
         if found := re.match(r"Expected an? (?!path)(.*?)(?:\. Got value: (.*))?$", text):
             expected = unions.get(len(frames), found[1])
             yield Refusal(keys, owner, text, expected, found[2] or value)
-        elif text.startswith(("Import path does not", "Does not implement", "Not a valid subclass")):
+        elif text.startswith(NOT_OF_CLASS) or IMPLEMENTS.fullmatch(text):
             yield Refusal(keys, owner, text, unions.get(len(frames), ""), value)
         elif text.startswith(
             ("Option ", "the following arguments are required", "module ", "No module named ", "File ", "Path ")
@@ -180,6 +185,8 @@ def _sentence(refusal: Refusal) -> str:
         return f"{owner} needs {names}: set it, or name a whole config, e.g. -c experiments/digits/prior.yaml."
     if found := re.match(r"(module '(.*)' has no attribute|No module named|cannot import name)", reason):
         return f"{option} names the class {owner}, which does not exist{nearest(owner or '', _classes(owner or ''))}"
+    if found := IMPLEMENTS.fullmatch(reason):
+        return f"{option} must be a {found[2]}, but {found[1]} lacks its methods, or they have other arguments."
     if refusal.expected and not reason.startswith("Unable"):
         near = _classes(value) if re.fullmatch(r"[A-Za-z_][\w.]*", value) and _class_in(refusal.expected) else ()
         hint = _close(value, set(near) - {value}) if "." in value else next(iter(near), None)

@@ -239,7 +239,8 @@ def _picture(files: Sequence[Path], mixtures: Sequence[Tensor], results: Sequenc
                 for result in results
             ]
         )
-    columns["|residual|"] = torch.stack([result.residual.abs() for result in results])
+    residuals = [result.residual.abs() for result in results if result.residual is not None]  # a Separator gives it
+    columns["|residual|"] = torch.stack(residuals)
     return image_grid(columns, [path.stem for path in files[: len(results)]], "Mixtures and their estimates")
 
 

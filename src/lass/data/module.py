@@ -39,15 +39,21 @@ def weights_of(data: object) -> list[float] | None:
     return data.weights if isinstance(data, SourceDataModule) else None
 
 
-def check_sample_rate(data: object, codec: object) -> None:
-    """Raise LassError if the sample rates of data module and codec differ; skipped where either has none."""
-    if not isinstance(data, HasSampleRate) or not isinstance(codec, HasSampleRate):
+def check_sample_rate(data: object, part: object, what: str = "the codec", remedy: str = "train a codec for") -> None:
+    """Raise LassError if the sample rates of data module and codec differ; skipped where either has none.
+
+    Args:
+        data: Data module.
+        part: Codec or separation method.
+        what, remedy: Name of the part, and how to get one for another sample rate, for errors.
+    """
+    if not isinstance(data, HasSampleRate) or not isinstance(part, HasSampleRate):
         return
-    given, wanted = data.sample_rate, codec.sample_rate
+    given, wanted = data.sample_rate, part.sample_rate
     if given != wanted:
         raise LassError(
-            f"The data has {given} samples per second, but the codec is for {wanted}: set the data's sample_rate to "
-            f"{wanted}, or train a codec for {given}."
+            f"The data has {given} samples per second, but {what} is for {wanted}: set the data's sample_rate to "
+            f"{wanted}, or {remedy} {given}."
         )
 
 

@@ -135,6 +135,6 @@ def pairwise_scores(scoring: Scoring, estimates: Tensor, sources: Tensor) -> Ten
     return scores[:, (estimate - source) % num, source]
 
 
-def scoring_of(codec: object) -> Scoring:
-    """Scoring for the signals of a codec: `AudioScoring` if it has a `sample_rate`, else `ImageScoring`."""
-    return AudioScoring(codec.sample_rate) if isinstance(codec, HasSampleRate) else ImageScoring()
+def scoring_of(part: object) -> Scoring:
+    """Scoring for signals of a codec or data module: `AudioScoring` if it has a `sample_rate`, else `ImageScoring`."""
+    return AudioScoring(part.sample_rate) if isinstance(part, HasSampleRate) else ImageScoring()

@@ -77,8 +77,11 @@ class AudioDisplay:
         log_images(trainer, f"{key}_spectrograms", pictures, captions)
 
 
-def display_of(codec: object) -> Display | None:
-    """Return AudioDisplay for a codec with `sample_rate`, ImageDisplay for one with `image_shape`, otherwise None."""
-    if isinstance(codec, HasSampleRate):
-        return AudioDisplay(codec.sample_rate)
-    return ImageDisplay() if isinstance(codec, HasImageShape) else None
+def display_of(part: object) -> Display | None:
+    """Return the display for the signals of a codec or data module.
+
+    AudioDisplay if it has a `sample_rate`, ImageDisplay if it has an `image_shape`, otherwise None.
+    """
+    if isinstance(part, HasSampleRate):
+        return AudioDisplay(part.sample_rate)
+    return ImageDisplay() if isinstance(part, HasImageShape) else None

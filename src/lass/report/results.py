@@ -2,11 +2,12 @@
 
 config.yaml             the resolved configuration
 settings.json           settings that a resumed run must share
-mixtures/NNNNNN.safetensors   one mixture: estimates, codes, entropy of each position, and its row of the table
+mixtures/NNNNNN.safetensors   one mixture: estimates, its row of the table, and, if the method gives them, codes and
+                        entropy of each position
 results.csv             one row per mixture
 summary.json            mean, standard deviation and number of mixtures for every score
 separations.png         mixture | estimates | sources | residual
-entropy.png             entropy of the candidates at each position
+entropy.png             entropy of the candidates at each position, if the method gives it
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ def report_separation(
     results: ResultsFolder,
     done: list[int],
     summary: dict[str, dict[str, float]],
-    entropies: Float[Tensor, "mixtures *grid"],
+    entropies: Float[Tensor, "mixtures *grid"] | None,
     display: Display,
-    sampler: str,
+    method: str,
     source_names: Sequence[str],
     mixing_weights: Sequence[float] | None,
 ) -> None:
@@ -42,9 +42,10 @@ def report_separation(
         results: Results folder with the separated mixtures.
         done: Sorted indices of the separated mixtures.
         summary: Statistics of each score over all mixtures; the first score ranks the mixtures.
-        entropies: Entropy of the candidates' tuples of codes at each position, in nats.
+        entropies: Entropy of the candidates' tuples of codes at each position, in nats; None if the method has no such
+            candidates.
         display: Display for the type of signal.
-        sampler: Name of the sampler, for the title of the figure.
+        method: Name of the method or of its sampler, for the title of the figure.
         source_names: Names or numbers of the sources.
         mixing_weights: Weight of each source in the mixtures; None for their mean.
     """
@@ -55,23 +56,38 @@ def report_separation(
     examples = _examples(rows, deciding)
     captions = [f"#{row['mixture']}, {row[deciding]:.1f} dB" for row in examples]
     pictured = mixtures.columns([int(row["mixture"]) for row in examples])
-    title = f"{sampler}, {len(examples)} of {len(rows)} mixtures, from the best to the worst"
+    title = f"{method}, {len(examples)} of {len(rows)} mixtures, from the best to the worst"
     picture(lambda: _figure(pictured, display, captions, title), results.figure)
-    has_entropy_map = picture(lambda: entropy_figure(entropies.mean(0), len(rows)), results.entropy_figure)
 
     metrics = {f"separation/{name}/{key}": value for name, values in summary.items() for key, value in values.items()}
-    metrics["separation/num_unseen_codes"] = sum(row["num_unseen_codes"] for row in rows)
-    metrics["separation/entropy"] = entropies.mean().item()
+    if "num_unseen_codes" in rows[0]:
+        metrics["separation/num_unseen_codes"] = sum(row["num_unseen_codes"] for row in rows)
+    if entropies is not None:
+        metrics["separation/entropy"] = entropies.mean().item()
     for logger in trainer.loggers:
         logger.log_metrics(metrics)
     display.log(trainer, "separation/examples", pictured, captions)
-    if has_entropy_map:
-        log_picture(trainer, "separation/entropy_map", results.entropy_figure)
-    log_values(trainer, "separation/entropy_of_positions", entropies)
+    if entropies is None:
+        results.entropy_figure.unlink(missing_ok=True)  # of results that were replaced
+    else:
+        _report_entropies(trainer, results, entropies, len(rows))
     log_values(trainer, f"separation/{deciding}_of_mixtures", torch.tensor([row[deciding] for row in rows]))
     for logger in trainer.loggers:
         if isinstance(logger, LightningWandbLogger):
-            _log_tables(logger, rows, mixtures.pictures(done[:NUM_TABULATED]), entropies)
+            _log_table(logger, rows, mixtures.pictures(done[:NUM_TABULATED]))
+
+
+def _report_entropies(
+    trainer: Trainer, results: ResultsFolder, entropies: Float[Tensor, "mixtures *grid"], num_mixtures: int
+) -> None:
+    """Write the figure of the entropies, and log it and their distribution at each position."""
+    if picture(lambda: entropy_figure(entropies.mean(0), num_mixtures), results.entropy_figure):
+        log_picture(trainer, "separation/entropy_map", results.entropy_figure)
+    log_values(trainer, "separation/entropy_of_positions", entropies)
+    cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
+    for logger in trainer.loggers:
+        if isinstance(logger, LightningWandbLogger):
+            logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
 
 
 class _Mixtures:
@@ -117,10 +133,8 @@ def _figure(columns: dict[str, Tensor], display: Display, captions: Sequence[str
     return image_grid({name: display.pictures(signals) for name, signals in columns.items()}, labels, title)
 
 
-def _log_tables(logger: LightningWandbLogger, rows: list[Row], pictures: dict[str, Tensor], entropies: Tensor) -> None:
-    """Log the tables of entropies by position and of all mixtures to Weights & Biases."""
-    cells = [[position, *values] for position, values in enumerate(_quantiles(entropies.flatten(1)))]
-    logger.log_table("separation/entropy_by_position", ["position", "10 %", "median", "90 %"], cells)
+def _log_table(logger: LightningWandbLogger, rows: list[Row], pictures: dict[str, Tensor]) -> None:
+    """Log the table of all mixtures to Weights & Biases."""
     caption = " | ".join(pictures)
     images: list[wandb.Image | None] = [wandb.Image(strip, caption=caption) for strip in image_strips(pictures)]
     images += [None] * (len(rows) - len(images))

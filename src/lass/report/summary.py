@@ -43,12 +43,12 @@ def describe_summary(folder: str | Path, summary: dict[str, Any], num_sources: i
         lines.append(f"{SCORES[score]} in dB" + _undefined(num - defined, score))
         labelled = {f"{kind}{score}": label for kind, label in LABELS.items()}
         labelled |= {name: f"estimates of {source}" for name, source in _sources(summary, score).items()}
-        for name, label in labelled.items():
-            lines.append(f"  {label:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
+        for name in [name for name in labelled if name in summary]:  # there are codec_ scores only if there is a codec
+            lines.append(f"  {labelled[name]:<40} {summary[name]['mean']:6.2f} ± {summary[name]['std']:.2f}")
     for name, title in DISTANCES.items():
         if name in summary:
             lines += [f"{title}, to the {num_sources * num} sources:"]
-            distances = zip(LABELS.values(), summary[name].values(), strict=True)
+            distances = zip(LABELS.values(), summary[name].values(), strict=False)  # the last needs a codec
             lines += [f"  {label:<40} {distance:8.4g}" for label, distance in distances]
     lines += [f"Picture: {ResultsFolder(folder).figure}", f"Table:   {Path(folder) / 'results.csv'}"]
     return "\n".join(["", *lines])

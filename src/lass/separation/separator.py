@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,12 @@ from lass.artifacts import describe
 from lass.codecs import Codec, LatentCodec, check_range, pad_to_codes
 from lass.data.mixing import check_weights, mix
 from lass.devices.precision import full_precision
-from lass.errors import LassError, check_flag, check_number, path_component
+from lass.errors import LassError, check_flag, check_number, distinct_names
 from lass.likelihood import (
     CoverageLikelihood,
     Likelihood,
     MovableLikelihood,
+    SavableLikelihood,
     needs_latents,
 )
 from lass.priors import Prior, from_reading_order, to_reading_order
@@ -30,7 +31,7 @@ from lass.separation.posterior_mean import mean_latents
 from lass.separation.refinement import LatentDescent, Refinement
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
-from lass.separation.storage import MAX_SOURCES, load_parts, save_parts
+from lass.separation.storage import MAX_SOURCES, fingerprints_of, load_parts, save_parts
 
 
 class Separator:
@@ -95,19 +96,18 @@ class Separator:
         check_number("likelihood_weight", likelihood_weight, at_least=0)
         check_number("memory_budget", memory_budget, at_least=1, whole=True)
         check_flag("posterior_mean", posterior_mean)
-        self.source_names = None
-        if source_names is not None:
-            self.source_names = [path_component(name, "source_names") for name in source_names]
-        if self.source_names is not None and len({*self.source_names}) != len(self.priors):
-            raise LassError(
-                f"Expected a different name for each of {len(self.priors)} sources, got {self.source_names}."
-            )
+        self.source_names = None if source_names is None else distinct_names(source_names, self.num_sources)
         check_parts(codec, self.priors, likelihood)
         parameters = codec.parameters() if isinstance(codec, nn.Module) else iter(())
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
         for module in (codec, *self.priors):
             if isinstance(module, nn.Module):
                 module.eval()
+
+    @property
+    def num_sources(self) -> int:
+        """Number S of sources in a mixture."""
+        return len(self.priors)
 
     def to(self, device: torch.device | str) -> Separator:
         """Move codec, priors and likelihood to a device and return self."""
@@ -319,6 +319,10 @@ class Separator:
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
         settings = {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
         return settings if self.mixing_weights is None else {**settings, "mixing_weights": self.mixing_weights}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the codec, the likelihood (which needs `state_dict`) and the prior of each source."""
+        return fingerprints_of(self.codec, self.priors, cast(SavableLikelihood, self.likelihood))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the separator into a folder, from which `from_pretrained` rebuilds it, and return the folder.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lass.artifacts import FORMAT, Savable, build, read_json, write_json
+from lass.artifacts import FORMAT, Savable, build, fingerprint, read_json, write_json
 from lass.codecs import Codec, load_codec
 from lass.errors import LassError, check_flag, check_number, path_component
 from lass.likelihood import Likelihood, SavableLikelihood, load_likelihood
@@ -87,6 +87,16 @@ def load_parts(folder: Path) -> dict[str, Any]:
         "mixing_weights": weights,
         **{name: build(facts[name], source, protocol) for name, protocol in COMPONENTS.items()},
     }
+
+
+def fingerprints_of(codec: Codec, priors: Sequence[Prior], likelihood: SavableLikelihood) -> dict[str, str]:
+    """Fingerprints of the codec, of the prior of each source and of the likelihood, by name."""
+    parts: dict[str, Any] = {"codec": codec, "likelihood": likelihood.state_dict()}
+    parts |= {f"prior_{source + 1}": prior for source, prior in enumerate(priors)}
+    known: dict[int, str] = {}  # a prior shared by several sources is hashed once, as it may be large
+    for part in parts.values():
+        known[id(part)] = known.get(id(part)) or fingerprint(part)
+    return {name: known[id(part)] for name, part in parts.items()}
 
 
 def _cannot_save(name: str, part: object, method: str) -> LassError:

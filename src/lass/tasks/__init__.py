@@ -1,10 +1,19 @@
 """LightningModules of the four stages, and of training the features for a Fréchet distance."""
 
 from lass.tasks.encoded_sources import EncodedSources
+from lass.tasks.evaluation import Evaluation
 from lass.tasks.features import FeatureTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.separation import Separation
 from lass.tasks.vqvae import VQVAETraining
 
-__all__ = ["EncodedSources", "FeatureTraining", "LikelihoodCounting", "PriorTraining", "Separation", "VQVAETraining"]
+__all__ = [
+    "EncodedSources",
+    "Evaluation",
+    "FeatureTraining",
+    "LikelihoodCounting",
+    "PriorTraining",
+    "Separation",
+    "VQVAETraining",
+]
