@@ -11,13 +11,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SeparationResult:
-    """Result of `Separator.separate`. In the result of `separate_batch` every field has a leading mixture dimension."""
+    """Result of `Separator.separate`. In the result of `separate_batch` every field has a leading mixture dimension.
+
+    Methods other than LASS set `estimates` only.
+    """
 
     estimates: Tensor  # (sources, channels, *space)
-    codes: Tensor  # (sources, *grid) of the chosen candidate, before refinement
-    scores: Tensor  # (candidates,) unnormalised log posterior of all candidates, best first
-    residual: Tensor  # (channels, *space): mixture − mixed estimates
-    weights: Tensor  # (candidates,) normalised weights of the candidates
-    entropy: Tensor  # (*grid): entropy of the weighted candidates' tuples at each position, in nats
-    num_unseen_codes: Tensor  # scalar: number of positions whose mixture code was never counted
+    codes: Tensor | None = None  # (sources, *grid) of the chosen candidate, before refinement
+    scores: Tensor | None = None  # (candidates,) unnormalised log posterior of all candidates, best first
+    residual: Tensor | None = None  # (channels, *space): mixture − mixed estimates
+    weights: Tensor | None = None  # (candidates,) normalised weights of the candidates
+    entropy: Tensor | None = None  # (*grid): entropy of the weighted candidates' tuples at each position, in nats
+    num_unseen_codes: Tensor | None = None  # scalar: number of positions whose mixture code was never counted
     log_evidence: Tensor | None = None  # scalar, see `Candidates`
