@@ -33,8 +33,8 @@ class RPCA(BackgroundMasking):
     """
 
     sparsity: float = 1.0
-    max_iterations: int = 100
-    tolerance: float = 1e-5
+    max_iterations: int = 40
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
