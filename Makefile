@@ -63,7 +63,7 @@ train-features: experiment $(INSTALLED) ## Train features for a Fréchet distanc
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
 
 train-nmf: experiment $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
-	$(BIN)/lass fit -c experiments/$(DATASET)/nmf.yaml $(ARGS)
+	$(BIN)/lass fit -c experiments/$(DATASET)/dictionaries.yaml $(ARGS)
 
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)

@@ -45,7 +45,7 @@ STAGE_TARGETS = {
     "vqvae": "train-vqvae",
     "prior": "train-prior",
     "features": "train-features",
-    "nmf": "train-nmf",
+    "dictionaries": "train-nmf",
     "likelihood": "count",
     "separate": "separate",
 }

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+import yaml
 
+import lass.methods
 from lass import LassError
 from lass.methods import FT2D, HPSS, ICA, REPET, RPCA, IdealRatioMask
 from lass.methods.ft2d import periodic_part
@@ -126,6 +128,20 @@ def test_bad_settings_are_named(method, options):
 def test_bad_mixtures_are_refused(method, mixtures, words):
     with pytest.raises(LassError, match=words):
         method().separate_batch(mixtures)
+
+
+@pytest.mark.parametrize("name", ["hpss", "repet", "ft2d", "rpca", "ica"])
+def test_methods_of_the_experiment_give_drums_and_bass(repository, name):
+    """Each YAML file names a class and valid settings; hits that decay are the drums, a low tone the bass."""
+    model = yaml.safe_load((repository / f"experiments/slakh/methods/{name}.yaml").read_text())["model"]["init_args"]
+    assert model["source_names"] == ["drums", "bass"]
+    method = getattr(lass.methods, model["method"]["class_path"].removeprefix("lass.methods."))
+    hits = noise(2 * RATE) * (torch.arange(RATE // 4) / 100).neg().exp().repeat(8) * 2
+    sources = torch.stack([hits, tone(110)])
+    estimates = separated(method(**model["method"]["init_args"]), sources)
+    for source in (0, 1):
+        own, other = (si_sdr(estimates[source], sources[each]) for each in (source, 1 - source))
+        assert own > max(0, other)
 
 
 # HPSS

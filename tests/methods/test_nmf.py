@@ -126,7 +126,7 @@ def test_dictionaries_are_saved_and_loaded(by_class, tmp_path):
         NMF(by_class).separate_batch(mixture, conditions).estimates,
     )
     with pytest.raises(LassError, match="make train-nmf DATASET=mnist"):
-        NMF("runs/mnist/nmf/dictionaries")
+        NMF("runs/mnist/dictionaries/dictionaries")
 
 
 def test_bad_input_is_named(by_class):

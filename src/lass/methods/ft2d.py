@@ -12,7 +12,7 @@ from lass.errors import check_number
 from lass.methods.masking import BackgroundMasking, Magnitudes, share_of
 
 
-@dataclass(frozen=True)
+@dataclass
 class FT2D(BackgroundMasking):
     """Separate what repeats periodically, the background, from the rest of a mixture.
 

@@ -10,7 +10,7 @@ from lass.methods.masking import Magnitudes, SpectralMasking
 from lass.methods.signals import optional_package
 
 
-@dataclass(frozen=True)
+@dataclass
 class HPSS(SpectralMasking):
     """Separate percussive from harmonic sounds by the direction of their ridges in the spectrogram.
 

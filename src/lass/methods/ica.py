@@ -19,7 +19,7 @@ from lass.separation.result import SeparationResult
 NEGLIGIBLE = 1e-6  # singular values of the observations below this share of the largest one are noise of rounding
 
 
-@dataclass(frozen=True)
+@dataclass
 class ICA:
     """Separate a mixture into statistically independent, non-Gaussian components, and these into two sources.
 

@@ -20,7 +20,7 @@ from lass.separation.result import SeparationResult
 Magnitudes = Float[np.ndarray, "F T"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SpectralMasking:
     """Base class of methods that estimate two sources by masking the mixture's short-time Fourier transform (STFT).
 
@@ -113,7 +113,7 @@ class SpectralMasking:
         return parts[:, :length].astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class BackgroundMasking(SpectralMasking):
     """Base class of methods that divide a mixture into a background with a regular structure and the rest.
 

@@ -16,7 +16,7 @@ from lass.separation.result import SeparationResult
 from lass.separation.wiener import WienerFilter
 
 
-@dataclass(frozen=True)
+@dataclass
 class IdealRatioMask:
     """Estimates of audio from masks that are computed from the true sources: an upper bound for methods that mask.
 

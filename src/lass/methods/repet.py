@@ -12,7 +12,7 @@ from lass.methods.masking import BackgroundMasking, Magnitudes
 from lass.methods.signals import optional_package
 
 
-@dataclass(frozen=True)
+@dataclass
 class REPET(BackgroundMasking):
     """Separate a background that repeats, not necessarily at a fixed period, from a foreground that varies.
 

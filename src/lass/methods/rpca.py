@@ -14,7 +14,7 @@ from lass.methods.masking import BackgroundMasking, Magnitudes, share_of
 GROWTH = 1.5  # factor of the penalty from one iteration to the next
 
 
-@dataclass(frozen=True)
+@dataclass
 class RPCA(BackgroundMasking):
     """Separate a background whose spectrogram has low rank from a foreground whose spectrogram is sparse.
 
