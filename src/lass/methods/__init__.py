@@ -1,6 +1,25 @@
-"""Separation methods: their protocol, and the methods that LASS is compared with."""
+"""Separation methods: their protocol, and the methods that LASS is compared with, one file each."""
 
 from lass.methods.average import Average
+from lass.methods.dictionaries import NMFDictionaries
+from lass.methods.ft2d import FT2D
+from lass.methods.hpss import HPSS
+from lass.methods.ica import ICA
+from lass.methods.nmf import NMF
+from lass.methods.oracle import IdealRatioMask
 from lass.methods.protocol import SeparationMethod
+from lass.methods.repet import REPET
+from lass.methods.rpca import RPCA
 
-__all__ = ["Average", "SeparationMethod"]
+__all__ = [
+    "FT2D",
+    "HPSS",
+    "ICA",
+    "NMF",
+    "REPET",
+    "RPCA",
+    "Average",
+    "IdealRatioMask",
+    "NMFDictionaries",
+    "SeparationMethod",
+]

@@ -57,7 +57,21 @@ class WienerFilter:
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`; for signals of shape (channels, samples)."""
-        estimates = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        decoded = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        return self.mask(decoded, mixtures, weights)
+
+    @torch.no_grad()
+    def mask(self, estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
+        """Mask the mixtures in proportion to the power of rough estimates.
+
+        Args:
+            estimates: (M, sources, channels, samples).
+            mixtures: (M, channels, samples).
+            weights: Weight of each source in the mixtures; None for their mean.
+
+        Returns:
+            New estimates, shaped like `estimates`, that mix into the mixtures.
+        """
         num_sources = estimates.shape[1]
         factors = estimates.new_tensor(weights or [1 / num_sources] * num_sources)[:, None, None, None]
         power = (factors * self._spectra(estimates)).abs().pow(self.exponent) + SILENCE

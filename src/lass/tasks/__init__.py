@@ -1,5 +1,6 @@
-"""LightningModules of the four stages, and of training the features for a Fréchet distance."""
+"""LightningModules of the four stages, of training the features for a Fréchet distance, and of fitting NMF."""
 
+from lass.tasks.dictionaries import DictionaryFitting
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.evaluation import Evaluation
 from lass.tasks.features import FeatureTraining
@@ -9,6 +10,7 @@ from lass.tasks.separation import Separation
 from lass.tasks.vqvae import VQVAETraining
 
 __all__ = [
+    "DictionaryFitting",
     "EncodedSources",
     "Evaluation",
     "FeatureTraining",
