@@ -35,8 +35,8 @@ class SeparationMethod(Protocol):
     """A method that separates a batch of mixtures. No base class is needed.
 
     `lass.Separator` is one. A method may also have the members of `FixedNumMethod`, `ExchangeableMethod`,
-    `WeightedMethod`, `ConfiguredMethod`, `FittedMethod`, `MovableMethod` and `lass.artifacts.Savable`. It may be an
-    `nn.Module`, which is then moved to the device and set to evaluation mode.
+    `WeightedMethod`, `ConfiguredMethod`, `FittedMethod`, `MovableMethod`, `OracleMethod` and `lass.artifacts.Savable`.
+    It may be an `nn.Module`, which is then moved to the device and set to evaluation mode.
     """
 
     @_any_annotations
@@ -124,6 +124,15 @@ class CodecMethod(Protocol):
     """A method that works on the codes of a codec, whose reconstructions of the sources are then scored as well."""
 
     codec: Codec
+
+
+@runtime_checkable
+class OracleMethod(Protocol):
+    """An upper bound that is computed from the true sources, given as a further argument of `separate_batch`:
+    `sources`, (M, S, channels, *space).
+    """
+
+    needs_sources: bool
 
 
 def groups_of(method: SeparationMethod, conditions: Tensor | None, num_mixtures: int, num_sources: int) -> Tensor:

@@ -23,6 +23,7 @@ from lass.methods.protocol import (
     CodecMethod,
     FixedNumMethod,
     MovableMethod,
+    OracleMethod,
     SeparationMethod,
     WeightedMethod,
     checked_estimates,
@@ -267,7 +268,8 @@ class Evaluation(LightningModule):
         conditions = batch.labels if self.conditional else None
         given = mixtures if isinstance(self.method, MovableMethod) else mixtures.cpu()
         classes = None if conditions is None else conditions.to(given.device)
-        result = self.method.separate_batch(given, classes, seed=self.seed, indices=indices)
+        needed = {"sources": sources.to(given.device)} if isinstance(self.method, OracleMethod) else {}
+        result = self.method.separate_batch(given, classes, seed=self.seed, indices=indices, **needed)
         estimates = checked_estimates(self.method, result, mixtures, sources.shape[1], indices)
         codes = result.codes
         # Permutation-invariant scoring: exchangeable estimates are assigned to the sources by the highest mean score.
