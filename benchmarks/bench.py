@@ -148,7 +148,7 @@ def imagenet() -> Rows:
 
 
 def mnist() -> Rows:
-    """Eight validation mixtures with the models in pretrained/mnist, to measure how often real candidates share a past."""
+    """Eight validation mixtures with the shipped models, to measure how often real candidates share a past."""
     codec, prior = load_codec("pretrained/mnist/codec"), load_prior("pretrained/mnist/prior")
     likelihood = load_likelihood("pretrained/mnist/counts.safetensors", codebook=codebook_of(codec))
     data = MNIST(batch_size=8, predict_split="validation", num_mixtures=8)
