@@ -1,4 +1,4 @@
-"""LightningModules of the four stages, and of training the features for a Fréchet distance."""
+"""LightningModules of the four stages, of training features for a Fréchet distance, and of training rival methods."""
 
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.evaluation import Evaluation
@@ -6,6 +6,7 @@ from lass.tasks.features import FeatureTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.separation import Separation
+from lass.tasks.supervised import SupervisedTraining
 from lass.tasks.vqvae import VQVAETraining
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "LikelihoodCounting",
     "PriorTraining",
     "Separation",
+    "SupervisedTraining",
     "VQVAETraining",
 ]
