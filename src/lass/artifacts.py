@@ -357,8 +357,8 @@ class Artifact(nn.Module):
     """Base class of modules that are saved to a folder (safetensors and JSON) and rebuilt from that folder alone.
 
     A subclass must be registered (`register`), store its constructor's arguments in `self.config`, and set `kind` to
-    "codec", "prior", "features", "dictionaries" or "network". Its constructor must also run on torch's "meta" device, on
-    which `load_artifact` compares the sizes in the config with the stored weights before it allocates memory.
+    "codec", "prior", "features", "dictionaries" or "network". Its constructor must also run on torch's "meta" device,
+    on which `load_artifact` compares the sizes in the config with the stored weights before it allocates memory.
     """
 
     kind: str
