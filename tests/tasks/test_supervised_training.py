@@ -144,6 +144,16 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_written(data, word
     assert not (tmp_path / "run").exists()
 
 
+def test_mixed_precision_is_taken_and_true_half_precision_refused(tmp_path):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    Trainer(default_root_dir=tmp_path, precision="bf16-mixed", max_steps=1, **quiet).fit(
+        SupervisedTraining(tiny()), TwoBands()
+    )
+    assert load_artifact(tmp_path / "network", "network").separate_batch(torch.rand(1, 1, 9)).estimates.isfinite().all()
+    with pytest.raises(LassError, match=r"not trained in bf16-true, .*: set --trainer.precision=bf16-mixed or 32-true"):
+        Trainer(default_root_dir=tmp_path, precision="bf16-true", **quiet).fit(SupervisedTraining(tiny()), TwoBands())
+
+
 def test_unknown_losses_and_undetermined_scales_are_refused():
     with pytest.raises(LassError, match="does not determine the scale of the estimates: set rescale=true"):
         SupervisedTraining(tiny(rescale=False), "si_sdr")
