@@ -68,10 +68,15 @@ class SupervisedTraining(TrainingTask):
         self.weights: list[float] | None = None  # of the data module
 
     def setup(self, stage: str) -> None:
-        """Check that the data has tuples of sources, and fits the network."""
+        """Check that the data has tuples of sources and fits the network, and the precision."""
         data = datamodule_of(self.trainer)
         if not isinstance(data, SourceDataModule) or not data.tuples:
             raise LassError("A network is trained on mixtures of known sources: set --data.tuples=true.")
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise LassError(
+                f"A network is not trained in {self.trainer.precision}, which has no Fourier transform: set "
+                "--trainer.precision=bf16-mixed or 32-true."
+            )
         self.artifact.check_data(data)
         self.weights = data.weights
 
