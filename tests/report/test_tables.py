@@ -365,6 +365,7 @@ def test_wrong_requests_are_refused(tmp_path, monkeypatch):
         command_line.main(["1", "--options", "mnist=--data.root=x"])
 
 
+@pytest.mark.slow
 def test_the_commands_of_all_rows_run_stage_4_into_their_folders(repository, monkeypatch):
     monkeypatch.chdir(repository)
     tables = [load_table(key) for key in all_tables()]

@@ -27,7 +27,7 @@ def from_config(folder: str | Path, section: str, base: type) -> Any:
     parser.add_subclass_arguments(base, section)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return getattr(parser.instantiate_classes(parser.parse_object({section: content[section]})), section)
+        return getattr(parser.instantiate(parser.parse_object({section: content[section]})), section)
     except LassError:
         raise
     except Exception as error:  # jsonargparse raises many kinds for configs of other versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -211,7 +211,7 @@ def _build(cls: type[T], content: object, where: str) -> T:
 def _converted(name: str, value: object, kind: str, where: str) -> object:
     if kind in ("int", "float"):
         check_number(where, value, at_least=0, whole=kind == "int")
-        return value
+        return value if kind == "int" else float(cast(float, value))
     expected = {"str": str, "bool": bool}.get(kind, dict if kind.startswith("dict") else list)
     if not isinstance(value, expected):
         raise LassError(f"{where} is {value!r:.80}: expected a value of type {expected.__name__}.")
@@ -219,6 +219,8 @@ def _converted(name: str, value: object, kind: str, where: str) -> object:
         return [_build(ITEMS[name], item, f"{where} {number}") for number, item in enumerate(value, 1)]
     if isinstance(value, list):
         return [str(item) for item in value]
+    if isinstance(value, dict):  # values of the paper
+        return {str(score): number if isinstance(number, float) else str(number) for score, number in value.items()}
     return value
 
 
