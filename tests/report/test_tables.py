@@ -23,7 +23,7 @@ from lass import LassError, SparseCounts
 from lass.report.results import CONTENT, ResultsFolder
 from lass.report.tables import __main__ as command_line
 from lass.report.tables.definition import Column, Likelihood, Row, all_tables, load_table
-from lass.report.tables.folders import read_results
+from lass.report.tables.folders import OTHER_VERSION, read_results
 from lass.report.tables.likelihoods import logged_coverage, section_of_likelihoods
 from lass.report.tables.lines import Line, lines_of
 from lass.report.tables.pictures import separations
@@ -114,7 +114,7 @@ def test_results_folders_in_all_states(tmp_path):
     assert whole.distance("fid.estimates") == 8.5
     assert whole.distance("fid.mixture") is whole.distance("kid.estimates") is whole.distance("fid") is None
     write_results(tmp_path / "old", [20.0], content=CONTENT - 1)
-    assert read_results(tmp_path / "old").problem == "made by another version of lass"
+    assert read_results(tmp_path / "old").problem == OTHER_VERSION
     write_results(tmp_path / "begun", [20.0, 21.0], table=False)
     assert read_results(tmp_path / "begun").problem == "unfinished: 2 mixtures are stored, no table yet"
     write_results(tmp_path / "resumed", [20.0])
@@ -156,7 +156,7 @@ def test_plan_runs_what_is_cheap_and_nothing_twice(defined, tmp_path):
         "complete        whole (MNIST): 4 mixtures",
         "left out        slow (MNIST): 4 mixtures, about 67 min",
         "to run now      begun (MNIST): 4 mixtures, about 2 min; unfinished: 3 mixtures are stored, no table yet",
-        "left out        old (MNIST): 4 mixtures, about 24 s; made by another version of lass",
+        "left out        old (MNIST): 4 mixtures, about 24 s; made by another version of lass, replace it",
         "needs training  untrained (MNIST)\n                    make train-nmf DATASET=mnist",
     ):
         assert words in said
@@ -167,6 +167,12 @@ def test_plan_runs_what_is_cheap_and_nothing_twice(defined, tmp_path):
     assert everything["quick"].target == 1000
     measured = plan(table, Wishes(), {"runs/mnist/slow": Estimate(1.0, 0.1, 0.1, 10)})
     assert measured[2].runs_now  # the measured time replaces the estimate
+    write_results("runs/mnist/quick", [1.0, 2.0])
+    write_results("runs/mnist/quick", [3.0], first=2, table=False)  # a run of all mixtures that was stopped
+    assert plan(table, Wishes(), {})[1].is_complete
+    (rest,) = [item for item in plan(table, Wishes(everything=True), {}) if item.row.name == "quick"]
+    assert rest.runs_now
+    assert rest.seconds == pytest.approx(20 + 997 * 100)
     more = plan(table, Wishes(num_mixtures=6), {})
     assert not more[0].is_complete
     assert more[0].target == 6

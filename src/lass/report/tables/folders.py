@@ -12,6 +12,7 @@ from lass.artifacts import read_json
 from lass.errors import LassError
 from lass.report.results import CONTENT
 
+OTHER_VERSION = "made by another version of lass, replace it with --model.overwrite=true"
 Key = tuple[int, int]  # index of a mixture, checksum of its sources
 
 
@@ -52,7 +53,7 @@ def read_results(root: str | Path) -> Results:
     try:
         version = read_json(root / "settings.json", "run's settings").get("content")
         if version != CONTENT:
-            return Results(problem="made by another version of lass")
+            return Results(problem=OTHER_VERSION)
         if not (root / "results.csv").is_file():
             return Results(num_stored=num_stored, problem=f"unfinished: {num_stored} mixtures are stored, no table yet")
         scores = _read_table(root / "results.csv")

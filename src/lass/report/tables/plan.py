@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lass.report.tables.definition import Part, Row, Run, Table
-from lass.report.tables.folders import Results, read_results
+from lass.report.tables.folders import OTHER_VERSION, Results, read_results
 from lass.report.tables.statistics import Estimate
 
 START_SECONDS = 20.0  # of a run, until it separates its first mixture
@@ -70,8 +70,8 @@ class Planned:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all mixtures have scores, or the row has the paper's values only."""
-        return not self.row.runs or (not self.results.problem and len(self.results.scores) >= self.target)
+        """Whether enough mixtures have scores, or the row has the paper's values only."""
+        return not self.row.runs or len(self.results.scores) >= self.target
 
     def command(self, wishes: Wishes) -> str:
         """Command that makes the results, as typed in a shell; empty if there is none."""
@@ -111,8 +111,7 @@ def _planned(part: Part, row: Row, wishes: Wishes, times: Mapping[str, Estimate]
     run, results = (best.run, best.results) if best is not None and best.run is not None else able[0]
     each = times[run.folder].mean if run.folder in times else row.seconds
     seconds = START_SECONDS + max(0, target - results.num_stored) * each
-    of_other_version = bool(results.problem) and not results.problem.startswith("unfinished")
-    runs_now = not of_other_version and (wishes.everything or row.cheap or seconds <= 60 * wishes.minutes)
+    runs_now = results.problem != OTHER_VERSION and (wishes.everything or row.cheap or seconds <= 60 * wishes.minutes)
     return Planned(part, row, run, results, target, seconds, runs_now)
 
 
