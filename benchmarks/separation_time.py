@@ -64,14 +64,14 @@ def load(folder: str, device: str) -> tuple[SeparationMethod, Tensor, Tensor | N
     return method, mixtures, first.labels.to(device) if task.conditional else None
 
 
-@torch.inference_mode()
 def seconds_of(folder: str, repetitions: int, device: str) -> list[float]:
     """Seconds of each of `repetitions` separations with seeds 0, 1, …, after one to warm up."""
     method, mixtures, classes = load(folder, device)
     times = []
     for seed in [0, *range(repetitions)]:
         begun = time.perf_counter()
-        method.separate_batch(mixtures, classes, seed=seed, indices=[0])
+        with torch.inference_mode():  # as Lightning's predict does
+            method.separate_batch(mixtures, classes, seed=seed, indices=[0])
         if mixtures.is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)

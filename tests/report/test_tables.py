@@ -319,6 +319,21 @@ def test_times_are_stored_for_all_methods(tmp_path):
         read_seconds(path)
 
 
+def test_time_of_lass_is_measured_from_its_results(chain):
+    from separation_time import load, seconds_of
+
+    method, mixtures, classes = load("runs/digits/separate", "cpu")
+    assert mixtures.shape == (1, 1, 16, 16)
+    assert classes is None
+    estimates = method.separate_batch(mixtures, None, seed=0, indices=[0]).estimates
+    stored = ResultsFolder("runs/digits/separate").read(0)[0]["estimates"]
+    error = min((estimates[0] - one).square().mean() for one in (stored, stored.flip(0)))  # the best order is stored
+    assert error < 1e-4
+    times = seconds_of("runs/digits/separate", 2, "cpu")
+    assert len(times) == 2
+    assert min(times) > 0
+
+
 def test_plot_shows_methods_with_score_and_time():
     column, score = Column("psnr_db", "PSNR in dB"), Estimate(20.0, 5.0, 1.0, 100)
     lines = [

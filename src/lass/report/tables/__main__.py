@@ -135,7 +135,8 @@ def write(table: Table, wishes: Wishes, failed: Sequence[str] = (), output: Path
         about = (
             [f"Seconds: mean ± deviation of {max(measured)} separations of one mixture; {machine}."] if measured else []
         )
-        sections.append(section_of(part, lines, part.name, [*notes, *about]))
+        remarks = [*about, *(notes if part is table.parts[-1] else [])]
+        sections.append(section_of(part, lines, part.name, remarks))
         pictures += _write_plot(table, part.name, part.dataset, lines, output)
     text = write_all(output, table.key, table.title, sections)
     return "\n".join([text, *pictures, f"Files: {output / table.key}.md, .tex, .csv"])
