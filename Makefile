@@ -15,7 +15,8 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint eval train-vqvae train-prior train-features train-nmf count separate clean
+.PHONY: help setup demo test bench lint eval train-vqvae train-prior train-features train-nmf train-supervised count \
+  separate tables seconds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +69,9 @@ train-features: experiment $(INSTALLED) ## Train features for a Fréchet distanc
 train-nmf: experiment $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/dictionaries.yaml $(ARGS)
 
+train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs)
+	$(BIN)/lass fit -c experiments/$(DATASET)/$(METHOD).yaml $(ARGS)
+
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/likelihood.yaml $(ARGS)
 
@@ -109,6 +113,14 @@ method: experiment
 	@test -z "$(RIVAL)" || test -f "$(METHOD_FILE)" || \
 	  { echo "lass: There is no method '$(METHOD)' for $(DATASET): expected one of $(METHODS), or a new file"; \
 	    echo "  $(METHOD_FILE)"; exit 1; }
+
+NETWORKS = $(sort $(notdir $(basename $(shell grep -ls SupervisedTraining experiments/$(DATASET)/*.yaml))))
+
+.PHONY: network
+network: experiment
+	@test -n "$(filter $(METHOD),$(NETWORKS))" || \
+	  { echo "lass: There is no network '$(METHOD)' for $(DATASET): expected $(if $(NETWORKS),one of $(NETWORKS) or )a new file"; \
+	    echo "  experiments/$(DATASET)/$(METHOD).yaml"; exit 1; }
 
 .PHONY: trainable
 trainable: experiment

@@ -148,9 +148,9 @@ def imagenet() -> Rows:
 
 
 def mnist() -> Rows:
-    """Eight validation mixtures with the models of runs/mnist, to measure how often real candidates share a past."""
-    codec, prior = load_codec("runs/mnist/vqvae/codec"), load_prior("runs/mnist/prior/prior")
-    likelihood = load_likelihood("runs/mnist/likelihood/counts.safetensors", codebook=codebook_of(codec))
+    """Eight validation mixtures with the shipped models, to measure how often real candidates share a past."""
+    codec, prior = load_codec("pretrained/mnist/codec"), load_prior("pretrained/mnist/prior")
+    likelihood = load_likelihood("pretrained/mnist/counts.safetensors", codebook=codebook_of(codec))
     data = MNIST(batch_size=8, predict_split="validation", num_mixtures=8)
     with torch.no_grad():
         codes = codec.encode(mix(next(iter(data.predict_dataloader())).signals)).flatten(1)

@@ -120,6 +120,26 @@ def test_every_method_is_parsed_with_a_folder_and_a_job_type_of_its_own(path):
         assert config.model.init_args[name] == separate.model.init_args[name]
 
 
+@pytest.mark.parametrize("method", ["conv-tasnet", "demucs"])
+def test_a_network_is_trained_for_the_data_on_which_it_is_evaluated(method):
+    folder = REPOSITORY / "experiments/slakh"
+    config = parsed("fit", "-c", str(folder / f"{method}.yaml"))
+    evaluation = parsed(*layered(folder / f"methods/{method}.yaml"))
+    root, logger = config.trainer.default_root_dir, config.trainer.logger.init_args
+    assert root == logger.save_dir == f"runs/slakh/{logger.job_type}" == f"runs/slakh/supervised-{method}"
+    assert evaluation.model.init_args.method.init_args.folder == f"{root}/network"
+    assert evaluation.trainer.default_root_dir != root
+    assert config.trainer.max_steps % config.trainer.val_check_interval == 0
+    data, network = config.data.init_args, config.model.init_args.network.init_args
+    assert data.tuples
+    assert list(data.classes) == list(evaluation.data.init_args.classes) == evaluation.model.init_args.source_names
+    assert network.classes == list(data.classes)
+    assert network.sample_rate == data.sample_rate == evaluation.data.init_args.sample_rate
+    for seconds in (data.seconds, evaluation.data.init_args.seconds):
+        assert network.num_samples == round(seconds * network.sample_rate)
+    assert network.rescale == (config.model.init_args.loss == "si_sdr")
+
+
 TOP_K = ("lass.samplers.TopK", {"num_candidates": 512, "k": 32})
 BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
 

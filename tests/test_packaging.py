@@ -191,6 +191,15 @@ def test_an_unknown_method_is_named(repository):
     assert f"no method 'nothing' for mnist: expected one of {' '.join(methods)}, or a new file" in run.stdout
 
 
+def test_an_unknown_network_is_named(repository):
+    run = failing_make(repository, "train-supervised", "DATASET=slakh", "METHOD=average")
+    assert "no network 'average' for slakh: expected one of conv-tasnet demucs or a new file" in run.stdout
+    run = failing_make(repository, "train-supervised", "DATASET=mnist", "METHOD=demucs")
+    assert "no network 'demucs' for mnist: expected a new file\n  experiments/mnist/demucs.yaml" in run.stdout
+    (command,) = make(repository, "train-supervised", "DATASET=slakh", "METHOD=demucs").stdout.splitlines()[-1:]
+    assert command.endswith("lass fit -c experiments/slakh/demucs.yaml ")
+
+
 def test_an_unknown_dataset_is_named(repository):
     run = failing_make(repository, "train-prior", "DATASET=nothing")
     datasets = sorted(path.parent.name for path in repository.glob("experiments/*/separate.yaml"))
@@ -206,7 +215,12 @@ def test_published_models_are_imported_not_trained(repository, target):
 
 def test_help_lists_every_target(repository):
     makefile = (repository / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"experiment", "method", "trainable"}
+    targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {
+        "experiment",
+        "method",
+        "network",
+        "trainable",
+    }
     helped = make(repository, "help").stdout
     run = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True)
     assert run.returncode == 0, helped

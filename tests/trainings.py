@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import two_bands
 from pytorch_lightning import Callback, Trainer, seed_everything
 
 from lass.codecs import ImageVQVAE
@@ -12,7 +13,14 @@ from lass.data.images.module import ImageDataModule
 from lass.data.sources import ImageSources
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior
-from lass.tasks import EncodedSources, FeatureTraining, LikelihoodCounting, PriorTraining, VQVAETraining
+from lass.tasks import (
+    EncodedSources,
+    FeatureTraining,
+    LikelihoodCounting,
+    PriorTraining,
+    SupervisedTraining,
+    VQVAETraining,
+)
 
 TRAININGS = ("codec", "prior", "features")
 STAGES = (*TRAININGS, "counts")
@@ -61,6 +69,8 @@ def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
         )
     if stage == "features":
         return FeatureTraining(ImageFeatures(8, width=8), **options), Noise(num_workers=num_workers)
+    if stage == "network":
+        return SupervisedTraining(two_bands.tiny(), **options), two_bands.TwoBands(batch_size=10)
     if stage == "counts":
         return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(tuples=True)
     prior = TransformerPrior(NUM_CODES, 4, 8, num_layers=1, num_heads=2, dropout=0.2, num_classes=3, class_dropout=0.3)

@@ -46,6 +46,7 @@ STAGE_TARGETS = {
     "prior": "train-prior",
     "features": "train-features",
     "dictionaries": "train-nmf",
+    "supervised": "train-supervised",
     "likelihood": "count",
     "separate": "separate",
 }
@@ -175,9 +176,10 @@ def _command(path: Path) -> str | None:
     for runs, dataset, stage in zip(path.parts, path.parts[1:], path.parts[2:], strict=False):
         if (runs, stage) == ("runs", "taming"):
             return f"lass import taming --config CONFIG.yaml --checkpoint CHECKPOINT.ckpt --out runs/{dataset}/taming"
-        stage, _, source = stage.partition("-")  # prior-bass is the prior of one source
+        stage, _, part = stage.partition("-")  # prior-bass is the prior of one source, supervised-demucs a network
         if runs == "runs" and stage in STAGE_TARGETS:
-            return f"make {STAGE_TARGETS[stage]} DATASET={dataset}" + (f" SOURCE={source}" if source else "")
+            option = "METHOD" if stage == "supervised" else "SOURCE"
+            return f"make {STAGE_TARGETS[stage]} DATASET={dataset}" + (f" {option}={part}" if part else "")
     return None
 
 
@@ -355,8 +357,8 @@ class Artifact(nn.Module):
     """Base class of modules that are saved to a folder (safetensors and JSON) and rebuilt from that folder alone.
 
     A subclass must be registered (`register`), store its constructor's arguments in `self.config`, and set `kind` to
-    "codec", "prior", "features" or "dictionaries". Its constructor must also run on torch's "meta" device, on which
-    `load_artifact` compares the sizes in the config with the stored weights before it allocates memory.
+    "codec", "prior", "features", "dictionaries" or "network". Its constructor must also run on torch's "meta" device,
+    on which `load_artifact` compares the sizes in the config with the stored weights before it allocates memory.
     """
 
     kind: str
@@ -396,7 +398,7 @@ def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> 
 
     Args:
         folder: Folder of the module.
-        kind: Required kind of module: "codec", "prior", "features" or "dictionaries".
+        kind: Required kind of module: "codec", "prior", "features", "dictionaries" or "network".
         verify: Whether to compare weights and config with the stored fingerprint and to reject non-finite weights,
             which reads the whole file; default only for files up to 1 GiB (`VERIFIED_BYTES`).
 

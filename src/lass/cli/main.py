@@ -16,7 +16,7 @@ HELP = """usage: lass COMMAND ...
 Latent Autoregressive Source Separation.
 
 commands:
-  fit        train a codec, a prior or features, or count a likelihood: lass fit -c CONFIG.yaml
+  fit        train a codec, a prior, features or a network, or count a likelihood: lass fit -c CONFIG.yaml
   predict    separate the mixtures of a dataset and score them: lass predict -c CONFIG.yaml
   separate   separate image or audio files with a finished separator
   import     convert published models to codecs and priors

@@ -1,6 +1,8 @@
 """Separation methods: their protocol, and the methods that LASS is compared with, one file each."""
 
 from lass.methods.average import Average
+from lass.methods.conv_tasnet import ConvTasNet
+from lass.methods.demucs import Demucs
 from lass.methods.dictionaries import NMFDictionaries
 from lass.methods.ft2d import FT2D
 from lass.methods.hpss import HPSS
@@ -10,6 +12,7 @@ from lass.methods.oracle import IdealRatioMask
 from lass.methods.protocol import SeparationMethod
 from lass.methods.repet import REPET
 from lass.methods.rpca import RPCA
+from lass.methods.supervised import SupervisedSeparator
 
 __all__ = [
     "FT2D",
@@ -19,7 +22,10 @@ __all__ = [
     "REPET",
     "RPCA",
     "Average",
+    "ConvTasNet",
+    "Demucs",
     "IdealRatioMask",
     "NMFDictionaries",
     "SeparationMethod",
+    "SupervisedSeparator",
 ]

@@ -35,8 +35,8 @@ class SeparationMethod(Protocol):
     """A method that separates a batch of mixtures. No base class is needed.
 
     `lass.Separator` is one. A method may also have the members of `FixedNumMethod`, `ExchangeableMethod`,
-    `WeightedMethod`, `ConfiguredMethod`, `FittedMethod`, `MovableMethod`, `OracleMethod` and `lass.artifacts.Savable`.
-    It may be an `nn.Module`, which is then moved to the device and set to evaluation mode.
+    `WeightedMethod`, `ConfiguredMethod`, `FittedMethod`, `DataCheckingMethod`, `MovableMethod`, `OracleMethod` and
+    `lass.artifacts.Savable`. It may be an `nn.Module`, which is then moved to the device and set to evaluation mode.
     """
 
     @_any_annotations
@@ -107,6 +107,15 @@ class FittedMethod(Protocol):
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each part by name, see `lass.artifacts.fingerprint`."""
+        ...
+
+
+@runtime_checkable
+class DataCheckingMethod(Protocol):
+    """A method that was trained for some data only."""
+
+    def check_data(self, data: object) -> None:
+        """Raise LassError if a data module has another sample rate, other classes or other weights of the sources."""
         ...
 
 

@@ -19,6 +19,7 @@ PANELS = (
     ("vqvae", "codec: SI-SDR in dB", {"sources": "val/si_sdr_sources_db", "mixtures": "val/si_sdr_mixtures_db"}),
     ("vqvae", "codec: perplexity of the codes", {"validation": "codebook/perplexity"}),
     ("prior", "prior: nats per code", {"training": "train/nats_per_code", "validation": "val/nats_per_code"}),
+    ("supervised", "network: SI-SDR in dB", {"validation": "val/si_sdr_db"}),
     (
         "likelihood",
         "likelihood: counted before",

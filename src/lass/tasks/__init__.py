@@ -1,4 +1,4 @@
-"""LightningModules of the four stages, of training the features for a Fréchet distance, and of fitting NMF."""
+"""LightningModules of the four stages, of training features for a Fréchet distance, and of training rival methods."""
 
 from lass.tasks.dictionaries import DictionaryFitting
 from lass.tasks.encoded_sources import EncodedSources
@@ -7,6 +7,7 @@ from lass.tasks.features import FeatureTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.separation import Separation
+from lass.tasks.supervised import SupervisedTraining
 from lass.tasks.vqvae import VQVAETraining
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "LikelihoodCounting",
     "PriorTraining",
     "Separation",
+    "SupervisedTraining",
     "VQVAETraining",
 ]

@@ -21,6 +21,7 @@ from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number, distinct_names
 from lass.methods.protocol import (
     CodecMethod,
+    DataCheckingMethod,
     FixedNumMethod,
     MovableMethod,
     OracleMethod,
@@ -145,8 +146,8 @@ class Evaluation(LightningModule):
         return [WandbCallback(goals, codec, used=self.paths)]
 
     def setup(self, stage: str) -> None:
-        """Check the data's sample rate and number of sources, give the method its mixing weights, and replace a true
-        half or double precision by float32.
+        """Check that method and data fit, give the method its mixing weights, and replace a true half or double
+        precision by float32.
 
         Lightning would otherwise convert the weights before they are saved and fingerprinted, and the signals before
         they are scored.
@@ -156,6 +157,8 @@ class Evaluation(LightningModule):
                 Fréchet distances are requested.
         """
         data = self._data
+        if isinstance(self.method, DataCheckingMethod):
+            self.method.check_data(data)
         check_sample_rate(data, self.codec)
         check_sample_rate(data, self.method, type(self.method).__name__, "set --model.method.sample_rate to")
         if isinstance(data, SourceDataModule) and data.num_sources != self.num_sources:
