@@ -49,6 +49,7 @@ def quality_against_seconds(lines: Sequence[Line], column: Column, title: str) -
     for group in groups:
         axes.plot([], [], "o", color=f"C{groups.index(group)}", label=literal(group))
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.25, y=0.1)
     axes.set_xlabel("seconds for one mixture")
     axes.set_ylabel(literal(column.title), parse_math=False)
