@@ -420,6 +420,7 @@ def test_a_table_and_a_figure_are_made_from_nothing_and_only_once(repository, tm
     write_tiny_mnist(tmp_path / "data")
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
     monkeypatch.setenv("PYTHONPATH", str(repository / "src"))
+    monkeypatch.delenv("VENV", raising=False)
     average = row("average", "runs/mnist/average", run={"options": "--data.mixtures=null"}, seconds=0.01)
     part = {"name": "MNIST", "dataset": "mnist", "mixtures": 4, "rows": [average]}
     columns = [{"score": "psnr_db", "title": "PSNR in dB"}]
