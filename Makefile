@@ -16,7 +16,7 @@ DEMO := runs/digits
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench lint eval train-vqvae train-prior train-features train-nmf train-supervised count \
-  separate clean
+  separate tables seconds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,18 @@ eval-%: ## Stage 4 for one dataset, e.g. make eval-mnist; with the models in pre
 	  $(wildcard pretrained/$*/prior),$(call PRETRAINED,$*)))"
 
 eval: eval-$(DATASET) ## The same for DATASET
+
+table-%: $(INSTALLED) ## One table of the paper from results folders, e.g. make table-2; makes the runs that are quick (ARGS=--all)
+	$(BIN)/python -m lass.report.tables $@ $(ARGS)
+
+figure-%: $(INSTALLED) ## The same for a figure: make figure-3
+	$(BIN)/python -m lass.report.tables $@ $(ARGS)
+
+tables: $(INSTALLED) ## The same for all tables and figures, into runs/tables (ARGS=--plan only says what is missing)
+	$(BIN)/python -m lass.report.tables $(ARGS)
+
+seconds: experiment $(INSTALLED) ## Measure the time of one separation for all methods with results (DATASET=mnist)
+	$(BIN)/python benchmarks/separation_time.py $(DATASET) $(ARGS)
 
 RIVAL = $(filter-out lass,$(METHOD))
 METHOD_FILE = experiments/$(DATASET)/methods/$(METHOD).yaml
