@@ -74,8 +74,8 @@ class LatentDescent:
         learning_rate: Step size, α in the paper.
         halve_every: Number of steps after which α is halved, as in the authors' code; 0 keeps it constant.
         proximal_weight: Weight of the mean squared distance to the initial latents. It keeps the estimates near the
-            prior: with the authors' 1e-3 the mixture is reproduced, but the sources drift away (experiments/README.md,
-            "Refinement").
+            prior: with the authors' 1e-3 the mixture is reproduced, but the sources drift away
+            (experiments/mnist/README.md, "Refinement").
         project_to_mixture: Whether to replace the estimates finally by the nearest (L2) images in [0, 1] that mix into
             the mixture. For mixtures in [0, 1].
 
