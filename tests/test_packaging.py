@@ -317,7 +317,7 @@ def test_readme_method_is_evaluated(repository, tmp_path, monkeypatch):
         finish_run()
 
     settings = json.loads(Path("runs/digits/halves/settings.json").read_text())
-    assert (settings["method"], settings["position"]) == ("Halves", 0.25)
+    assert (settings["method"], settings["method.position"]) == ("lass.methods.halves.Halves", 0.25)
     stored = "experiments/digits/test_mixtures.csv"
     (batch,) = Digits(4, num_validation=200, mixtures=stored, num_mixtures=4).predict_dataloader()
     for index, sources in enumerate(batch.signals):

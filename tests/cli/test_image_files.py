@@ -166,7 +166,7 @@ def test_the_number_of_sources_is_determined_for_each_image(additive_folder, tmp
     assert {path.name for path in out.iterdir()} == {"a-1.png", "b-1.png", "b-2.png", "b-3.png", "separations.png"}
     assert list(grids[0][0]) == ["mixture", "estimate 1", "estimate 2", "estimate 3", "|residual|"]
     assert (grids[0][0]["estimate 2"][0] == 1).all()  # blank
-    assert "b.png: 3 source(s), with a probability of 92% among 1 to 4" in capsys.readouterr().out
+    assert "b.png: 3 source(s), with an estimated probability of 92% among 1 to 4" in capsys.readouterr().out
 
 
 def test_each_of_three_sources_has_a_class(additive_folder, tmp_path):
@@ -206,7 +206,7 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["a.png", "--num-sources", "3"], "an AdditiveLikelihood serves any number"),
         (["a.png", "--num-sources", "0"], "num_sources must be an integer, at least 1"),
         (["a.png", "--num-sources", "two"], "--num-sources must be an integer or auto, not two"),
-        (["a.png", "--num-sources", "auto"], "an AdditiveLikelihood serves any number"),
+        (["a.png", "--num-sources", "auto"], "an additive likelihood is needed, which serves any number"),
         (["a.png", "--num-sources", "auto", "--classes", "1", "1"], "--classes is for a known number of sources"),
         (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
         (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),

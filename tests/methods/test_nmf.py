@@ -88,7 +88,9 @@ def test_equal_classes_share_a_dictionary_and_are_exchangeable(by_class):
 
 
 def test_sources_of_one_dictionary_are_exchangeable(for_all):
-    assert NMF(for_all).exchangeable(torch.tensor([[3, 4]]), 1).tolist() == [[0, 0]]
+    assert NMF(for_all).exchangeable(None, 1).tolist() == [[0, 0]]
+    with pytest.raises(LassError, match="Classes were given, but this is one dictionary for all classes"):
+        NMF(for_all).exchangeable(torch.tensor([[3, 4]]), 1)
 
 
 def test_a_mixture_does_not_depend_on_its_batch_and_estimates_stay_in_range(for_all):

@@ -355,5 +355,5 @@ def test_counting_sources_refuses_what_it_cannot_compare():
     with pytest.raises(LassError, match="is for 2 different sources"):
         num_sources_probabilities(different, torch.zeros(1, 1, T))
     alike = Separator(OneMixtureCodec(world.latents), world.priors[0], world.likelihood)
-    with pytest.raises(LassError, match="at_most must be an integer, at least 1, not 0"):
+    with pytest.raises(LassError, match="at_most must be an integer, at least 1, at most 64, not 0"):
         num_sources_probabilities(alike, torch.zeros(1, 1, T), at_most=0)

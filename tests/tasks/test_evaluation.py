@@ -131,8 +131,8 @@ def test_a_stopped_run_resumes_at_the_first_missing_mixture(tmp_path):
 def test_results_of_other_settings_methods_or_weights_are_refused(tmp_path):
     predict(Evaluation(Oracle(noise())), noise(), tmp_path / "run")
     for method, options, data, words in (
-        (Oracle(noise(), error=0.2), {}, noise(), "(error)"),
-        (Average(), {}, noise(), "(method, error, num_sources)"),
+        (Oracle(noise(), error=0.2), {}, noise(), "(method.error)"),
+        (Average(), {}, noise(), "(method.error, method, method.num_sources)"),
         (Oracle(noise()), {"seed": 1}, noise(), "(seed)"),
         (Oracle(noise()), {}, noise(weights=[0.7, 0.3]), "(mixing_weights)"),
     ):
@@ -140,6 +140,14 @@ def test_results_of_other_settings_methods_or_weights_are_refused(tmp_path):
             predict(Evaluation(method, **options), data, tmp_path / "run")
         assert f"holds results made with other settings {words}: choose another folder" in str(error.value)
     predict(Evaluation(Average(), overwrite=True), noise(), tmp_path / "run")
+
+
+def test_a_setting_of_the_method_may_have_the_name_of_one_of_the_run(tmp_path):
+    methods = [Average(), Average()]
+    methods[0].seed, methods[1].seed = 1, 2
+    predict(Evaluation(methods[0]), noise(), tmp_path / "run")
+    with pytest.raises(LassError, match=r"other settings \(method.seed\)"):
+        predict(Evaluation(methods[1]), noise(), tmp_path / "run")
 
 
 class Wrong(Average):
@@ -214,10 +222,11 @@ def test_a_module_is_saved_and_told_weights_and_classes(tmp_path):
         expected = torch.tensor([0.15, 0.35]) * mixtures[index].norm()
         torch.testing.assert_close(found, expected)
     settings = json.loads((results.root / "settings.json").read_text())
-    assert (settings["method"], settings["mixing_weights"], settings["conditional"]) == ("Scaled", weights, True)
+    assert (settings["mixing_weights"], settings["conditional"]) == (weights, True)
+    assert settings["method"].endswith(".Scaled")
     other = Scaled()
     other.scale.data += 1
-    with pytest.raises(LassError, match=r"other settings \(weights\)"):
+    with pytest.raises(LassError, match=r"other settings \(method.weights\)"):
         predict(Evaluation(other, conditional=True), data, tmp_path / "run")
 
 
@@ -250,7 +259,8 @@ def test_separation_is_the_evaluation_of_a_separator(tmp_path):
         assert {"codec_psnr_db", "best_log_posterior", "num_unseen_codes", "log_evidence"} <= row.keys()
         assert tensors.keys() == same_tensors.keys() == {"estimates", "codes", "entropy"}
     mine, evaluated = (json.loads((each.root / "settings.json").read_text()) for each in (results, other))
-    assert evaluated.pop("method") == "Separator"
+    assert evaluated.pop("method") == "lass.separation.separator.Separator"
+    evaluated = {name.removeprefix("method."): value for name, value in evaluated.items()}
     assert mine == evaluated
     parts = {"codec", "likelihood", "prior_1", "prior_2", "sampler", "selection", "refinement"}
     assert set(mine) == parts | {"likelihood_weight", "posterior_mean", "conditional", "seed", "mixtures_of", "content"}

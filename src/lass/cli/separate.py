@@ -68,6 +68,9 @@ def _separate_images(separator: Separator, codec: ImageCodec, options: Namespace
     if options.num_sources == AUTO:
         if options.classes is not None:
             raise LassError(f"--classes is for a known number of sources: replace --num-sources {AUTO} by a number.")
+        _make(options.out)  # what can be checked before the numbers are known
+        firsts = [options.out / f"{path.stem}-1.png" for path in files]
+        _refuse_to_lose(options.out, [*firsts, options.out / FIGURE], files, options.overwrite)
         separators = _separators_for(files, mixtures, separator, options.seed)
     elif options.classes is not None and len(options.classes) != len(separator.priors):
         raise LassError(
@@ -103,8 +106,8 @@ def _separators_for(
         number = int(probabilities.argmax()) + 1
         tqdm.write(
             literal(
-                f"{path}: {number} source(s), with a probability of {probabilities[number - 1]:.0%} among 1 to "
-                f"{len(probabilities)}"
+                f"{path}: {number} source(s), with an estimated probability of {probabilities[number - 1]:.0%} among 1 "
+                f"to {len(probabilities)}"
             )
         )
         separators.append(separator.with_num_sources(number))

@@ -96,12 +96,18 @@ class NMFDictionaries(Artifact):
             if classes.min() < 0 or classes.max() >= num_classes:
                 raise LassError(f"Expected classes 0…{num_classes - 1}, got {int(classes.min())}…{int(classes.max())}.")
             groups = [signals[classes == number] for number in range(num_classes)]
+        if num_components > math.prod(signals.shape[1:]):
+            raise LassError(
+                f"A dictionary cannot have more components than a signal has values: make num_components at most "
+                f"{math.prod(signals.shape[1:])}, not {num_components}."
+            )
         dictionaries = cls(signals.shape[1:], num_components, None if classes is None else num_classes)
         for number, group in enumerate(groups):
             if len(group) < num_components:
+                whose = "There are" if classes is None else f"Class {number} has"
                 raise LassError(
-                    f"Class {number} has {len(group)} training signals, fewer than its dictionary has components: make "
-                    f"num_components smaller than {num_components}, or use one dictionary for all classes."
+                    f"{whose} {len(group)} training signals, fewer than the dictionary has components: make "
+                    f"num_components smaller than {num_components}."
                 )
             rows = group.flatten(1).double().cpu().numpy()
             decomposition = optional_package("sklearn.decomposition", "scikit-learn", "train")

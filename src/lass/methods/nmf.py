@@ -105,6 +105,11 @@ class NMF:
     def _classes(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
         """Number of the dictionary of each source, (num_mixtures, S) long."""
         num_classes = self.dictionaries.num_classes
+        if num_classes is None and conditions is not None:
+            raise LassError(
+                "Classes were given, but this is one dictionary for all classes: name dictionaries that were learned "
+                "with --model.by_class=true, or give no classes."
+            )
         if num_classes is None:
             return torch.zeros(num_mixtures, self.num_sources, dtype=torch.long)
         if conditions is None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -144,6 +146,11 @@ class OracleMethod(Protocol):
     needs_sources: bool
 
 
+def needs_sources(method: SeparationMethod) -> bool:
+    """Whether a method is an oracle."""
+    return isinstance(method, OracleMethod) and method.needs_sources
+
+
 def groups_of(method: SeparationMethod, conditions: Tensor | None, num_mixtures: int, num_sources: int) -> Tensor:
     """Groups of exchangeable estimates, (num_mixtures, num_sources) long, see `ExchangeableMethod`.
 
@@ -162,11 +169,14 @@ def groups_of(method: SeparationMethod, conditions: Tensor | None, num_mixtures:
 
 
 def identity_of(method: SeparationMethod) -> dict[str, Any]:
-    """Name of a method's class, its settings and the fingerprints of its parts, as JSON-serialisable values.
+    """A method's settings and the fingerprints of its parts, as JSON-serialisable values.
 
-    Results are only resumed by a method of equal identity. The defaults, for methods without `settings` or
-    `fingerprints`, are public attributes with values that JSON can hold, and public attributes that are tensors or
-    modules, together with the weights of a method that is an `nn.Module`.
+    Results are only resumed by a method of equal class and identity. The defaults, for methods without `settings` or
+    `fingerprints`, are public attributes with values that JSON can hold, and public attributes that are paths, tensors,
+    NumPy arrays or modules, together with the weights of a method that is an `nn.Module`. The code is not part of it.
+
+    Raises:
+        LassError: if a public attribute is none of these, so that its value could not be compared.
     """
     attributes = dict(getattr(method, "__dict__", {}))  # a dataclass with slots has none
     if dataclasses.is_dataclass(method):
@@ -175,16 +185,23 @@ def identity_of(method: SeparationMethod) -> dict[str, Any]:
     if isinstance(method, ConfiguredMethod):
         settings = method.settings
     else:
+        public = {name: str(value) if isinstance(value, Path) else value for name, value in public.items()}
         settings = {name: value for name, value in public.items() if _is_json(value)}
     if isinstance(method, FittedMethod):
         fingerprints = method.fingerprints()
     else:
         fingerprints = {name: fingerprint(value) for name, value in public.items() if isinstance(value, nn.Module)}
-        fingerprints |= {
-            name: fingerprint({name: value}) for name, value in public.items() if isinstance(value, Tensor)
-        }
+        for name, value in public.items():
+            if isinstance(value, Tensor | np.ndarray):
+                fingerprints[name] = fingerprint({name: torch.as_tensor(value)})
         fingerprints |= {"weights": fingerprint(method)} if isinstance(method, nn.Module) else {}
-    return {"method": type(method).__name__, **settings, **fingerprints}
+    for name, value in public.items():
+        if not (isinstance(method, ConfiguredMethod | FittedMethod) or name in settings or name in fingerprints):
+            raise LassError(
+                f"{type(method).__name__}.{name} holds a {type(value).__name__}, which cannot be stored with the "
+                "results: give the method a property `settings`, or start the attribute's name with an underscore."
+            )
+    return {**settings, **fingerprints}
 
 
 def _is_json(value: object) -> bool:

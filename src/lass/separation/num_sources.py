@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lass.errors import LassError, check_number
+from lass.likelihood import AdditiveLikelihood
 from lass.samplers import SequentialMonteCarlo
 from lass.separation.algorithm import Progress
 from lass.separation.separator import Separator
+from lass.separation.storage import MAX_SOURCES
 
 NUM_CANDIDATES = 64  # of the search that estimates an evidence; a separation needs more
 
@@ -32,7 +34,9 @@ def num_sources_probabilities(
 
     All numbers are equally probable in advance, and the mixture is the mean of its sources. The probability is then in
     proportion to the evidence, Σ p(z¹) … p(zˢ) p(mixture | z¹, …, zˢ)^λ over all codes, which sequential Monte Carlo
-    estimates for each number. The likelihood must be comparable between numbers of sources: an `AdditiveLikelihood`.
+    estimates for each number. With λ other than 1 this is a score rather than a probability, and the estimates have
+    errors of several nats, so that probabilities near 0 and 1 are less certain than they look. The likelihood must be
+    comparable between numbers of sources: an `AdditiveLikelihood`.
 
     Args:
         separator: Separator whose sources all share one prior.
@@ -49,7 +53,13 @@ def num_sources_probabilities(
 
     Source: our own; the evidence of sequential Monte Carlo, Doucet and Johansen 2009.
     """
-    check_number("at_most", at_most, at_least=1, whole=True)
+    check_number("at_most", at_most, at_least=1, at_most=MAX_SOURCES, whole=True)
+    check_number("seed", seed, at_least=0, whole=True)
+    if not isinstance(separator.likelihood, AdditiveLikelihood):
+        raise LassError(
+            "To determine the number of sources an additive likelihood is needed, which serves any number, but this is "
+            f"a {type(separator.likelihood).__name__}: give the number, or make count with --model.additive=true."
+        )
     codes, latents = separator.encode(separator.checked(mixtures))
     log_evidence = []
     for num_sources in range(1, at_most + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,12 +25,12 @@ from lass.methods.protocol import (
     DataCheckingMethod,
     FixedNumMethod,
     MovableMethod,
-    OracleMethod,
     SeparationMethod,
     WeightedMethod,
     checked_estimates,
     groups_of,
     identity_of,
+    needs_sources,
 )
 from lass.metrics import MeanAndDeviation, best_permutation, pairwise_scores, scoring_of
 from lass.metrics.frechet import FrechetDistances
@@ -45,6 +46,7 @@ from lass.tasks.trainer import datamodule_of
 #: Prefixes of the names of scores: of the estimates; of the baseline that uses the mixture as estimate of each source;
 #: of the codec's reconstructions of the sources, if the method has a codec.
 SCORED = ("", "average_", "codec_")
+OF_METHOD = "method."  # prefix of the method's own settings, which can have the names of settings of the run
 
 
 class Evaluation(LightningModule):
@@ -117,7 +119,9 @@ class Evaluation(LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """All settings on which estimates depend, as JSON-serialisable values; only equal ones resume a run."""
-        settings = {**identity_of(self.method), "conditional": self.conditional, "seed": self.seed}
+        settings = {f"{OF_METHOD}{name}": value for name, value in identity_of(self.method).items()}
+        settings |= {"method": f"{type(self.method).__module__}.{type(self.method).__qualname__}"}
+        settings |= {"conditional": self.conditional, "seed": self.seed}
         settings |= {"source_names": self.given_names} if self.given_names else {}
         weights = weights_of(self._data)
         settings |= {"mixing_weights": weights} if weights else {}
@@ -125,7 +129,10 @@ class Evaluation(LightningModule):
 
     def other_number(self, num_sources: int) -> str:
         """End of the error for data of another number of sources than the method's: what to set."""
-        return f"{type(self.method).__name__} is for {self.num_sources}: set --model.method.num_sources={num_sources}"
+        name, parameters = type(self.method).__name__, inspect.signature(type(self.method)).parameters
+        if "num_sources" in parameters:
+            return f"{name} is for {self.num_sources}: set --model.method.num_sources={num_sources}"
+        return f"{name} is for {self.num_sources}: set --data.num_sources={self.num_sources}, or use another method"
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the scores for the data's kind of signal, and return the W&B callback of the run.
@@ -171,7 +178,13 @@ class Evaluation(LightningModule):
                 "--model.features=null."
             )
         if isinstance(self.method, WeightedMethod):
-            self.method.mixing_weights = weights_of(data)
+            try:
+                self.method.mixing_weights = weights_of(data)
+            except AttributeError as error:  # also of a frozen dataclass
+                raise LassError(
+                    f"{type(self.method).__name__}.mixing_weights cannot be set to the weights of the data: make it an "
+                    "ordinary attribute, not a property or one of a frozen dataclass."
+                ) from error
         if isinstance(self.trainer.precision_plugin, (DoublePrecision, HalfPrecision)):
             rank_zero_info(
                 f"Separation computes in float32, not in {self.trainer.precision}: 16-mixed and bf16-mixed are for "
@@ -187,6 +200,8 @@ class Evaluation(LightningModule):
             self.results.start(self.settings, self.overwrite)
             if isinstance(self.method, Savable):
                 self.method.save_pretrained(self.results.root / self.saved_as)
+            if there := len(list(self.results.root.glob("mixtures/*.safetensors"))):
+                print(f"{there} mixtures have results already: --model.overwrite=true separates them again.")
         if isinstance(self.method, MovableMethod):
             self.method.to(self.device)  # after saving, which would copy everything back to the CPU
         self.trainer.strategy.barrier()
@@ -271,7 +286,7 @@ class Evaluation(LightningModule):
         conditions = batch.labels if self.conditional else None
         given = mixtures if isinstance(self.method, MovableMethod) else mixtures.cpu()
         classes = None if conditions is None else conditions.to(given.device)
-        needed = {"sources": sources.to(given.device)} if isinstance(self.method, OracleMethod) else {}
+        needed = {"sources": sources.to(given.device)} if needs_sources(self.method) else {}
         result = self.method.separate_batch(given, classes, seed=self.seed, indices=indices, **needed)
         estimates = checked_estimates(self.method, result, mixtures, sources.shape[1], indices)
         codes = result.codes

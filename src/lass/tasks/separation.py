@@ -10,7 +10,7 @@ from lass.likelihood import load_likelihoods
 from lass.priors import load_prior
 from lass.samplers import Sampler
 from lass.separation import Refinement, Selection, Separator
-from lass.tasks.evaluation import Evaluation
+from lass.tasks.evaluation import OF_METHOD, Evaluation
 
 
 class Separation(Evaluation):
@@ -110,8 +110,8 @@ class Separation(Evaluation):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See `Evaluation`; without the name of the method, so that results folders of earlier versions are resumed."""
-        return {name: value for name, value in super().settings.items() if name != "method"}
+        """See `Evaluation`; without class and prefix, so that results folders of earlier versions are resumed."""
+        return {name.removeprefix(OF_METHOD): value for name, value in super().settings.items() if name != "method"}
 
     def other_number(self, num_sources: int) -> str:
         """See `Evaluation`."""
