@@ -29,6 +29,15 @@ def _deterministic():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [(1, 8, 4), (8, 8, 4), (8, 8, 2), (8, 3, 1), (64, 8, 4)])
+def test_bfloat16_convolutions_are_those_of_float32(channels, kernel, stride):
+    """Of all CPUs, those with Intel's AMX fail here without the setting in lass/__init__.py."""
+    signal, weight = torch.randn(4, channels, 1024), torch.randn(8, channels, kernel)
+    expected = F.conv1d(signal, weight, stride=stride, padding=2)
+    found = F.conv1d(signal.bfloat16(), weight.bfloat16(), stride=stride, padding=2).float()
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
 # ---- the simulated device
 
 needs_simulation = pytest.mark.skipif(SIMULATED not in DEVICES, reason="this torch has no backends in Python")
