@@ -66,7 +66,7 @@ ONE_SOURCE = --data.sources.init_args.source="$(SOURCE)" --trainer.default_root_
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
 
-train-nmf: experiment $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
+train-nmf: dictionaries $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/dictionaries.yaml $(ARGS)
 
 train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs)
@@ -121,6 +121,12 @@ network: experiment
 	@test -n "$(filter $(METHOD),$(NETWORKS))" || \
 	  { echo "lass: There is no network '$(METHOD)' for $(DATASET): expected $(if $(NETWORKS),one of $(NETWORKS) or )a new file"; \
 	    echo "  experiments/$(DATASET)/$(METHOD).yaml"; exit 1; }
+
+.PHONY: dictionaries
+dictionaries: experiment
+	@test -f experiments/$(DATASET)/dictionaries.yaml || \
+	  { echo "lass: There are no settings of NMF for $(DATASET): expected experiments/$(DATASET)/dictionaries.yaml, or"; \
+	    echo "  DATASET=mnist."; exit 1; }
 
 .PHONY: trainable
 trainable: experiment

@@ -87,8 +87,11 @@ def test_order_says_which_component_is_which_source(method):
     first = method().separate_batch(mixtures).estimates
     second = method(order=list(components[::-1])).separate_batch(mixtures).estimates
     torch.testing.assert_close(second, first.flip(1), **CLOSE)
-    with pytest.raises(LassError, match=f"order of {method.__name__} must name {components[0]} and {components[1]}"):
-        method(order=["drums", "bass"])
+    for order in (["drums", "bass"], components[0], [1, components[0]]):
+        with pytest.raises(
+            LassError, match=f"order of {method.__name__} must name {components[0]} and {components[1]}"
+        ):
+            method(order=order)
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,12 @@ class SpectralMasking:
         check_number(f"window of {type(self).__name__}", self.window, at_least=16, at_most=2**20, whole=True)
         if self.window % 4:
             raise LassError(f"window of {type(self).__name__} must be a multiple of 4 samples, not {self.window}.")
-        if self.order is not None and sorted(self.order) != sorted(self.components):
+        if self.order is not None and (
+            isinstance(self.order, str) or sorted(map(str, self.order)) != sorted(self.components)
+        ):
             raise LassError(
                 f"order of {type(self).__name__} must name {' and '.join(self.components)}, each once, not "
-                f"{', '.join(map(str, self.order))}."
+                f"{self.order!r:.100}."
             )
         weights_or_mean(self.mixing_weights, self.num_sources)
 

@@ -21,7 +21,7 @@ class IdealRatioMask:
     """Estimates of audio from masks that are computed from the true sources: an upper bound for methods that mask.
 
     Estimate s is ISTFT(maskₛ · STFT(mixture)) / wₛ with maskₛ = |STFT(wₛ · source s)|^exponent, divided by the sum over
-    sources. This is no separation method, as it needs the sources.
+    sources plus 1e-8, so that silence is not amplified. This is no separation method, as it needs the sources.
 
     Args:
         num_sources: Number of sources of a mixture.
