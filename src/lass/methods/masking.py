@@ -119,8 +119,8 @@ class SpectralMasking:
 class BackgroundMasking(SpectralMasking):
     """Base class of methods that divide a mixture into a background with a regular structure and the rest.
 
-    By default the foreground is the first source, drums, and the background the second, bass: this order has the higher
-    SI-SDR on validation mixtures for all of these methods. They were published for voice and accompaniment, where
+    By default the foreground is the first source, drums, and the background the second, bass, an order that was chosen
+    on validation mixtures; set `order` for other sources. The methods were published for voice and accompaniment, where
     frequencies below 100 Hz are always background; this rule is left out, because drums have energy there.
 
     A subclass defines `background_share`.
