@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import torch
 import yaml
+from safetensors.numpy import load_file
 
 import lass.methods
 from lass import LassError
@@ -23,6 +25,7 @@ RATE = 8000
 MASKING = [HPSS, REPET, FT2D, RPCA]
 METHODS = [*MASKING, ICA]
 CLOSE = {"atol": 1e-5, "rtol": 0}
+NUSSL = Path(__file__).parent.parent / "golden" / "nussl.safetensors"
 
 
 def noise(*shape, seed=0):
@@ -51,6 +54,18 @@ def separated(method, sources):
 
 
 # What all of them have in common
+
+
+def test_masks_agree_with_those_of_nussl():
+    """Values of nussl's RPCA, FT2D ("original" peaks) and RepetSim with given neighbours; see golden/nussl.py."""
+    golden = load_file(NUSSL)
+    low_rank, sparse = robust_pca(golden["rpca.magnitudes"])
+    np.testing.assert_allclose(low_rank, golden["rpca.low_rank"], atol=1e-8)
+    np.testing.assert_allclose(sparse, golden["rpca.sparse"], atol=1e-8)
+    background = periodic_part(golden["ft2d.magnitudes"], (1, 7))
+    np.testing.assert_allclose(background, golden["ft2d.background"], atol=1e-8)
+    mask = REPET(num_neighbours=5, min_distance=4).background_share(golden["repet.magnitudes"])
+    np.testing.assert_allclose(mask, golden["repet.mask"], atol=1e-8)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
