@@ -92,6 +92,7 @@ class Part:
         reference: Name of the row to which differences are taken.
         mixtures: Number of mixtures to separate.
         examples: Number of mixtures in a figure.
+        options: Options of all runs of the part, after their own; `{folder}` stands for the results folder of the run.
         note: Remark below the table.
     """
 
@@ -102,6 +103,7 @@ class Part:
     reference: str = ""
     mixtures: int = 1000
     examples: int = 8
+    options: str = ""
     note: str = ""
 
     def num_mixtures(self, row: Row) -> int:
@@ -172,7 +174,7 @@ def load_table(key: str, folder: str | Path = FOLDER) -> Table:
         raise LassError(f"{path} cannot be read ({' '.join(str(error).split())}): expected YAML.") from error
     table = _build(Table, {"key": key, **_mapping(content, path)}, str(path))
     _check(table, path)
-    return table
+    return dataclasses.replace(table, parts=[_with_options(part) for part in table.parts])
 
 
 def all_tables(folder: str | Path = FOLDER) -> list[str]:
@@ -222,6 +224,17 @@ def _converted(name: str, value: object, kind: str, where: str) -> object:
     if isinstance(value, dict):  # values of the paper
         return {str(score): number if isinstance(number, float) else str(number) for score, number in value.items()}
     return value
+
+
+def _with_options(part: Part) -> Part:
+    """Add the options of a part to those of its runs."""
+
+    def extended(run: Run) -> Run:
+        common = part.options.replace("{folder}", run.folder)
+        return dataclasses.replace(run, options=f"{run.options} {common}".strip())
+
+    rows = [dataclasses.replace(row, runs=[extended(run) for run in row.runs]) for row in part.rows]
+    return dataclasses.replace(part, rows=rows)
 
 
 def _check(table: Table, path: Path) -> None:
