@@ -15,7 +15,7 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint eval train-vqvae train-prior train-features train-nmf train-supervised count \
+.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-nmf train-supervised count \
   separate tables seconds clean
 
 help: ## List the targets
@@ -29,7 +29,7 @@ setup: $(INSTALLED) ## Install everything into .venv (the other targets do it wh
 $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,docs,dev]"
 	@touch $@
 
 demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a few minutes on two cores
@@ -44,6 +44,9 @@ demo: $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, a f
 
 test: lint ## Check the style and run all tests
 	$(BIN)/python -m pytest -n auto
+
+docs: $(INSTALLED) ## Build the documentation: docs/_build/html/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 bench: $(INSTALLED) ## Measure speed and memory of the engine (CASES="image-1.5% faces" for some of it)
 	$(BIN)/python benchmarks/bench.py $(CASES)

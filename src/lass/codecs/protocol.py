@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Codec(Protocol):
-    """Signals to codes and back. Any published VQ model becomes one in about twenty lines; no base class is needed.
+    """Signals to codes and back. No base class is needed.
 
     A published VQ model needs about twenty lines of adapter code to implement it. Shapes: `signal` (batch, channels,
     *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).

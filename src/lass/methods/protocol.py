@@ -60,7 +60,7 @@ class SeparationMethod(Protocol):
             indices: Index of each mixture, default 0…M-1; random numbers are a function of (seed, index).
 
         Returns:
-            Estimates, (M, S, channels, *space), at the scale of the sources: mixed with the weights of the data, by
+            Estimates (M, S, channels, *space) at the scale of the sources. Mixed with the weights of the data, by
             default 1/S each, they should give the mixture. All other fields of the result are optional.
         """
         ...

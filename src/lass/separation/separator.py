@@ -313,9 +313,7 @@ class Separator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings except weights, as JSON-serialisable values: sampler, selection, refinement, λ and
-        posterior_mean.
-        """
+        """Sampler, selection, refinement, λ and posterior_mean as JSON-serialisable values."""
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
         settings = {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
         return settings if self.mixing_weights is None else {**settings, "mixing_weights": self.mixing_weights}
