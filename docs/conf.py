@@ -36,6 +36,8 @@ exclude_patterns = ["_build", "figures"]
 
 html_theme = "furo"
 html_title = "LASS"
+html_static_path = ["_static"]
+html_css_files = ["small.css"]
 html_show_sphinx = False
 html_copy_source = False
 
@@ -122,6 +124,13 @@ def escape(app: Sphinx, what: str, name: str, obj: object, options: object, line
             lines[i] = "`".join(spans)
 
 
+def without_arguments_of_protocols(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Leave out the signature `(*args, **kwargs)` of protocols, which are not instantiated."""
+    return (None if what == "class" and getattr(obj, "_is_protocol", False) else signature), returned
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     for name in ("lass", "lass.metrics"):  # their names are imported on first use, and Sphinx looks for them earlier
@@ -131,4 +140,5 @@ def setup(app: Sphinx) -> None:
     app.add_source_parser(Notebook)
     app.connect("source-read", read_page)
     app.connect("include-read", read_include)
+    app.connect("autodoc-process-signature", without_arguments_of_protocols)
     app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon's sections

@@ -70,7 +70,7 @@ class SeparationMethod(Protocol):
 class FixedNumMethod(Protocol):
     """A method for one number of sources."""
 
-    num_sources: int  # S
+    num_sources: int  #: S
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class ExchangeableMethod(Protocol):
 class WeightedMethod(Protocol):
     """A method that needs the weights of the sources in a mixture; stage 4 sets them to those of the data."""
 
-    mixing_weights: Sequence[float] | None  # one per source; None for the mean, 1/S each
+    mixing_weights: Sequence[float] | None  #: one per source; None for the mean, 1/S each
 
 
 @runtime_checkable
