@@ -32,7 +32,7 @@ author = "The LASS developers"
 copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown", ".ipynb": "notebook"}
-exclude_patterns = ["_build", "figures"]
+exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "LASS"
@@ -58,7 +58,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     # Names of other packages: their indices are on the network, and the pages are built without it.
-    ("py:.*", r"(torch|jaxtyping|collections|numpy|pathlib|pytorch_lightning|PIL|matplotlib|tqdm)\b.*"),
+    ("py:.*", r"(torch|jaxtyping|collections|numpy|pathlib|pytorch_lightning|huggingface_hub|PIL|matplotlib|tqdm)\b.*"),
     ("py:class", "Tensor|ndarray|Float|Int|Path"),
     # Types in signatures that callers need not know: states of priors, aliases, samplers of training batches.
     ("py:class", r"lass\.(priors|codecs|likelihood|tasks|report)\.\w+\.\w+|Progress|Direction|lass\.artifacts\.C"),
@@ -93,7 +93,7 @@ def linked(text: str, folder: Path) -> str:
         if not path.exists():
             raise FileNotFoundError(f"{folder.relative_to(ROOT)} has a link to {match['target']}, which does not exist")
         path = PAGES.get(path, path)
-        if path.is_relative_to(DOCS):
+        if path.is_relative_to(DOCS) and path.suffix in {".md", ".ipynb", ".png"}:
             target = f"/{path.relative_to(DOCS)}"
         else:
             kind = "tree" if path.is_dir() else "blob"
@@ -115,6 +115,8 @@ def read_include(app: Sphinx, path: Path, docname: str, content: list[str]) -> N
 
 def escape(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Escape the characters that mean markup in reStructuredText only: docstrings have backticks and nothing else."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "")  # napoleon takes the words before a colon in the first line for a type
     in_example = False
     for i, line in enumerate(lines):
         in_example = (in_example and bool(line.strip())) or line.lstrip().startswith(">>>")

@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import pytest
 from conftest import REPOSITORY
+from fake_hub import TOKEN, fake_hub
 from test_configs import parsed
 from test_packaging import few_candidates, make
 
 from lass.cli.main import COMMANDS, STAGES
+from lass.samplers import SequentialMonteCarlo
 
 SOURCES = [
     REPOSITORY / "README.md",
@@ -65,6 +67,7 @@ def workshop(tmp_path, monkeypatch):
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv/installed").touch()
         few_candidates(REPOSITORY, tmp_path / "pretrained/mnist")
+        (tmp_path / "mnist").symlink_to("pretrained/mnist")  # a folder takes precedence over the published model
         for block in blocks_of(page):
             if block.file:
                 path = tmp_path / block.file
@@ -73,6 +76,8 @@ def workshop(tmp_path, monkeypatch):
                 if path.parts[-len(Path(block.file).parts) :][:2] == ("src", "lass"):
                     package = importlib.import_module(".".join(Path(block.file).parts[1:-1]))
                     monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent)])
+        few = SequentialMonteCarlo(4)
+        monkeypatch.setattr("lass.separation.num_sources.SequentialMonteCarlo", lambda num_candidates: few)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
@@ -125,14 +130,16 @@ def test_shapes_in_comments_are_asserted():
 
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_python_runs(page, workshop, monkeypatch):
-    """Run all Python blocks of a page in order, as one module."""
+    """Run all Python blocks of a page in order, as one module, with a Hugging Face Hub of its own."""
     folder = workshop(page)
     save_digits_separator()
     name = "page_" + re.sub(r"\W", "_", str(page.relative_to(REPOSITORY).with_suffix("")))
     code = [with_shapes_asserted(b.code) for b in blocks_of(page) if b.language == "python" and not b.file]
     Path(f"{name}.py").write_text("\n".join(code))
     monkeypatch.syspath_prepend(folder)
-    importlib.import_module(name)
+    with fake_hub(monkeypatch, folder / "hub"):
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        importlib.import_module(name)
 
 
 @pytest.mark.parametrize("page", pages_with("sh"))

@@ -320,7 +320,9 @@ class Separator(ModelHubMixin):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Sampler, selection, refinement, λ and posterior_mean as JSON-serialisable values."""
+        """All settings except weights, as JSON-serialisable values: sampler, selection, refinement, λ and
+        posterior_mean.
+        """
         parts = {name: describe(getattr(self, name)) for name in ("sampler", "selection", "refinement")}
         settings = {**parts, "likelihood_weight": self.likelihood_weight, "posterior_mean": self.posterior_mean}
         return settings if self.mixing_weights is None else {**settings, "mixing_weights": self.mixing_weights}

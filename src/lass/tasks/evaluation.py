@@ -103,7 +103,7 @@ class Evaluation(LightningModule):
 
     @property
     def num_sources(self) -> int:
-        """Number S of sources in a mixture, from the method, or from the data if the method is for any number."""
+        """Number S of sources in a mixture: that of the method, or of the data for a method of any number."""
         return self.method.num_sources if isinstance(self.method, FixedNumMethod) else self._data.num_sources
 
     @property
