@@ -21,6 +21,7 @@ from lass.cli.separate import parser
 from lass.codecs import AudioVQVAE, ImageVQVAE
 from lass.hub import folder_of, published_models
 from lass.hub.repositories import MAX_BYTES, MAX_FILES, MAX_TEXT_BYTES
+from lass.hub.scores import Score
 from lass.priors import TransformerPrior
 from lass.samplers import Greedy
 from lass.separation import NoRefinement
@@ -253,14 +254,31 @@ def test_the_card_says_what_the_model_is(separator, results, hub):
     separator.push_to_hub(NAME, licence="MIT", training_data="Handwritten digits", results=results, token=TOKEN)
     card = ModelCard(hub.repositories[NAME][-1]["README.md"].decode())
     assert (card.data.license, card.data.library_name, card.data.model_name) == ("mit", "lass", "digits")
-    (result,) = card.data.eval_results  # scores of baselines are no results of the model
+    result, fid = card.data.eval_results  # scores of baselines are no results of the model
+    assert (fid.metric_type, fid.metric_value) == ("fid", 3.0)
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("psnr_db", 21.25, "MNIST")
     assert result.dataset_split == "validation"
     assert "| PSNR in dB | 21.25 ± 1.50 | 5 |" in card.text
     assert "| PSNR in dB, of the mixture itself as every estimate | 15.00 ± 1.50 | 5 |" in card.text
+    assert "| FID | 3.00 |  |" in card.text
+    assert "codec" not in card.text.partition("## Scores")[2]  # its score is undefined
     assert "Training data: Handwritten digits. Licence of the weights: MIT." in card.text
     assert "2301.08562" in card.text
     assert "$" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    {
+        "sdr_db": "SDR in dB",
+        "si_sdr_bass_db": "SI-SDR of bass in dB",
+        "si_sdri_my drums_db": "SI-SDRi of my drums in dB",
+        "codec_sdr_db": "SDR in dB, of the codec's reconstruction of the sources",
+        "other_db": "other in dB",
+    }.items(),
+)
+def test_scores_have_names_in_words(name, label):
+    assert Score(name, 1.0).label == label
 
 
 def test_the_commands_of_the_card_run(separator, hub, monkeypatch, tmp_path):
@@ -305,5 +323,5 @@ def test_damaged_results_are_refused(separator, results, content):
 def test_results_without_a_config_have_no_name(separator, results):
     (results / "config.yaml").write_text("data: [")
     (results / "settings.json").unlink()
-    (result,) = separator.generate_model_card(NAME, results=results).data.eval_results
+    result, _ = separator.generate_model_card(NAME, results=results).data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("test mixtures", None)
