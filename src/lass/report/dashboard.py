@@ -1,6 +1,6 @@
 """Dashboard of the experiments in Weights & Biases: `python -m lass.report.dashboard --entity ENTITY`.
 
-The dashboard is a workspace with one section per stage. It shows what the stages log, see README, "Weights & Biases".
+The dashboard is a workspace with one section per stage. It shows what the stages log, see docs/wandb.md.
 """
 
 from __future__ import annotations
