@@ -31,6 +31,7 @@ COMMANDS = {
     **dict.fromkeys(("fit", "predict", "validate", "test"), STAGES),
     "separate": "lass.cli.separate",
     "import": "lass.cli.import_models",
+    "app": "lass.app.main",
 }
 
 #: Message after Ctrl-C: how to resume each command.
