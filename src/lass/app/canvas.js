@@ -53,7 +53,8 @@ function set_pens() {
     const button = document.createElement("button");
     const number = pens.children.length;
     button.type = "button";
-    button.textContent = `Digit ${number + 1}`;
+    button.textContent = String(number + 1);
+    button.setAttribute("aria-label", `Digit ${number + 1}`);
     button.addEventListener("click", () => {
       current = number;
       show();

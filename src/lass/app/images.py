@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lass.app.models import Model
-from lass.app.outcome import Outcome, Picture, archived
+from lass.app.outcome import Candidate, Outcome, Picture, archived
 from lass.app.progress import Watch
 from lass.app.settings import Limits, Settings
 from lass.codecs import ImageCodec
@@ -22,8 +22,7 @@ from lass.errors import LassError
 from lass.metrics.permutation import best_permutation
 from lass.separation import Candidates, Selection, SeparationResult, Separator, num_sources_probabilities
 
-NUM_SHOWN = 12  # other candidates
-GAP, GAP_LEVEL = 1, 0.5  # pixels between the sources of a candidate, and their grey
+NUM_SHOWN = 12  # candidates
 
 
 @dataclass
@@ -89,17 +88,16 @@ def _write_pictures(mixture: Tensor, result: SeparationResult, folder: Path) -> 
     assert result.residual is not None  # a Separator gives both
     assert result.entropy is not None
     residual, entropy = result.residual.abs(), result.entropy
-    error = float(residual.square().mean().sqrt())
-    images = {"mixture": mixture}
-    images |= {f"estimate {i + 1}": estimate for i, estimate in enumerate(result.estimates)}
-    captions = {name: name for name in images}
-    images["residual"], captions["residual"] = residual, f"|residual|, RMS {error:.3f}"
-    images["entropy"], captions["entropy"] = _coloured(entropy), f"entropy, up to {float(entropy.max()):.1f} nats"
+    error, most = float(residual.square().mean().sqrt()), float(entropy.max())
+    images: dict[str, tuple[Tensor, str, int | None]] = {"mixture": (mixture, "mixture", None)}
+    for source, estimate in enumerate(result.estimates):
+        images[f"estimate-{source + 1}"] = (estimate, f"estimate {source + 1}", source)
+    images["residual"] = (residual, f"residual, RMS {error:.3f}", None)
+    images["entropy"] = (_coloured(entropy), f"entropy, up to {most:.1f} nats", None)
     pictures = []
-    for name, image in images.items():
-        path = folder / f"{name.replace(' ', '-')}.png"
-        write_image(path, image)
-        pictures.append(Picture(path, captions[name]))
+    for name, (image, caption, of_source) in images.items():
+        write_image(folder / f"{name}.png", image)
+        pictures.append(Picture(folder / f"{name}.png", caption, of_source))
     return pictures
 
 
@@ -113,7 +111,7 @@ def _coloured(entropy: Float[Tensor, "*grid"]) -> Float[Tensor, "3 rows columns"
 @torch.no_grad()
 def _write_candidates(
     candidates: Candidates, result: SeparationResult, separator: Separator, conditions: Tensor | None, folder: Path
-) -> list[Picture]:
+) -> list[Candidate]:
     """Decode the best distinct candidates, in the order of the estimates' sources, without refinement."""
     codec, (codes,), (scores,) = separator.codec, candidates.codes, candidates.scores
     assert isinstance(codec, ImageCodec)
@@ -125,14 +123,13 @@ def _write_candidates(
     distance = (signals[:, :, None] - result.estimates[None, None]).square().flatten(3).mean(3)
     group = separator.exchangeable(None if conditions is None else conditions[None], 1)
     order = best_permutation(-distance, group.expand(len(chosen), -1))
-    pictures = []
+    shown = []
     for i, (number, sources) in enumerate(zip(chosen, order, strict=True)):
-        path = folder / f"candidate-{i + 1:02d}.png"
-        gap = signals.new_full((*signals.shape[2:-1], GAP), GAP_LEVEL)
-        strip = [part for source in sources.tolist() for part in (signals[i, source], gap)]
-        write_image(path, torch.cat(strip[:-1], -1))
-        pictures.append(Picture(path, f"log posterior {float(scores[number]):.1f}"))
-    return pictures
+        paths = [folder / f"candidate-{i + 1:02d}-{source + 1}.png" for source in range(len(sources))]
+        for path, source in zip(paths, sources, strict=True):
+            write_image(path, signals[i, source])
+        shown.append(Candidate(paths, f"log posterior {float(scores[number]):.1f}".replace("-", "−")))
+    return shown
 
 
 def read_mixture(path: Path, model: Model, limits: Limits) -> Float[Tensor, "channels height width"]:

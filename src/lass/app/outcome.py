@@ -12,9 +12,17 @@ ARCHIVE = "separation.zip"
 
 
 class Picture(NamedTuple):
-    """An image file and its caption."""
+    """An image file, its caption, and the number of the source of which it is an estimate."""
 
     path: Path
+    caption: str
+    source: int | None = None
+
+
+class Candidate(NamedTuple):
+    """Image files of the sources of a candidate, in the order of the estimates, and a caption."""
+
+    paths: Sequence[Path]
     caption: str
 
 
@@ -33,7 +41,7 @@ class Outcome:
     summary: str  # one sentence
     archive: Path  # all files
     pictures: Sequence[Picture] = ()  # mixture, estimates, residual, entropy
-    candidates: Sequence[Picture] = ()  # other candidates, best first
+    candidates: Sequence[Candidate] = ()  # best first
     tracks: Sequence[Track] = ()  # song, estimates, residual
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from lass.app.models import Model
-from lass.app.outcome import Outcome, Picture
+from lass.app.outcome import Outcome
 from lass.app.progress import Stopped
 from lass.app.session import Sessions
 from lass.app.settings import MAX_CANDIDATES, SAMPLERS, Settings, parse_classes, sampler_name
@@ -19,18 +19,23 @@ from lass.cli.reporting import sentence_for
 TITLE = "LASS"
 HERE = Path(__file__).parent
 AUTO = "auto"
+DRAW, OPEN = "Draw", "Open a file"
 CLEAN_EVERY, KEPT = 600, 3600  # seconds: files of the uploads are removed after an hour
 MOST_WAITING = 16  # separations in the queue
+#: The number of sources follows that of the drawn digits, unless it is to be determined.
+FOLLOW_DRAWING = "(digits, number) => number === 'auto' || digits.length < 2 ? number : String(digits.length)"
 SUFFIXES = {
     True: [".wav", ".flac", ".mp3", ".ogg"],
     False: [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"],
 }
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.lass-pixels img { image-rendering: pixelated; }
-.lass-title h1 { margin: 0; font-weight: 600; letter-spacing: 0.02em; }
+.lass-title { margin-bottom: 10px; }
+.lass-title h1 { margin: 0 !important; font-weight: 600; letter-spacing: 0.02em; }
+.lass-title p { margin: 2px 0 0 !important; }
 .lass-title p, .lass-summary p { color: var(--body-text-color-subdued); }
-.lass-summary { min-height: 3.2em; }
+.lass-summary { min-height: 56px; }
+#lass-canvas, #lass-figures { padding: 0 !important; }
 """
 
 
@@ -38,7 +43,9 @@ def theme() -> gr.themes.Base:
     """Plain theme with the fonts of the system, so that none is loaded."""
     fonts = [gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")]
     mono = [gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")]
-    return gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)
+    return gr.themes.Default(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono
+    )
 
 
 def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
@@ -54,25 +61,20 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             "# LASS\nSeparate a mixture into its sources with generative models of single sources.",
             elem_classes="lass-title",
         )
-        is_drawn, tracks = gr.State(first.can_be_drawn), gr.State([])
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
                 name = gr.Dropdown(
                     [*by_name], value=first.name, label="Separator", visible=len(models) > 1, filterable=False
                 )
-                with gr.Tabs(selected="draw" if first.can_be_drawn else "file") as tabs:
-                    with gr.Tab("Draw", id="draw", visible=first.can_be_drawn) as draw_tab:
-                        drawing = gr.HTML(
-                            value=[],
-                            html_template=_part("canvas.html"),
-                            css_template=_part("canvas.css"),
-                            js_on_load=_part("canvas.js"),
-                            apply_default_css=False,
-                            num_digits=max(first.numbers_of_sources),
-                            elem_id="lass-canvas",
-                        )
-                    with gr.Tab("Open a file", id="file") as file_tab:
-                        file = gr.File(label=_file_label(first), height=180, file_types=SUFFIXES[first.is_audio])
+                means = gr.Radio(**_means(first), show_label=False, container=False)
+                drawing = gr.HTML(
+                    **_component("canvas"),
+                    value=[],
+                    num_digits=max(first.numbers_of_sources),
+                    visible=_shown(first.can_be_drawn),
+                    elem_id="lass-canvas",
+                )
+                file = gr.File(**_file(first), height=180)
                 number = gr.Radio(**_numbers(first), label="Number of sources")
                 with gr.Accordion("Settings", open=False):
                     classes = gr.Textbox(**_classes(first), label="Classes of the sources", max_length=200)
@@ -91,59 +93,23 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     stop = gr.Button("Stop", elem_id="lass-stop", min_width=80)
             with gr.Column(scale=7, min_width=420):
                 summary = gr.Markdown(_hint(first), elem_classes="lass-summary", elem_id="lass-summary")
-                pictures = gr.Gallery(
-                    label="Mixture, estimates, residual and entropy",
-                    columns=4,
-                    object_fit="contain",
-                    height="auto",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    visible=False,
-                    elem_classes="lass-pixels",
-                    elem_id="lass-pictures",
-                )
-                others = gr.Gallery(
-                    label="Other candidates, before refinement",
-                    columns=6,
-                    object_fit="contain",
-                    height="auto",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    visible=False,
-                    elem_classes="lass-pixels",
-                    elem_id="lass-candidates",
-                )
-
-                @gr.render(inputs=tracks)
-                def players(shown: list[tuple[str, str, str]]) -> None:
-                    for path, spectrogram, caption in shown:
-                        with gr.Row(equal_height=True):
-                            gr.Audio(path, label=caption, interactive=False, buttons=["download"], scale=3)
-                            gr.Image(
-                                spectrogram,
-                                show_label=False,
-                                container=False,
-                                interactive=False,
-                                buttons=[],
-                                height=120,
-                                scale=2,
-                            )
+                figures = gr.HTML(**_component("figures"), value=None, elem_id="lass-figures")
 
                 files = gr.DownloadButton("Download all files", visible=False, size="md", elem_id="lass-download")
 
-        results: list[Any] = [summary, pictures, others, tracks, files]
+        results: list[Any] = [summary, figures, files]
 
         def run(
             chosen: str,
-            drawn: bool,
+            how: str,
             strokes: Any,
             path: str | None,
             sources: str | None,
             typed: str,
             method: str | None,
-            num: float | None,
+            num: int | None,
             exponent: float | None,
-            number_of_seed: float | None,
+            number_of_seed: int | None,
             request: gr.Request,
             progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio finds it in the signature)
         ) -> list[Any]:
@@ -153,11 +119,11 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     num_sources=None if sources is None else 0 if sources == AUTO else int(sources),
                     classes=parse_classes(typed, model.num_classes) if model.num_classes else None,
                     sampler=method,
-                    num_candidates=_whole(num),
-                    likelihood_weight=exponent,
-                    seed=_whole(number_of_seed) or 0,
+                    num_candidates=num,
+                    likelihood_weight=None if exponent is None else float(exponent),
+                    seed=number_of_seed or 0,
                 )
-                source = strokes if drawn and model.can_be_drawn else None if path is None else Path(path)
+                source = strokes if how == DRAW else None if path is None else Path(path)
                 outcome = sessions[request.session_hash].separate(source, model, settings, progress)
             except Stopped:
                 gr.Info("Stopped.", duration=3)
@@ -167,7 +133,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                 if sentence is None:
                     raise
                 raise gr.Error(html.escape(sentence), print_exception=False) from error
-            return _shown(outcome)
+            return _results(outcome)
 
         def stop_separation(request: gr.Request) -> None:
             sessions.stop(request.session_hash)
@@ -177,7 +143,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
 
         separate.click(
             run,
-            [name, is_drawn, drawing, file, number, classes, sampler, candidates, weight, seed],
+            [name, means, drawing, file, number, classes, sampler, candidates, weight, seed],
             results,
             show_progress_on=summary,
             concurrency_limit=1,
@@ -186,50 +152,50 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         )
         hidden: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         stop.click(stop_separation, None, None, **hidden)
-        draw_tab.select(lambda: True, None, is_drawn, **hidden)
-        file_tab.select(lambda: False, None, is_drawn, **hidden)
+        drawing.change(None, [drawing, number], number, js=FOLLOW_DRAWING, **hidden)
+        means.change(
+            lambda how: [gr.update(visible=_shown(how == DRAW)), gr.update(visible=how == OPEN)],
+            means,
+            [drawing, file],
+            **hidden,
+        )
         sampler.change(lambda method: gr.update(visible=method != "Greedy"), sampler, candidates, **hidden)
         name.change(
             lambda chosen: _controls(by_name[chosen]),
             name,
-            [tabs, draw_tab, is_drawn, drawing, file, number, classes, sampler, candidates, weight, *results],
+            [means, drawing, file, number, classes, sampler, candidates, weight, *results],
             **hidden,
         )
         page.unload(end)
     return page.queue(max_size=MOST_WAITING)
 
 
-def _shown(outcome: Outcome) -> list[Any]:
+def _results(outcome: Outcome) -> list[Any]:
     """Values of the results."""
-    galleries = [_gallery(pictures) for pictures in (outcome.pictures, outcome.candidates)]
-    tracks = [(str(track.path), str(track.spectrogram), track.name) for track in outcome.tracks]
-    return [outcome.summary, *galleries, tracks, gr.update(value=str(outcome.archive), visible=True)]
-
-
-def _gallery(pictures: Sequence[Picture]) -> Any:
-    shown = [(str(path), caption) for path, caption in pictures]
-    return gr.update(value=shown, visible=bool(shown), selected_index=None)
+    pictures = [{**picture._asdict(), "path": str(picture.path)} for picture in outcome.pictures]
+    candidates = [{"paths": [*map(str, each.paths)], "caption": each.caption} for each in outcome.candidates]
+    tracks = [
+        {"path": str(track.path), "spectrogram": str(track.spectrogram), "caption": track.name}
+        for track in outcome.tracks
+    ]
+    figures = {"pictures": pictures, "candidates": candidates, "tracks": tracks}
+    return [outcome.summary, figures, gr.update(value=str(outcome.archive), visible=True)]
 
 
 def _controls(model: Model) -> list[Any]:
     """Values of all controls and results for another separator."""
-    nothing = gr.update(value=None, visible=False)
     return [
-        gr.update(selected="draw" if model.can_be_drawn else "file"),
-        gr.update(visible=model.can_be_drawn),
-        model.can_be_drawn,
-        gr.update(num_digits=max(model.numbers_of_sources)),
-        gr.update(value=None, label=_file_label(model), file_types=SUFFIXES[model.is_audio]),
+        gr.update(**_means(model)),
+        gr.update(num_digits=max(model.numbers_of_sources), visible=_shown(model.can_be_drawn)),
+        gr.update(**_file(model), value=None),
         gr.update(**_numbers(model)),
         gr.update(**_classes(model)),
         gr.update(**_sampler(model)),
         gr.update(**_candidates(model)),
         model.separator.likelihood_weight,
         _hint(model),
-        nothing,
-        nothing,
-        [],
-        nothing,
+        None,
+        gr.update(value=None, visible=False),
     ]
 
 
@@ -254,20 +220,29 @@ def _candidates(model: Model) -> dict[str, Any]:
     return {"value": sampler.num_candidates, "visible": sampler_name(sampler) != "Greedy", "precision": 0}
 
 
-def _file_label(model: Model) -> str:
-    return "Song: WAV, FLAC, MP3 or Ogg" if model.is_audio else "Image: the mean of its sources, resized if necessary"
+def _means(model: Model) -> dict[str, Any]:
+    """How a mixture can be given."""
+    return {"choices": [DRAW, OPEN], "value": DRAW if model.can_be_drawn else OPEN, "visible": model.can_be_drawn}
+
+
+def _file(model: Model) -> dict[str, Any]:
+    what = "Song: WAV, FLAC, MP3 or Ogg" if model.is_audio else "Image: the mean of its sources, resized if necessary"
+    return {"label": what, "file_types": SUFFIXES[model.is_audio], "visible": not model.can_be_drawn}
+
+
+def _shown(is_shown: bool) -> Any:
+    """Visibility of the canvas, which keeps its drawing while it is hidden."""
+    return True if is_shown else "hidden"
 
 
 def _hint(model: Model) -> str:
     if model.can_be_drawn:
-        return "Draw a digit, choose *Digit 2*, draw another one over it, and press *Separate*."
+        return "Draw a digit, choose *2*, draw another one over it, and press *Separate*."
     return f"Open {'a song' if model.is_audio else 'an image'} and press *Separate*."
 
 
-def _whole(number: float | None) -> Any:
-    """A number as an integer if it is one; anything else is refused by `Settings`."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def _part(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+def _component(name: str) -> dict[str, Any]:
+    """Arguments of `gr.HTML` for one of the components of the page: its HTML, CSS and JavaScript files."""
+    suffixes = {"html_template": "html", "css_template": "css", "js_on_load": "js"}
+    parts = {part: (HERE / f"{name}.{suffix}").read_text(encoding="utf-8") for part, suffix in suffixes.items()}
+    return {**parts, "apply_default_css": False}

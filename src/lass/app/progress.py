@@ -22,12 +22,16 @@ class Watch:
 
     def __init__(self, report: Report, stop: threading.Event) -> None:
         self.report, self.stop = report, stop
+        self._reported: tuple[int, str] | None = None  # in percent: a step that is not seen is not reported
 
     def step(self, fraction: float, what: str) -> None:
         """Report the progress; raises Stopped if the separation was cancelled."""
         if self.stop.is_set():
             raise Stopped
-        self.report(min(fraction, 1.0), what)
+        fraction = min(fraction, 1.0)
+        if (reported := (int(100 * fraction), what)) != self._reported:
+            self._reported = reported
+            self.report(fraction, what)
 
     def positions(
         self, what: str, num_positions: int, passes: int = 1

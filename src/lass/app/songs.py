@@ -53,7 +53,11 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
     watch.step(1.0, "Writing files")
     residual = folder / f"{RESIDUAL}.wav"
     level = _write_residual(song, files, residual, info)
-    names = ["song", *(file.stem.replace("-", " ") for file in files), f"{RESIDUAL}, RMS {level:.0f} dB"]
+    names = [
+        "song",
+        *(file.stem.replace("-", " ") for file in files),
+        f"{RESIDUAL}, RMS {level:.0f} dB".replace("-", "−"),
+    ]
     paths = [song, *files, residual]
     pictures = [folder / f"spectrogram-{path.stem}.png" for path in (folder / "song", *files, residual)]
     for path, picture in zip(paths, pictures, strict=True):
@@ -62,8 +66,8 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
     shown = min(seconds, songs.PICTURED_SECONDS)
     said = (
         f"{seconds:.1f} s at {info.sample_rate:,} Hz, {type(separator.sampler).__name__}, λ = "
-        f"{separator.likelihood_weight:g}, seed {settings.seed}. Spectrograms: {shown:.0f} s from "
-        f"{(seconds - shown) / 2:.0f} s on, up to {info.sample_rate / 2000:g} kHz."
+        f"{separator.likelihood_weight:g}, seed {settings.seed}. Spectrograms: {shown:.3g} s from "
+        f"{(seconds - shown) / 2:.3g} s on, up to {info.sample_rate / 2000:g} kHz."
     )
     return Outcome(said, archived(folder), tracks=tracks)
 
