@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from lass.samplers import Greedy, SequentialMonteCarlo, TopK
 ONE = [[[0.5, 0.1], [0.5, 0.9]]]
 SEVEN = [[[0.3, 0.2], [0.7, 0.2], [0.45, 0.85]]]
 LIMITS = Limits()
+FAST = Settings(sampler="Greedy")
 
 
 def silent(fraction, what):
@@ -35,9 +37,7 @@ def silent(fraction, what):
 @pytest.fixture(scope="module")
 def digits():
     """The separator of pretrained/mnist, with few candidates."""
-    from conftest import REPOSITORY
-
-    (model,) = load_models([str(REPOSITORY / "pretrained/mnist")])
+    (model,) = load_models([str(Path(__file__).parents[2] / "pretrained/mnist")])
     model.separator.sampler = SequentialMonteCarlo(8)
     model.separator.refinement = replace(model.separator.refinement, steps=2)
     return model
@@ -157,14 +157,14 @@ def test_candidates_are_distinct_samples_and_the_best_comes_first(digits, sessio
 
 
 def test_a_drawing_is_separated_and_its_digits_are_the_sources(digits, session):
-    outcome = session.separate([ONE, SEVEN], digits, Settings(), silent)
+    outcome = session.separate([ONE, SEVEN], digits, FAST, silent)
     assert [picture.path.stem for picture in outcome.pictures][:3] == ["mixture", "estimate-1", "estimate-2"]
     with pytest.raises(LassError, match="1 digit is drawn for 2 sources: draw 2"):
-        session.separate([ONE], digits, Settings(), silent)
+        session.separate([ONE], digits, FAST, silent)
     with pytest.raises(LassError, match="2 digits are drawn for 3 sources"):
         session.separate([ONE, SEVEN], digits, Settings(num_sources=3), silent)
     with pytest.raises(LassError, match="nothing to separate yet"):
-        session.separate([], digits, Settings(), silent)
+        session.separate([], digits, FAST, silent)
 
 
 def test_the_number_of_sources_is_determined(digits, session):
@@ -187,14 +187,14 @@ def test_classes_are_given_to_the_prior(digits, session):
 
 def test_files_of_the_separation_before_and_of_a_closed_session_are_removed(digits, tmp_path):
     sessions = Sessions(tmp_path, LIMITS)
-    first = sessions["a"].separate([ONE, SEVEN], digits, Settings(), silent)
-    second = sessions["a"].separate([ONE, SEVEN], digits, Settings(), silent)
+    first = sessions["a"].separate([ONE, SEVEN], digits, FAST, silent)
+    second = sessions["a"].separate([ONE, SEVEN], digits, FAST, silent)
     assert not first.archive.exists()
     assert second.archive.exists()
     upload = tmp_path / "mixture.png"
     Image.open(second.pictures[0].path).save(upload)
     for key in "ab":
-        sessions[key].separate(upload, digits, Settings(), silent)
+        sessions[key].separate(upload, digits, FAST, silent)
     sessions.close("a")
     assert upload.exists()  # the other session uses it
     sessions.close("b")
@@ -213,20 +213,20 @@ def test_a_separation_is_cancelled_at_the_next_position(digits, session, close):
             (session.close if close else session.stop)()
 
     with pytest.raises(Stopped):
-        session.separate([ONE, SEVEN], digits, Settings(), report)
+        session.separate([ONE, SEVEN], digits, FAST, report)
     assert len(reported) == 3
     assert session.folder.exists() is not close
     assert files_in(session.folder.parent) == []
     if close:
         with pytest.raises(Stopped):
-            session.separate([ONE, SEVEN], digits, Settings(), report)
+            session.separate([ONE, SEVEN], digits, FAST, report)
     else:
-        assert session.separate([ONE, SEVEN], digits, Settings(), silent).pictures
+        assert session.separate([ONE, SEVEN], digits, FAST, silent).pictures
 
 
 def test_stop_before_a_separation_does_not_cancel_it(digits, session):
     session.stop()
-    assert session.separate([ONE, SEVEN], digits, Settings(), silent).pictures
+    assert session.separate([ONE, SEVEN], digits, FAST, silent).pictures
 
 
 def test_images_of_other_sizes_are_cropped_and_resized(digits, tmp_path):

@@ -94,7 +94,6 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             with gr.Column(scale=7, min_width=420):
                 summary = gr.Markdown(_hint(first), elem_classes="lass-summary", elem_id="lass-summary")
                 figures = gr.HTML(**_component("figures"), value=None, elem_id="lass-figures")
-
                 files = gr.DownloadButton("Download all files", visible=False, size="md", elem_id="lass-download")
 
         results: list[Any] = [summary, figures, files]
@@ -124,7 +123,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     seed=number_of_seed or 0,
                 )
                 source = strokes if how == DRAW else None if path is None else Path(path)
-                outcome = sessions[request.session_hash].separate(source, model, settings, progress)
+                outcome = sessions[_key(request)].separate(source, model, settings, progress)
             except Stopped:
                 gr.Info("Stopped.", duration=3)
                 return [gr.skip()] * len(results)
@@ -136,12 +135,12 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             return _results(outcome)
 
         def stop_separation(request: gr.Request) -> None:
-            sessions.stop(request.session_hash)
+            sessions.stop(_key(request))
 
         def end(request: gr.Request) -> None:
-            sessions.close(request.session_hash)
+            sessions.close(_key(request))
 
-        separate.click(
+        separation = separate.click(
             run,
             [name, means, drawing, file, number, classes, sampler, candidates, weight, seed],
             results,
@@ -151,7 +150,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             api_visibility="private",
         )
         hidden: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        stop.click(stop_separation, None, None, **hidden)
+        stop.click(stop_separation, None, None, cancels=separation, **hidden)  # cancels: those that wait in the queue
         drawing.change(None, [drawing, number], number, js=FOLLOW_DRAWING, **hidden)
         means.change(
             lambda how: [gr.update(visible=_shown(how == DRAW)), gr.update(visible=how == OPEN)],
@@ -168,6 +167,11 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         )
         page.unload(end)
     return page.queue(max_size=MOST_WAITING)
+
+
+def _key(request: gr.Request) -> str:
+    """Identifier of an open page."""
+    return request.session_hash or ""
 
 
 def _results(outcome: Outcome) -> list[Any]:
