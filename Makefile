@@ -29,7 +29,7 @@ setup: $(INSTALLED) ## Install everything into .venv (the other targets do it wh
 $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,docs,dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,app,docs,dev]"
 	@touch $@
 
 demo: demo-plan $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, five minutes on two cores

@@ -27,6 +27,7 @@ from lass.priors import BoundedPrior
 from lass.report.figures import image_grid, literal, picture
 from lass.report.spectrograms import spectrograms
 from lass.separation import Separator
+from lass.separation.algorithm import Progress
 from lass.separation.streaming import audio_codec_of, num_windows, separate_stream
 
 FIGURE = "spectrograms.png"
@@ -94,7 +95,9 @@ def check_song(path: Path, separator: Separator) -> AudioInfo:
     return info
 
 
-def separate_song(path: Path, targets: Sequence[Path], separator: Separator, seed: int) -> None:
+def separate_song(
+    path: Path, targets: Sequence[Path], separator: Separator, seed: int, progress: Progress | None = None
+) -> None:
     """Separate a song and write one audio file per source, with the song's sample rate, length and channels; and plot.
 
     The written sources add up to the song. A separator with mixing weights wₛ of mean w̄ is given w̄ times the song, and
@@ -105,6 +108,8 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
         targets: Paths of the estimates, one per source, and of the figure.
         separator: Separator with an audio codec.
         seed: Seed of the sampler.
+        progress: Wrapper of the loop over the code positions of a window, see `separate_stream`; default progress bars
+            in the terminal.
 
     Raises:
         LassError: as in `check_song`, or if the estimates cannot be written; then none of them is.
@@ -129,11 +134,17 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
             drafts = [Path(temporary) / f"{i}.wav" for i in range(len(files))]
             total = num_windows(num_samples, codec.hop, window, context)
             pieces = separate_stream(
-                read, num_samples, separator, window=window, context=context, seed=seed, progress=POSITIONS
+                read,
+                num_samples,
+                separator,
+                window=window,
+                context=context,
+                seed=seed,
+                progress=progress or POSITIONS,
             )
             with ExitStack() as stack:
                 sinks = [stack.enter_context(_Sink(draft, codec.sample_rate, info, "RF64")) for draft in drafts]
-                for piece in tqdm(pieces, path.name, total, unit="window"):
+                for piece in tqdm(pieces, path.name, total, unit="window", disable=progress is not None):
                     for sink, samples, weight in zip(sinks, piece, weights, strict=True):
                         sink.write((weight / level * samples).T.cpu().numpy())
             finished = [Path(temporary) / file.name for file in files]
