@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -12,6 +11,10 @@ from pathlib import Path
 from docutils import nodes
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # these files, whatever version of lass is installed
+
+import lass.metrics
 
 #: Owner and name of the repository on GitHub, for links to its files and to Colab. Replace OWNER here and in the
 #: notebooks' first cells (a test compares them); GitHub Actions sets the variable.
@@ -24,8 +27,6 @@ PAGES |= {
     ROOT / "experiments/README.md": DOCS / "results/index.md",
     ROOT / "benchmarks/README.md": DOCS / "results/speed.md",
 }
-
-sys.path.insert(0, str(ROOT / "src"))  # document these files, whatever version of lass is installed
 
 project = "LASS"
 author = "The LASS developers"
@@ -41,7 +42,7 @@ html_css_files = ["small.css"]
 html_show_sphinx = False
 html_copy_source = False
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 toc_object_entries_show_parents = "hide"
@@ -135,10 +136,8 @@ def without_arguments_of_protocols(
 
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
-    for name in ("lass", "lass.metrics"):  # their names are imported on first use, and Sphinx looks for them earlier
-        module = importlib.import_module(name)
-        for member in module.__all__:
-            getattr(module, member)
+    for name in lass.metrics.__all__:  # they are imported on first use, and Sphinx looks for them earlier
+        getattr(lass.metrics, name)
     app.add_source_parser(Notebook)
     app.connect("source-read", read_page)
     app.connect("include-read", read_include)
