@@ -126,10 +126,7 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The wandb run, started on first access."""
-        if self._wandb_init["mode"] == "disabled":
-            self._wandb_init.setdefault("settings", wandb.Settings(silent=True))  # it warns of folders it does not use
-            return super().experiment
-        if self._experiment is not None or wandb.run is not None:
+        if self._experiment is not None or wandb.run is not None or self._wandb_init["mode"] == "disabled":
             return super().experiment
         Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)  # otherwise wandb uses a temporary folder
         if self._wandb_init["mode"] == "offline":
@@ -145,7 +142,7 @@ class WandbLogger(LightningWandbLogger):
             return self._offline_experiment(f"it refused the run: {reason}")
 
     def _offline_experiment(self, reason: str = "") -> Any:
-        latest = Path(os.path.relpath(str(self._save_dir))) / "wandb" / "latest-run"
+        latest = Path(str(self._save_dir)) / "wandb" / "latest-run"
         why = f" ({reason})" if reason else ""
         rank_zero_info(f"Weights & Biases: offline{why}; `wandb sync {latest}` uploads this run later.")
         # Silence wandb's own hints, which the line above replaces.
