@@ -97,7 +97,7 @@ def test_every_number_and_picture_of_the_dashboard_is_logged(runs):
 
 
 def test_every_score_of_the_stages_is_on_the_dashboard(runs):
-    """All scores with a direction are shown, except reconstructions of test sources and scores of single sources."""
+    """All scores with a direction are shown, except reconstructions of test sources and means over validation kinds."""
     directed = {name for run in runs for name in run.directions}
     sent = json.dumps(panels_of(module.dashboard("me")))
     missing = {name for name in directed if name not in sent}
