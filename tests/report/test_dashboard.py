@@ -15,6 +15,7 @@ from offline_runs import read_offline_runs
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 from toy_worlds import fitted_additive
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_runs import finish_run
 
 from lass import LassError
@@ -132,7 +133,7 @@ def test_the_dashboard_is_created_and_its_address_is_printed(account, monkeypatc
 
 def test_without_an_account_or_a_connection_there_is_one_sentence(account, monkeypatch, tmp_path):
     def refuse(*arguments):
-        raise ValueError("permission denied\nand much more")
+        raise WandbApiFailedError("permission denied\nand much more")
 
     monkeypatch.setattr(workspaces.internal, "execute_graphql", refuse)
     with pytest.raises(LassError, match=r"did not take the dashboard \(permission denied\): check that the project me"):
