@@ -8,7 +8,7 @@ from pathlib import Path
 from lass.artifacts import missing
 from lass.errors import LassError
 from lass.hub.registry import PublishedModel, published_models
-from lass.hub.snapshots import is_repository, snapshot
+from lass.hub.repositories import is_repository, snapshot
 
 CHECKOUT = Path(__file__).parents[3]  # root of the repository if lass is installed with --editable
 

@@ -1,16 +1,19 @@
-"""Separators on the Hugging Face Hub: their files are checked by name and size before they are downloaded."""
+"""Repositories of the Hugging Face Hub: their files are checked by name and size before they are downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     HTTPError,  # base class of all errors of huggingface_hub's HTTP client, which is httpx or httpx2
+    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -20,7 +23,7 @@ from lass.errors import LassError, path_component
 
 #: Files of a repository that are downloaded: weights, settings and the model card. All others are left where they are.
 DOWNLOADED = ["*.safetensors", "*.json", "README.md"]
-HIDDEN = [".*", "*/.*"]
+HIDDEN = [".[!.]*", "*/.[!.]*"]  # names with .. are not left out, but refused
 MAX_FILES = 200
 MAX_BYTES = 2**36  # 64 GiB; the largest published models that can be imported have 6 GB
 MAX_TEXT_BYTES = 2**20
@@ -54,8 +57,8 @@ def snapshot(
             info = api.model_info(repository, revision=revision, files_metadata=True)
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise _refused(repository, revision, error) from error
-        except (HTTPError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no JSON, e.g. a login page
+            reason = _first_line(error)
         else:
             commit = info.sha
             sizes = {file.rfilename: file.size for file in info.siblings or ()}
@@ -112,6 +115,32 @@ def check_files(repository: str, sizes: Mapping[str, int | None], cache: Path) -
         )
 
 
+@contextlib.contextmanager
+def uploading(repository: str) -> Iterator[None]:
+    """Raise errors of an upload to a repository of the Hub as LassError of one sentence."""
+    if not is_repository(repository):
+        raise LassError(f"{repository!r} is no repository of the Hugging Face Hub: expected organisation/name.")
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        if isinstance(error, LocalTokenNotFoundError) or _status(error) == 401:
+            raise LassError(
+                f"{repository} was not uploaded, as there is no valid access token: make one with write access on the "
+                "page of your account, and log in with `hf auth login`."
+            ) from error
+        if _status(error) == 403:
+            raise LassError(f"{repository} was not uploaded: your access token has no write access to it.") from error
+        raise LassError(f"{repository} was not uploaded to the Hugging Face Hub ({_first_line(error)}).") from error
+
+
+def _status(error: Exception) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _refused(repository: str, revision: str | None, error: Exception) -> LassError:
     if isinstance(error, GatedRepoError):
         return LassError(
@@ -130,8 +159,7 @@ def _unavailable(
     repository: str, revision: str | None, reason: str | None, error: Exception, online: bool
 ) -> LassError:
     if online:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return LassError(f"{repository} could not be downloaded from the Hub ({reason}): try again.")
+        return LassError(f"{repository} could not be downloaded from the Hub ({_first_line(error)}): try again.")
     of = f" in revision {revision!r}" if revision else ""
     why = f"the Hub cannot be reached ({reason})" if reason else "requests to the Hub are switched off"
     return LassError(
