@@ -37,10 +37,11 @@ demo: demo-plan $(INSTALLED) ## Run the whole chain on scikit-learn's digits: of
 
 .PHONY: demo-plan
 demo-plan:
-	@echo "The demo trains all models on scikit-learn's digits and separates mixtures of two. On two idle cores:"
-	@test -e $(INSTALLED) || echo "  0. installation into $(VENV): 6 GB on Linux, of which torch and CUDA 4.5 GB; minutes of download"
-	@echo "  1. codec: 2 min   2. prior: 2 min   3. likelihood: 30 s   4. separation: 1 min"
-	@echo "Ctrl-C stops it, and make demo goes on from there; make clean deletes its results in $(DEMO)."
+	@echo "The demo trains all models on scikit-learn's digits, and separates pairs of them:"
+	@test -e $(INSTALLED) || { echo "  installation into $(VENV), minutes of download: 6 GB on Linux, of which"; \
+	  echo "  torch and CUDA are 4.5 GB;"; }
+	@echo "  1. codec 2 min, 2. prior 2 min, 3. likelihood 30 s, 4. separation 1 min (two cores)."
+	@echo "Ctrl-C stops it, make demo goes on from there, and make clean starts anew."
 
 test: lint ## Check the style and run all tests
 	$(BIN)/python -m pytest -n auto

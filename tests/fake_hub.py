@@ -24,7 +24,8 @@ class FakeHub:
         self.declared: dict[str, int] = {}
         self.tags: dict[str, int] = {}
         self.requests: list[tuple[str, str]] = []
-        self.status: int | None = None  # answer to all requests, for a server with an error
+        self.status: int | None = None  # of all answers, for a server with an error
+        self.page: bytes | None = None  # answer to all requests, of a server that is no Hub
 
     def sha(self, repository, number):
         content = {path: hashlib.sha1(data).hexdigest() for path, data in self.repositories[repository][number].items()}
@@ -71,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         words = path.strip("/").split("/")
         api = words[:2] == ["api", "models"]
         repository, rest = "/".join(words[2:4] if api else words[:2]), words[4 if api else 2 :]
+        if self.hub.page:
+            return self.answer(self.hub.page)
         if self.hub.status:
             return self.fail(self.hub.status)
         if repository not in self.hub.repositories:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 
@@ -26,7 +27,8 @@ echo "$@" >> words
 stage=$(basename "$3" .yaml)
 mkdir -p "runs/digits/$stage/checkpoints"
 touch "runs/digits/$stage/checkpoints/last.ckpt" "runs/digits/$stage/config.yaml"
-[ "$(cat stops 2>/dev/null)" != "$stage" ] || { echo "lass: stopped; $LASS_GO_ON." >&2; exit 130; }
+trap 'echo "lass: stopped; $LASS_GO_ON." >&2; exit 130' INT
+[ "$(cat stops 2>/dev/null)" != "$stage" ] || kill -INT 0  # as Ctrl-C, to all processes of the terminal
 """
 
 
@@ -60,8 +62,15 @@ def demo(repository, tmp_path):
         (tmp_path / "words").write_text("")
         environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
         done = subprocess.run(
-            ["make", "demo", "VENV=venv"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
+            ["make", "demo", "VENV=venv"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        assert done.returncode == (-signal.SIGINT if stops_in else 0), done.stderr
         lines = [shlex.split(line) for line in (tmp_path / "words").read_text().splitlines()]
         return {line[2].rpartition("/")[2].removesuffix(".yaml"): [line[0], *line[3:]] for line in lines}, done
 

@@ -210,6 +210,7 @@ def test_published_models_are_imported_not_trained(repository, target):
 def test_help_lists_every_target(repository):
     makefile = (repository / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {
+        "demo-plan",
         "dictionaries",
         "experiment",
         "method",

@@ -7,6 +7,7 @@ runs=runs/digits
 before=experiments/digits/vqvae.yaml # result of the previous stage
 export WANDB_MODE="${WANDB_MODE:-disabled}"
 export LASS_GO_ON="make demo goes on from here"
+trap 'exit 0' INT # after `lass`, which has said how to go on; make would report another status than 0
 
 # Whether a file is there, and is at least as new as all others.
 is_current() {
@@ -14,11 +15,6 @@ is_current() {
     for other in "$2" "$before"; do
         [ ! "$1" -ot "$other" ] || return 1
     done
-}
-
-# Run `lass`; after Ctrl-C it has said how to go on, and `make` says nothing more if the script ends without an error.
-run() {
-    "$lass" "$@" || { status=$?; [ $status -eq 130 ] && exit 0 || exit $status; }
 }
 
 # Run a training, given its name and a description.
@@ -29,10 +25,10 @@ training() {
         echo "    finished in an earlier run"
     else
         if [ ! -e "$finished" ] && is_current "$last" "$config"; then
-            run fit -c "$config" --ckpt_path=last
+            "$lass" fit -c "$config" --ckpt_path=last
         else
             rm -f "$finished"
-            run fit -c "$config"
+            "$lass" fit -c "$config"
         fi
         touch "$finished"
     fi
@@ -44,9 +40,9 @@ training prior "2/4 Training the prior on the codes of the digits"
 training likelihood "3/4 Counting the likelihood of the codes of a mixture"
 echo "4/4 Separating 100 mixtures of held-out digits"
 if is_current $runs/separate/config.yaml experiments/digits/separate.yaml; then
-    run predict -c experiments/digits/separate.yaml
+    "$lass" predict -c experiments/digits/separate.yaml
 else
-    run predict -c experiments/digits/separate.yaml --model.overwrite=true
+    "$lass" predict -c experiments/digits/separate.yaml --model.overwrite=true
 fi
 cat <<END
 Next:    $lass separate docs/mixture.png

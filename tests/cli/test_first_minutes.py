@@ -81,20 +81,20 @@ print({"torch", "matplotlib", "pytorch_lightning", "wandb"} & set(sys.modules))
 
 def test_a_stage_prints_few_lines_and_one_bar(repository, tmp_path):
     """In a process of its own, as Python shows a warning once, and in a terminal for both streams."""
-    options = ["--trainer.enable_progress_bar=true", "--trainer.max_epochs=2", "--trainer.default_root_dir=run"]
+    options = ["--trainer.enable_progress_bar=true", "--trainer.max_epochs=2"]
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     with terminal() as (fd, sent):
         command = [sys.executable, "-m", "lass.cli", *words(repository, "vqvae", *options)]
         subprocess.run(command, cwd=tmp_path, stdout=fd, stderr=fd, env=environment, check=True)
     said = lines(sent[0])
-    bars = [line for line in said if re.match(r"(Epoch \d/2|Validation) ?\|", line)]
+    bars = [line for line in said if re.match(r"(Epoch \d/2|(Training|Validation|Checking the validation)) \|", line)]
     others = [line for line in said if line not in bars]
     assert re.fullmatch(r"Training: ImageVQVAE, [\d,]+ parameters\.", others[0])
-    assert re.fullmatch(r"run/codec is the version of step \d+ \(not validated\)\.", others[1])
+    assert re.fullmatch(r"runs/digits/vqvae/codec is the version of step \d+ \(not validated\)\.", others[1])
     assert len(others) == 2
     assert max(map(len, bars)) < COLUMNS
     assert bars[-1].startswith("Epoch 2/2 |")
-    assert len(sent[0].splitlines()) < 8  # lines of the terminal
+    assert sent[0].count("\n") < 8  # lines of the terminal
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_bar_of_a_stage_fits_in_80_columns(chain, repository, monkeypatch, s
             main(words(repository, stage, "--trainer.logger=false", *options))
         finally:
             finish_run()
-    bars = [line for line in lines(sent[0]) if re.match(r"(Epoch|Validation|Separating|Encoding).*\|", line)]
+    bars = [line for line in lines(sent[0]) if re.match(r"(Training|Epoch|Validation|Separating|Encoding).*\|", line)]
     assert bars
     assert max(map(len, bars)) < COLUMNS
     if score:

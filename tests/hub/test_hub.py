@@ -130,6 +130,12 @@ def test_a_model_that_is_not_in_the_cache_needs_the_hub(hub, monkeypatch):
         folder_of(NAME)
 
 
+def test_a_login_page_of_a_network_is_no_answer_of_the_hub(hub):
+    hub.page = b"<html>Log in to this network</html>"
+    with pytest.raises(LassError, match=r"no complete copy .* cache, while the Hub cannot be reached"):
+        folder_of(NAME)
+
+
 def test_a_folder_takes_precedence_over_the_hub(hub, separator):
     separator.save_pretrained(NAME)
     assert folder_of(NAME) == Path(NAME)
@@ -224,6 +230,8 @@ def test_an_upload_that_fails_says_why(hub, separator):
     with pytest.raises(LassError, match=r"was not uploaded to the Hugging Face Hub \(.*500"):
         separator.push_to_hub(NAME, token=TOKEN)
     requests = len(hub.requests)
+    with pytest.raises(LassError, match=r"no summary of results at nothing"):
+        separator.push_to_hub(NAME, results="nothing", token=TOKEN)
     with pytest.raises(LassError, match=r"'digits' is no repository .* expected organisation/name"):
         separator.push_to_hub("digits", token=TOKEN)
     assert len(hub.requests) == requests

@@ -15,6 +15,7 @@ from offline_runs import read_offline_runs
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 from toy_worlds import fitted_additive
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_runs import finish_run
 
 from lass import LassError
@@ -97,7 +98,7 @@ def test_every_number_and_picture_of_the_dashboard_is_logged(runs):
 
 
 def test_every_score_of_the_stages_is_on_the_dashboard(runs):
-    """All scores with a direction are shown, except reconstructions of test sources and scores of single sources."""
+    """All scores with a direction are shown, except reconstructions of test sources and means over validation kinds."""
     directed = {name for run in runs for name in run.directions}
     sent = json.dumps(panels_of(module.dashboard("me")))
     missing = {name for name in directed if name not in sent}
@@ -132,7 +133,7 @@ def test_the_dashboard_is_created_and_its_address_is_printed(account, monkeypatc
 
 def test_without_an_account_or_a_connection_there_is_one_sentence(account, monkeypatch, tmp_path):
     def refuse(*arguments):
-        raise ValueError("permission denied\nand much more")
+        raise WandbApiFailedError("permission denied\nand much more")
 
     monkeypatch.setattr(workspaces.internal, "execute_graphql", refuse)
     with pytest.raises(LassError, match=r"did not take the dashboard \(permission denied\): check that the project me"):

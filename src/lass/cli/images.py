@@ -77,7 +77,7 @@ def separate_images(separator: Separator, codec: ImageCodec, options: Namespace,
             pictured.append(result)
     drawn = []
     for figure, which in pictures.items():
-        parts = ([values[i] for i in which] for values in (files, mixtures, pictured))
+        parts = [files[i] for i in which], [mixtures[i] for i in which], [pictured[i] for i in which]
         if picture(partial(_picture, *parts), figure):
             drawn.append(figure)
     said = f"Estimates of {len(files)} mixture(s) are in {root if len(files) > 1 else folders[0]}"

@@ -57,7 +57,7 @@ def snapshot(
             info = api.model_info(repository, revision=revision, files_metadata=True)
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise _refused(repository, revision, error) from error
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no JSON, e.g. a login page
             reason = _first_line(error)
         else:
             commit = info.sha

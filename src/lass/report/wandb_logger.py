@@ -128,10 +128,7 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The wandb run, started on first access."""
-        if self._wandb_init["mode"] == "disabled":
-            self._wandb_init.setdefault("settings", wandb.Settings(silent=True))  # it warns of folders it does not use
-            return super().experiment
-        if self._experiment is not None or wandb.run is not None:
+        if self._experiment is not None or wandb.run is not None or self._wandb_init["mode"] == "disabled":
             return super().experiment
         Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)  # otherwise wandb uses a temporary folder
         if self._wandb_init["mode"] == "offline":

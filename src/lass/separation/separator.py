@@ -425,7 +425,8 @@ class Separator(ModelHubMixin):
         Raises:
             LassError: if a part cannot be saved, or the Hub cannot be reached or refuses the upload.
         """
-        facts = {"licence": licence, "training_data": training_data, "results": results}
+        card = {"repository": repo_id, "licence": licence, "training_data": training_data, "results": results}
+        self.generate_model_card(**card)  # so that results that cannot be read leave no empty repository
         with uploading(repo_id):
             return super().push_to_hub(
                 repo_id,
@@ -434,7 +435,7 @@ class Separator(ModelHubMixin):
                 token=token,
                 branch=branch,
                 create_pr=create_pr,
-                model_card_kwargs={"repository": repo_id, **facts},
+                model_card_kwargs=card,
             )
 
     def generate_model_card(
