@@ -111,6 +111,21 @@ def test_the_canvas_shows_the_mean_and_the_number_of_sources_follows(browser, ad
         page.get_by_text("There is nothing to separate yet").wait_for()
 
 
+def test_a_separation_is_stopped(browser, address):
+    with opened(browser, address) as page:
+        draw(page, THREE)
+        page.get_by_role("button", name="Digit 2").click()
+        draw(page, FOUR)
+        page.get_by_text("Settings").click()
+        page.get_by_label("Candidates").fill("1024")
+        page.click("#lass-separate")
+        page.get_by_text("Separating").first.wait_for()
+        page.click("#lass-stop")
+        page.get_by_text("Separating").first.wait_for(state="hidden")
+        assert page.locator("#lass-figures figure").count() == 0
+        assert page.wrong == []
+
+
 def test_a_song_is_separated_and_can_be_played(browser, address, tmp_path):
     write_song(tmp_path / "song.wav", 1.0)
     with opened(browser, address) as page:
@@ -138,7 +153,7 @@ def test_bad_files_give_one_sentence(browser, address, tmp_path, capfd):
     with opened(browser, address) as page:
         choose_songs(page)
         upload(page, tmp_path / "huge.wav")
-        page.get_by_text("File size exceeds the maximum allowed size").first.wait_for()
+        page.get_by_text("exceed the maximum allowed size of").first.wait_for()
     for name, words in {
         "text.wav": "text.wav is no audio file that can be read",
         "long.wav": "long.wav lasts 6 s: expected at most 5 s",

@@ -40,7 +40,9 @@ def test_size_and_centre_are_those_of_mnist(digit):
 def test_position_size_and_direction_of_the_strokes_do_not_matter():
     expected = draw_digit(FOUR, 28, 28)
     for other in (moved(FOUR, 0.4, 0.5, 0.1), [stroke[::-1] for stroke in FOUR[::-1]]):
-        assert (draw_digit(other, 28, 28) - expected).abs().max() < 0.15
+        difference = (draw_digit(other, 28, 28) - expected).abs()
+        assert difference.max() < 0.3  # coordinates are rounded to an eighth of a pixel
+        assert difference.mean() < 0.01
 
 
 def test_a_vertical_stroke_is_as_wide_as_those_of_mnist():
@@ -80,7 +82,7 @@ def test_what_the_browser_sends_is_read_and_empty_digits_are_left_out():
         [[[[math.nan, 0.5]]]],
         [[[[0.5, None]]]],
         [[]] * 100,
-        [[[[0.5, 0.5]] * 40_000]] * 3,
+        [[[[0.5, 0.5]] * (MAX_POINTS - 1)]] * 2,
         [[[[0.5, 0.5]]] * (MAX_POINTS + 1)],
     ],
     ids=lambda value: str(value)[:20],

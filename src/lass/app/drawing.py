@@ -21,7 +21,7 @@ Digit = list[Stroke]
 BOX, STROKE_WIDTH = 20 / 28, 2.5 / 28
 SMALLEST = 0.15  # of the canvas: a drawing that is smaller than this is not enlarged to fill the box
 SUPERSAMPLING = 8  # pixels of the drawing per pixel of the image, in each direction
-MAX_DIGITS, MAX_POINTS = 8, 50_000
+MAX_DIGITS, MAX_POINTS = 8, 10_000
 
 
 def parse_drawing(value: object) -> list[Digit]:

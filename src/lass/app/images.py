@@ -54,34 +54,36 @@ def separate_image(
         LassError: if the settings do not suit the model.
         Stopped: if the separation was cancelled.
     """
-    said, number = "", None
-    num_positions = int(np.prod(model.separator.codec.grid)) if isinstance(model.separator.codec, ImageCodec) else 1
-    if settings.num_sources == 0:
-        if settings.classes is not None:
-            raise LassError("Classes are for a known number of sources: choose the number, or give no classes.")
-        most = max(model.numbers_of_sources)
-        counting = watch.positions("Counting sources", num_positions, most)
-        counted = settings.separator_for(model, model.numbers_of_sources[0])
-        (probabilities,) = num_sources_probabilities(
-            counted, mixture[None], most, seed=settings.seed, progress=counting
-        ).cpu()
-        number = int(probabilities.argmax()) + 1
-        said = (
-            f"{number} source{'s' * (number > 1)}, with an estimated probability of {probabilities[number - 1]:.0%}. "
-        )
+    number, said = _count_sources(mixture, model, settings, watch) if settings.num_sources == 0 else (None, "")
     separator = settings.separator_for(model, number)
-    recorded = Recorded(separator.selection)
-    separator.selection = recorded
+    separator.selection = recorded = Recorded(separator.selection)
     conditions = None if settings.classes is None else torch.tensor(settings.classes)
-    result = separator.separate(mixture, conditions, settings.seed, watch.positions("Separating", num_positions))
+    progress = watch.positions("Separating", model.num_positions)
+    result = separator.separate(mixture, conditions, settings.seed, progress)
     watch.step(1.0, "Decoding the candidates")
     assert recorded.candidates is not None
     pictures = _write_pictures(mixture, result, folder)
     others = _write_candidates(recorded.candidates, result, separator, conditions, folder)
     num = recorded.candidates.codes.shape[1]
-    said += f"{type(separator.sampler).__name__} with {num} candidate{'s' * (num > 1)}, λ = "
-    said += f"{separator.likelihood_weight:g}, seed {settings.seed}."
+    said += (
+        f"{type(separator.sampler).__name__} with {num} candidate{'s' * (num > 1)}, "
+        f"λ = {separator.likelihood_weight:g}, seed {settings.seed}."
+    )
     return Outcome(said, archived(folder), pictures, others)
+
+
+def _count_sources(mixture: Tensor, model: Model, settings: Settings, watch: Watch) -> tuple[int, str]:
+    """Determine the number of sources, and say it."""
+    if settings.classes is not None:
+        raise LassError("Classes are for a known number of sources: choose the number, or give no classes.")
+    most = max(model.numbers_of_sources)
+    progress = watch.positions("Counting sources", model.num_positions, most)
+    separator = settings.separator_for(model, most)
+    (probabilities,) = num_sources_probabilities(
+        separator, mixture[None], most, seed=settings.seed, progress=progress
+    ).tolist()
+    number = probabilities.index(max(probabilities)) + 1
+    return number, f"{number} source{'s' * (number > 1)}, with an estimated probability of {max(probabilities):.0%}. "
 
 
 def _write_pictures(mixture: Tensor, result: SeparationResult, folder: Path) -> list[Picture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,12 @@ class Model:
         """Shape of its images, (channels, height, width)."""
         assert isinstance(self.separator.codec, ImageCodec)
         return self.separator.codec.image_shape
+
+    @property
+    def num_positions(self) -> int:
+        """Number of codes of one of its images."""
+        assert isinstance(self.separator.codec, ImageCodec)
+        return math.prod(self.separator.codec.grid)
 
     @property
     def can_be_drawn(self) -> bool:

@@ -107,7 +107,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             typed: str,
             method: str | None,
             num: int | None,
-            exponent: float | None,
+            exponent: int | float | None,
             number_of_seed: int | None,
             request: gr.Request,
             progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio finds it in the signature)
