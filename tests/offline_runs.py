@@ -31,6 +31,7 @@ class OfflineRun:
     rows: list[dict[str, Any]] = field(default_factory=list)  # one dictionary of scores per logging call
     directions: dict[str, str] = field(default_factory=dict)  # score -> "min" or "max", if it is summarised by its best
     artifacts: dict[str, dict[str, Path]] = field(default_factory=dict)  # type -> name of a file -> its path
+    summary: dict[str, Any] = field(default_factory=dict)  # by name, or name.min and name.max for the best of a score
 
     @property
     def history(self) -> dict[str, list[Any]]:
@@ -99,4 +100,9 @@ def _read(file: Path) -> OfflineRun:
         if kind == "history":
             row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             run.rows.append(row)
+        if kind == "summary":
+            for item in record.summary.update:
+                name, value = "/".join(item.nested_key) or item.key, json.loads(item.value_json)
+                best = isinstance(value, dict) and value.keys() <= {"min", "max"}
+                run.summary |= {f"{name}.{key}": x for key, x in value.items()} if best else {name: value}
     return run

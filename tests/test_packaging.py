@@ -1,15 +1,13 @@
-"""Packaging: consistent environments, existing make targets, and a README whose commands and examples work."""
+"""Packaging: consistent environments, existing make targets, and imports in one direction."""
 
 from __future__ import annotations
 
 import ast
 import configparser
-import importlib
 import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,8 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from lass.cli import import_models, separate
 
 STAGES = {"train-vqvae": "fit", "train-prior": "fit", "count": "fit", "separate": "predict"}
 
@@ -146,9 +142,7 @@ def test_make_evaluates_lints_tests_and_demonstrates(repository):
         assert "lass predict -c experiments/mnist/separate.yaml" in make(repository, *evaluate).stdout
     assert all(tool in make(repository, "lint").stdout for tool in ("ruff check", "ruff format --check", "mypy"))
     assert "pytest" in make(repository, "test").stdout
-    demo = make(repository, "demo").stdout
-    for config in ("vqvae", "prior", "likelihood", "separate"):
-        assert f"experiments/digits/{config}.yaml" in demo
+    assert "sh experiments/digits/demo.sh .venv/bin/lass" in make(repository, "demo").stdout
 
 
 def test_evaluation_takes_what_was_trained_and_else_what_is_shipped(repository, tmp_path):
@@ -216,6 +210,7 @@ def test_published_models_are_imported_not_trained(repository, target):
 def test_help_lists_every_target(repository):
     makefile = (repository / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {
+        "demo-plan",
         "dictionaries",
         "experiment",
         "method",
@@ -231,7 +226,7 @@ def test_help_lists_every_target(repository):
 
 def test_imports_point_one_way(repository):
     """samplers, likelihood, priors and codecs do not import Lightning or higher layers; data imports none of them."""
-    rooms = ["codecs", "priors", "likelihood", "samplers", "separation", "methods", "tasks"]
+    rooms = ["codecs", "priors", "likelihood", "samplers", "hub", "separation", "methods", "tasks"]
     models = {"codecs", "priors", "likelihood", "samplers"}
     allowed = {
         "data": set(),
@@ -240,7 +235,8 @@ def test_imports_point_one_way(repository):
         "priors": {"priors"},
         "likelihood": {"likelihood"},
         "samplers": {"samplers"},
-        "separation": {*models, "separation", "data"},
+        "hub": {"hub"},
+        "separation": {*models, "hub", "separation", "data"},
         "methods": {*models, "separation", "data", "methods"},
         "tasks": {*models, "separation", "methods", "data", "metrics", "report", "tasks"},
     }
@@ -250,111 +246,7 @@ def test_imports_point_one_way(repository):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
                 for name in names:
-                    if room in models or room in ("separation", "methods"):
+                    if room in models or room in ("hub", "separation", "methods"):
                         assert not name.startswith("pytorch_lightning"), f"{path} imports {name}"
                     if (match := re.match(r"lass\.(\w+)", name)) and match[1] in rooms:
                         assert match[1] in others, f"{path} imports {name}"
-
-
-def readme_blocks(repository, language):
-    return re.findall(rf"```{language}\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-
-
-def test_readme_commands_exist(repository, monkeypatch):
-    from test_configs import parsed
-
-    monkeypatch.chdir(repository)
-    commands = [line.split("#")[0].strip() for block in readme_blocks(repository, "sh") for line in block.splitlines()]
-    assert len(commands) > 5
-    for command in filter(None, commands):
-        if "make " in command:
-            target = command.partition("make ")[2]
-            arguments = re.findall(r'(?:[^\s"]|"[^"]*")+', target)
-            run = make(repository, *(argument.replace('"', "") for argument in arguments))
-            assert run.returncode == 0, (command, run.stderr)
-            command = run.stdout
-        for line in command.splitlines():
-            if "bin/lass separate " in line:
-                separate.parser().parse_args(shlex.split(line)[2:])
-            elif "bin/lass import " in line:
-                import_models.parser().parse_args(shlex.split(line)[2:])
-            elif "bin/lass " in line:
-                parsed(*shlex.split(line)[1:])
-
-
-def test_readme_method_is_evaluated(repository, tmp_path, monkeypatch):
-    """Put the file and the config of "Add a method" where the README says, and run its command."""
-    import torch
-    from wandb_runs import finish_run
-
-    import lass.methods
-    from lass.cli.main import main
-    from lass.data.images.digits import Digits
-    from lass.metrics import psnr
-    from lass.report.results import ResultsFolder
-
-    section = (repository / "README.md").read_text().partition("## Add a method\n")[2].partition("\n## ")[0]
-    (code,), (config,) = (
-        re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL) for language in ("python", "yaml")
-    )
-    (module,) = set(re.findall(r"`src/lass/methods/(\w+)\.py`", section))
-    (config_file,) = re.findall(r"`(experiments/\S+\.yaml)`:\n", section)
-    (words,) = re.findall(r"`make (\S+ METHOD=\w+)` runs", section)
-    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
-        shutil.copy(repository / name, tmp_path)
-    shutil.copytree(repository / "experiments/digits", tmp_path / "experiments/digits")
-    for name, content in {config_file: config, f"methods/{module}.py": code, ".venv/installed": ""}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(lass.methods, "__path__", [*lass.methods.__path__, str(tmp_path / "methods")])
-    monkeypatch.chdir(tmp_path)
-    lines = make(
-        tmp_path, *words.split(), "ARGS=--data.num_mixtures=4 --model.method.position=0.25"
-    ).stdout.splitlines()
-    (command,) = [line for line in lines if "bin/lass predict" in line]
-    try:
-        main([*shlex.split(command)[1:], "--trainer.enable_progress_bar=false"])
-    finally:
-        finish_run()
-
-    settings = json.loads(Path("runs/digits/halves/settings.json").read_text())
-    assert (settings["method"], settings["method.position"]) == ("lass.methods.halves.Halves", 0.25)
-    stored = "experiments/digits/test_mixtures.csv"
-    (batch,) = Digits(4, num_validation=200, mixtures=stored, num_mixtures=4).predict_dataloader()
-    for index, sources in enumerate(batch.signals):
-        left, right = 2 * sources.mean(0, keepdim=True).repeat(2, 1, 1, 1)
-        left[..., 4:], right[..., :4] = 0, 0
-        scores = [psnr(torch.stack(order), sources).mean().item() for order in ((left, right), (right, left))]
-        tensors, row = ResultsFolder("runs/digits/halves").read(index)
-        assert row["psnr_db"] == pytest.approx(max(scores), abs=1e-3)
-        assert tensors.keys() == {"estimates"}
-
-
-def test_readme_python_runs(repository, tmp_path, monkeypatch):
-    """Run all Python examples of the README in order, as one program, with a small separator and dataset."""
-    import torch
-
-    from lass import Separator, SparseCounts
-    from lass.codecs import ImageVQVAE
-    from lass.priors import TransformerPrior
-    from lass.samplers import TopK
-    from lass.separation import LatentDescent
-
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    counts = SparseCounts(16)
-    counts.add(*torch.randint(16, (3, 2000)))
-    Separator(
-        ImageVQVAE((1, 16, 16), num_codes=16, width=8),
-        TransformerPrior(16, 16, dim=8, num_layers=1),
-        counts.likelihood(),
-        TopK(8, k=4),
-        refinement=LatentDescent(steps=2),
-    ).save_pretrained("runs/digits/separate/separator")
-    Path("docs").symlink_to(repository / "docs")
-    few_candidates(repository, Path("pretrained/mnist"))
-    program = "\n".join(readme_blocks(repository, "python"))
-    assert "from_pretrained" in program
-    Path("example.py").write_text(program)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("example")

@@ -46,6 +46,7 @@ _SUBMODULES = (
     "codecs",
     "data",
     "errors",
+    "hub",
     "likelihood",
     "methods",
     "metrics",

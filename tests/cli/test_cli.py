@@ -139,11 +139,11 @@ def test_a_mistaken_option_is_one_sentence(stage, option, words, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "A command is missing: expected one of fit, import, predict, "),
+        ([], "A command is missing: expected one of app, fit, import, predict, "),
         (["seperate", "a.png"], "did you mean separate?"),
         (["fit"], "`lass fit` needs --data and --model"),
         (["predict", "-c"], "expected one argument"),
-        (["separate", "a.png"], "required: --separator, --out; see `lass separate --help`."),
+        (["separate"], "required: mixtures; see `lass separate --help`."),
         (["separate", "--seed=x", "a.png"], "--seed must be an integer, not x; see `lass separate --help`."),
         (["import", "tamming"], "invalid choice: 'tamming'"),
         (["import", "taming"], "required: --config, --checkpoint, --out; see `lass import taming --help`."),
@@ -396,6 +396,10 @@ def test_ctrl_c_in_lass_separate(monkeypatch, capsys):
         main(["separate", "a.png"])
     assert error.value.code == 130
     assert capsys.readouterr().err.startswith("lass: stopped; estimates that were finished are kept")
+    monkeypatch.setenv("LASS_GO_ON", "make demo goes on from here")
+    with pytest.raises(SystemExit):
+        main(["separate", "a.png"])
+    assert capsys.readouterr().err == "lass: stopped; make demo goes on from here.\n"
 
 
 def test_a_predict_that_was_stopped_says_that_it_goes_on(chain, repository, monkeypatch, sigint, capfd):

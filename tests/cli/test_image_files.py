@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from toy_worlds import fitted_additive
 
 from lass import LassError, Separator, SparseCounts, read_image, write_image
 from lass.artifacts import fingerprint
+from lass.cli.files import find_files
 from lass.cli.main import main
-from lass.cli.separate import find_files
 from lass.codecs import ImageVQVAE
+from lass.hub import default_for
 from lass.priors import TransformerPrior
 from lass.report.figures import image_grid
 from lass.samplers import Ancestral, SequentialMonteCarlo
@@ -97,6 +99,48 @@ def mixtures(folder, names=("a", "b")):
     return [save(folder / f"{name}.png", generator.integers(0, 255, (8, 8))) for name in names]
 
 
+def halves(height, width, *colours):
+    """Return an image whose left part has the first colour and whose right part the second one."""
+    pixels = np.empty((height, width, *np.shape(colours[0])))
+    pixels[:, : width // 2], pixels[:, width // 2 :] = colours
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fit", "expected"),
+    [
+        # 4×12 to 4×4: the middle third, or four columns of means in a band of a third of the height between black
+        (halves(4, 12, 0, 200), "crop", halves(4, 4, 0, 200)),
+        (halves(12, 4, 0, 200), "crop", halves(4, 4, 0, 200)),
+        (np.full((8, 16), 200), "pad", np.array([[0], [200], [200], [0]]) * np.ones(4)),
+        (np.full((16, 8), 200), "pad", np.array([0, 200, 200, 0]) * np.ones((4, 1))),
+        (np.full((2, 2), 77), "pad", np.full((4, 4), 77)),
+        # red has a luminance of 0.299; opaque, half and fully transparent white on black
+        (np.full((4, 4, 3), (255, 0, 0)), "crop", np.full((4, 4), 76)),
+        (np.full((4, 4, 4), (255, 255, 255, 255)), "pad", np.full((4, 4), 255)),
+        (np.full((4, 4, 4), (255, 255, 255, 128)), "pad", np.full((4, 4), 128)),
+        (np.full((4, 4, 4), (255, 255, 255, 0)), "crop", np.full((4, 4), 0)),
+    ],
+)
+def test_fit_converts_any_image(tmp_path, pixels, fit, expected):
+    image = read_image(save(tmp_path / "image.png", pixels), (1, 4, 4), fit)
+    np.testing.assert_allclose(255 * image[0], expected, atol=1)
+
+
+def test_fit_reads_16_bits_and_keeps_an_image_that_fits(tmp_path):
+    deep = np.linspace(0, 65535, 16).round().astype(np.uint16).reshape(4, 4)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png", (1, 4, 4), "crop")[0], deep / 65535, atol=0.5 / 255)
+    path = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (4, 4)))
+    for fit in ("crop", "pad"):
+        assert torch.equal(read_image(path, (1, 4, 4), fit), read_image(path))
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8), "RGB").convert("LAB").save(tmp_path / "lab.tiff")
+    with pytest.raises(LassError, match="'LAB', which has no conversion"):
+        read_image(tmp_path / "lab.tiff", (1, 4, 4), "crop")
+    with pytest.raises(LassError, match="too narrow to be padded to 4×4: use --fit crop"):
+        read_image(save(tmp_path / "narrow.png", np.zeros((100, 1))), (1, 4, 4), "pad")
+
+
 def separate(*arguments):
     main(["separate", *map(str, arguments)])
 
@@ -121,6 +165,38 @@ def test_files_and_folders_become_estimates_and_a_picture(separator_folder, tmp_
     torch.testing.assert_close(read_image(out / "a-2.png"), estimates[1].clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0)
 
 
+def test_without_options_the_published_separator_writes_a_folder_for_each_file(
+    separator_folder, tmp_path, monkeypatch, capsys
+):
+    """The default is simulated, so that the test does not depend on which separator is the default."""
+    model = replace(default_for("image"), name="tiny", licence="CC0-1.0")
+    monkeypatch.setattr("lass.hub.registry.default_for", {"image": model}.get)
+    monkeypatch.setattr("lass.hub.folder_of", lambda name: separator_folder if name == "tiny" else Path(name))
+    monkeypatch.chdir(tmp_path)
+    one, two = mixtures(tmp_path / "in")
+    separate(one)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Separator: tiny, licence CC0-1.0.")
+    assert said[-1] == "Estimates of 1 mixture(s) are in separated/tiny/a; picture: separated/tiny/a/separations.png"
+    separate(two, "--separator", separator_folder)
+    made = [str(path.relative_to(tmp_path / "separated")) for path in (tmp_path / "separated").rglob("*.png")]
+    names = {"a": "tiny/a", "b": f"{separator_folder.name}/b"}
+    assert sorted(made) == sorted(
+        f"{folder}/{name}"
+        for stem, folder in names.items()
+        for name in (f"{stem}-1.png", f"{stem}-2.png", "separations.png")
+    )
+    with pytest.raises(SystemExit, match=r"separated/tiny/a/a-1.png is there already"):
+        separate(one)
+    with pytest.raises(SystemExit, match="No separator for songs is published yet: name the folder of one with"):
+        separate("song.MP3")
+    with pytest.raises(SystemExit, match="There are images and songs among the mixtures"):
+        separate("song.mp3", tmp_path / "in")
+    for nothing in ("notes.txt", tmp_path):
+        with pytest.raises(SystemExit, match=f"{nothing} is neither an image nor a song by its name"):
+            separate(nothing)
+
+
 @pytest.fixture(scope="module")
 def additive_folder(separator_folder, tmp_path_factory):
     """Folder of a separator that serves any number of sources; saved for two."""
@@ -134,7 +210,7 @@ def additive_folder(separator_folder, tmp_path_factory):
 @pytest.mark.parametrize("num_sources", [None, 3, 4])
 def test_any_number_of_sources_is_separated(additive_folder, tmp_path, monkeypatch, num_sources):
     grids, draw, out = [], image_grid, tmp_path / "out"
-    monkeypatch.setattr("lass.cli.separate.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
+    monkeypatch.setattr("lass.cli.images.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
     options = [] if num_sources is None else ["--num-sources", num_sources]
     files = mixtures(tmp_path)
     separate(*files, "--separator", additive_folder, "--out", out, *options)
@@ -159,8 +235,8 @@ def test_the_number_of_sources_is_determined_for_each_image(additive_folder, tmp
         return torch.nn.functional.one_hot(torch.tensor([next(numbers) - 1]), 4).float() * 0.9 + 0.025
 
     grids, draw, out = [], image_grid, tmp_path / "out"
-    monkeypatch.setattr("lass.cli.separate.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
-    monkeypatch.setattr("lass.cli.separate.num_sources_probabilities", probabilities)
+    monkeypatch.setattr("lass.cli.images.image_grid", lambda *arguments: grids.append(arguments) or draw(*arguments))
+    monkeypatch.setattr("lass.cli.images.num_sources_probabilities", probabilities)
     files = mixtures(tmp_path)
     separate(*files, "--separator", additive_folder, "--out", out, "--num-sources", "auto")
     assert {path.name for path in out.iterdir()} == {"a-1.png", "b-1.png", "b-2.png", "b-3.png", "separations.png"}
@@ -199,7 +275,7 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["empty"], "no images in the folder empty"),
         (["a.png", "other/a.png"], "would both become out/a-1.png"),
         (["a.png", "--classes", "0", "7"], "Classes must be in 0…2; got 0…7"),
-        (["a.png", "--separator", "nowhere"], "There is no separator at nowhere"),
+        (["a.png", "--separator", "nowhere"], "There is no separator nowhere"),
         (["done/a.png", "--out", "done"], "done/a-1.png is there already"),
         (["a.png", "--out", "a.png"], "The folder a.png cannot be made"),
         (["a.png", "--classes", "1"], "--classes takes one class for each of 2 sources, got 1"),
@@ -209,6 +285,10 @@ def test_classes_and_seed_change_the_sample(separator_folder, tmp_path):
         (["a.png", "--num-sources", "auto"], "an additive likelihood is needed, which serves any number"),
         (["a.png", "--num-sources", "auto", "--classes", "1", "1"], "--classes is for a known number of sources"),
         (["a.png", "--seed", "-1"], "The seed must be 0 or more"),
+        (["a.png", "--threads", "0"], "--threads must be an integer, at least 1"),
+        (["other/large.png"], "resize it, or let --fit crop or --fit pad do it"),
+        (["other/clear.png"], "convert it, or let --fit crop or --fit pad do it"),
+        (["a.png", "--fit", "stretch"], "--fit must be crop or pad, not stretch"),
         (["a.png", "--device", "abacus"], "The device 'abacus' cannot be used"),
         (
             ["done/a.png", "done/a-1.png", "--out", "done", "--overwrite"],
@@ -220,6 +300,8 @@ def test_mistakes_are_one_sentence_and_lose_nothing(separator_folder, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     mixtures(tmp_path, ["a"]), mixtures(tmp_path / "other", ["a"]), mixtures(tmp_path / "done", ["a", "a-1"])
+    save(tmp_path / "other" / "large.png", np.zeros((8, 9)))
+    save(tmp_path / "other" / "clear.png", np.zeros((8, 8, 4)))
     before = (tmp_path / "done" / "a-1.png").read_bytes()
     defaults = [] if "--separator" in arguments else ["--separator", separator_folder]
     defaults += [] if "--out" in arguments else ["--out", "out"]
@@ -283,7 +365,7 @@ def test_names_that_differ_by_case_are_refused_where_they_are_one_file(
     separator_folder, tmp_path, monkeypatch, ignores_case
 ):
     """A case-insensitive file system is simulated; it is detected by a file's name in the other case."""
-    monkeypatch.setattr("lass.cli.separate._ignores_case", lambda folder: ignores_case)
+    monkeypatch.setattr("lass.cli.files._ignores_case", lambda folder: ignores_case)
     files = [*mixtures(tmp_path / "in", ["a"]), *mixtures(tmp_path / "other", ["A"])]
     arguments = [*files, "--separator", separator_folder, "--out", tmp_path / "out"]
     if ignores_case:

@@ -109,6 +109,7 @@ def experiment_of(tmp_path, caplog):
     """Log one number, and return the messages and the mode of the run."""
     logger = WandbLogger("digits", "prior", save_dir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()  # an unused logger writes nothing
+    logger.finalize("success")  # of a run that logged nothing
     logger.log_metrics({"x": 1.0})
     mode = logger.experiment.settings.mode
     finish_run()
@@ -123,7 +124,7 @@ def test_a_run_goes_on_offline_if_the_server_is_out_of_reach(monkeypatch, tmp_pa
     mode, said = experiment_of(tmp_path, caplog)
     assert mode == "offline"
     assert len(said) == 1
-    assert "offline (127.0.0.1 cannot be reached); `wandb sync " in said[0]
+    assert said[0] == "Weights & Biases: this run is offline, as 127.0.0.1 cannot be reached."
 
 
 def test_a_run_goes_on_offline_if_the_key_is_refused(monkeypatch, tmp_path, caplog, silent_server):
@@ -133,7 +134,7 @@ def test_a_run_goes_on_offline_if_the_key_is_refused(monkeypatch, tmp_path, capl
     mode, said = experiment_of(tmp_path, caplog)
     assert mode == "offline"
     assert len(said) == 1
-    assert "it refused the run" in said[0]
+    assert "offline, as the server refused it (" in said[0]
 
 
 def test_online_without_a_key_never_asks(monkeypatch, tmp_path, caplog):
@@ -144,6 +145,32 @@ def test_online_without_a_key_never_asks(monkeypatch, tmp_path, caplog):
     assert mode == "offline"
     assert len(said) == 1
     assert "there is no key" in said[0]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_end_of_an_offline_run_names_its_folder_and_the_command(tmp_path, monkeypatch, caplog, inside):
+    caplog.set_level("INFO")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path if inside else tmp_path / "elsewhere")
+    logger = WandbLogger("digits", "prior", save_dir=str(tmp_path / "my run"))
+    logger.log_metrics({"x": 1.0})
+    logger.finalize("success")
+    finish_run()
+    (said,) = [record.getMessage() for record in caplog.records if "Weights & Biases" in record.getMessage()]
+    (folder,) = (tmp_path / "my run" / "wandb").glob("offline-run-*")
+    shown = folder.relative_to(tmp_path) if inside else folder
+    assert said == f"Weights & Biases: this run is offline, `wandb sync '{shown}'` uploads it."
+
+
+def test_the_end_of_an_online_run_is_its_address(tmp_path, caplog):
+    class Online:
+        disabled, offline, url = False, False, "https://wandb.example/me/lass/runs/1"
+
+    caplog.set_level("INFO")
+    logger = WandbLogger("digits", "prior", save_dir=str(tmp_path))
+    logger._experiment = Online()
+    logger.finalize("failed")
+    assert caplog.messages == ["Weights & Biases: the run is at https://wandb.example/me/lass/runs/1"]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import sys
+from argparse import SUPPRESS, Action
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from lass.errors import LassError
 
@@ -30,6 +31,15 @@ IMPLEMENTS = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 Parsers = Mapping[str, ArgumentParser]
 
 
+class PlainHelp(DefaultHelpFormatter):
+    """Formatter of `--help` that adds the default only, and not the types of Python."""
+
+    def _get_help_string(self, action: Action) -> str:
+        if not action.option_strings or action.default in (None, False, SUPPRESS):
+            return f"{action.help} (required)" if action.required and action.option_strings else action.help or ""
+        return f"{action.help} (default: {action.default})"
+
+
 class SentenceParser(ArgumentParser):
     """Parser of `lass separate` and `lass import`, whose errors are LassErrors of one sentence.
 
@@ -39,7 +49,9 @@ class SentenceParser(ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str | None = None) -> None:
-        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+        super().__init__(
+            prog=prog, description=description, exit_on_error=False, allow_abbrev=False, formatter_class=PlainHelp
+        )
         self.commands: dict[str, SentenceParser] = {}
 
     def add_commands(self, dest: str, commands: Mapping[str, tuple[SentenceParser, str]]) -> None:

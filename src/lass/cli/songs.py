@@ -8,26 +8,29 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from jaxtyping import Float
+from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lass.cli.files import SONGS, find_files, make_folder, refuse_to_lose
 from lass.data.audio.files import AudioInfo, audio_info, check_whole, read_segment, resampled_length
 from lass.errors import LassError
 from lass.priors import BoundedPrior
-from lass.report.figures import image_grid, picture
+from lass.report.figures import image_grid, literal, picture
 from lass.report.spectrograms import spectrograms
 from lass.separation import Separator
+from lass.separation.algorithm import Progress
 from lass.separation.streaming import audio_codec_of, num_windows, separate_stream
 
 FIGURE = "spectrograms.png"
-SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # read from folders
 PICTURED_SECONDS = 30.0  # duration of the excerpt in the figure, from the middle of the song
 BLOCK_VALUES = 2**22  # samples times channels per read and write
 POSITIONS = partial(tqdm, desc="codes", unit="code", leave=False, delay=2.0)  # progress bar, shown after 2 s
@@ -35,14 +38,41 @@ UNBOUNDED_WINDOW = 1024  # code positions, for priors of sequences of any length
 MAX_BYTES_OF_WAV = 2**32 - 2**16  # larger files are written as RF64, which most programs read as WAV
 
 
-def targets_of(files: Sequence[Path], out: Path, separator: Separator) -> dict[Path, list[Path]]:
+def separate_songs(separator: Separator, options: Namespace, root: Path, nested: bool) -> None:
+    """Separate songs, and write one WAV file per source and a picture for each.
+
+    Args:
+        separator: Separator with an audio codec.
+        options: Options of `lass separate`.
+        root: Folder of the outputs.
+        nested: Whether a single song has a folder of its own in `root`, as several have.
+
+    Raises:
+        LassError: see `lass.cli.separate.main`.
+    """
+    if options.classes is not None:
+        raise LassError("Songs are separated by their priors, not by classes: leave out --classes.")
+    if options.fit is not None:
+        raise LassError("--fit is for images, songs may have any length: leave it out.")
+    files = find_files(options.mixtures, SONGS, "songs", "song.wav")
+    targets = targets_of(files, root, separator, nested)
+    for path in files:
+        check_song(path, separator)
+    make_folder(root)
+    refuse_to_lose(root, [*chain(*targets.values())], files, options.overwrite)
+    for path in files:
+        separate_song(path, targets[path], separator, options.seed)
+    print(literal(f"Estimates of {len(files)} song(s) are in {root}, e.g. {targets[files[0]][0]}"))
+
+
+def targets_of(files: Sequence[Path], out: Path, separator: Separator, nested: bool) -> dict[Path, list[Path]]:
     """Return the output paths of each song: its estimates, then its figure.
 
-    They are in `out` for a single song, and in `out/<name of the song>` for several.
+    They are in `out` for a single song that is not nested, and otherwise in `out/<name of the song>`.
     """
     numbered = [f"source-{source + 1}" for source in range(len(separator.priors))]
     names = [f"{name}.wav" for name in separator.source_names or numbered]
-    folders = [out / path.stem if len(files) > 1 else out for path in files]
+    folders = [out / path.stem if nested or len(files) > 1 else out for path in files]
     return {path: [folder / name for name in (*names, FIGURE)] for path, folder in zip(files, folders, strict=True)}
 
 
@@ -65,7 +95,9 @@ def check_song(path: Path, separator: Separator) -> AudioInfo:
     return info
 
 
-def separate_song(path: Path, targets: Sequence[Path], separator: Separator, seed: int) -> None:
+def separate_song(
+    path: Path, targets: Sequence[Path], separator: Separator, seed: int, progress: Progress | None = None
+) -> None:
     """Separate a song and write one audio file per source, with the song's sample rate, length and channels; and plot.
 
     The written sources add up to the song. A separator with mixing weights wₛ of mean w̄ is given w̄ times the song, and
@@ -76,6 +108,8 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
         targets: Paths of the estimates, one per source, and of the figure.
         separator: Separator with an audio codec.
         seed: Seed of the sampler.
+        progress: Wrapper of the loop over the code positions of a window, see `separate_stream`; default progress bars
+            in the terminal.
 
     Raises:
         LassError: as in `check_song`, or if the estimates cannot be written; then none of them is.
@@ -100,11 +134,17 @@ def separate_song(path: Path, targets: Sequence[Path], separator: Separator, see
             drafts = [Path(temporary) / f"{i}.wav" for i in range(len(files))]
             total = num_windows(num_samples, codec.hop, window, context)
             pieces = separate_stream(
-                read, num_samples, separator, window=window, context=context, seed=seed, progress=POSITIONS
+                read,
+                num_samples,
+                separator,
+                window=window,
+                context=context,
+                seed=seed,
+                progress=progress or POSITIONS,
             )
             with ExitStack() as stack:
                 sinks = [stack.enter_context(_Sink(draft, codec.sample_rate, info, "RF64")) for draft in drafts]
-                for piece in tqdm(pieces, path.name, total, unit="window"):
+                for piece in tqdm(pieces, path.name, total, unit="window", disable=progress is not None):
                     for sink, samples, weight in zip(sinks, piece, weights, strict=True):
                         sink.write((weight / level * samples).T.cpu().numpy())
             finished = [Path(temporary) / file.name for file in files]

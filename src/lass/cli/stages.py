@@ -12,16 +12,19 @@ from typing import Any
 import torch
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lass.artifacts import atomic_write
 from lass.cli.parser_errors import explain
+from lass.cli.quiet import REPLACED_CHECKPOINT, hide
 from lass.cli.reporting import is_interruption, one_line
 from lass.cli.run_folder import locked
 from lass.errors import LassError, check_number, disk_error
 from lass.report.curves import LOG_FOLDER
+from lass.report.progress import RunProgressBar
 from lass.tasks.checkpoints import CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from lass.tasks.trainer import is_dry_run, is_fast_dev_run
 
@@ -81,6 +84,7 @@ class LassCLI(LightningCLI):
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False},  # the tasks print the number of parameters
             parser_kwargs={
                 "description": "Latent Autoregressive Source Separation, stage by stage. "
                 "For files and a finished separator: lass separate --help. For published models: lass import --help",
@@ -140,9 +144,16 @@ class LassCLI(LightningCLI):
         """Do nothing: Lightning would read class paths from the checkpoint, which may come from an untrusted source."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Instantiate the trainer. An error in its settings is raised as LassError."""
+        """Instantiate the trainer, with our progress bar. An error in its settings is raised as LassError."""
+        trainer = self._get(self.config_init, "trainer")
+        callbacks = trainer.callbacks or []
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
+        if not callbacks:
+            hide(REPLACED_CHECKPOINT)
+        if trainer.enable_progress_bar is not False and not any(isinstance(x, ProgressBar) for x in callbacks):
+            callbacks.append(RunProgressBar())
         try:
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             if isinstance(error, LassError):
                 raise

@@ -28,6 +28,7 @@ __all__ = [
     "CodebookCodec",
     "Codec",
     "GridCodec",
+    "HasSignalRange",
     "ImageCodec",
     "ImageVQCodec",
     "ImageVQVAE",

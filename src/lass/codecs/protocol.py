@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Codec(Protocol):
-    """Signals to codes and back. Any published VQ model becomes one in about twenty lines; no base class is needed.
+    """Signals to codes and back. No base class is needed.
 
     A published VQ model needs about twenty lines of adapter code to implement it. Shapes: `signal` (batch, channels,
     *space), `codes` (batch, *grid), `latents` (batch, dim, *grid).
@@ -47,16 +47,16 @@ class GridCodec(Codec, Protocol):
 class ImageCodec(GridCodec, Protocol):
     """A codec for images of one size."""
 
-    image_shape: tuple[int, ...]  # (channels, height, width)
+    image_shape: tuple[int, ...]  #: (channels, height, width)
 
 
 @runtime_checkable
 class AudioCodec(Codec, Protocol):
     """A codec for mono audio of any length."""
 
-    sample_rate: int  # in Hz
-    hop: int  # samples per code
-    margin: int  # receptive field: code positions to each side that one code, or the sound of one code, depends on
+    sample_rate: int  #: in Hz
+    hop: int  #: samples per code
+    margin: int  #: receptive field: code positions to each side that one code, or the sound of one code, depends on
 
 
 @runtime_checkable
@@ -72,11 +72,11 @@ class LatentCodec(Codec, Protocol):
 class CodebookCodec(Codec, Protocol):
     """A codec that gives its codebook; for a grid or audio codec without it, `codebook_of` embeds every code."""
 
-    codebook: Tensor  # (num_codes, dim)
+    codebook: Tensor  #: (num_codes, dim)
 
 
 @runtime_checkable
 class HasSignalRange(Protocol):
     """A codec that was trained on signals of a known range; signals far outside are refused."""
 
-    signal_range: tuple[float, float]  # (low, high)
+    signal_range: tuple[float, float]  #: (low, high)

@@ -16,16 +16,16 @@ from lass.artifacts import fingerprint
 class Sources(NamedTuple):
     """A batch of single sources."""
 
-    signals: Tensor  # (batch, channels, *space) float
-    labels: Tensor  # (batch,) long
+    signals: Tensor  #: (batch, channels, *space) float
+    labels: Tensor  #: (batch,) long
 
 
 class SourceTuples(NamedTuple):
     """A batch of tuples of sources to be mixed."""
 
-    signals: Tensor  # (batch, sources, channels, *space) float
-    labels: Tensor  # (batch, sources) long
-    indices: Tensor  # (batch,) long: position in the list of mixtures; -1 for tuples without a list
+    signals: Tensor  #: (batch, sources, channels, *space) float
+    labels: Tensor  #: (batch, sources) long
+    indices: Tensor  #: (batch,) long: position in the list of mixtures; -1 for tuples without a list
 
 
 @runtime_checkable

@@ -60,7 +60,7 @@ class SeparationMethod(Protocol):
             indices: Index of each mixture, default 0…M-1; random numbers are a function of (seed, index).
 
         Returns:
-            Estimates, (M, S, channels, *space), at the scale of the sources: mixed with the weights of the data, by
+            Estimates (M, S, channels, *space) at the scale of the sources. Mixed with the weights of the data, by
             default 1/S each, they should give the mixture. All other fields of the result are optional.
         """
         ...
@@ -70,7 +70,7 @@ class SeparationMethod(Protocol):
 class FixedNumMethod(Protocol):
     """A method for one number of sources."""
 
-    num_sources: int  # S
+    num_sources: int  #: S
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class ExchangeableMethod(Protocol):
 class WeightedMethod(Protocol):
     """A method that needs the weights of the sources in a mixture; stage 4 sets them to those of the data."""
 
-    mixing_weights: Sequence[float] | None  # one per source; None for the mean, 1/S each
+    mixing_weights: Sequence[float] | None  #: one per source; None for the mean, 1/S each
 
 
 @runtime_checkable

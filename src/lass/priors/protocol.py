@@ -39,14 +39,14 @@ class Prior(Protocol):
 class BoundedPrior(Prior, Protocol):
     """A prior for sequences of limited length."""
 
-    num_positions: int  # largest length
+    num_positions: int  #: largest length
 
 
 @runtime_checkable
 class OrderedPrior(Prior, Protocol):
     """A prior that reads the codes of a grid in another order than row by row; see `to_reading_order`."""
 
-    order: Sequence[int] | None  # permutation of the grid's positions; None: row by row
+    order: Sequence[int] | None  #: permutation of the grid's positions; None: row by row
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
+import shlex
 import socket
 import threading
 from pathlib import Path
@@ -86,7 +87,8 @@ class WandbLogger(LightningWandbLogger):
 
     WANDB_MODE (online, offline, disabled) sets the mode. If it is not set, a run is online if wandb has a key and
     offline otherwise. An online run becomes an offline run, with one line of explanation, if there is no key, if the
-    server cannot be reached, or if the server refuses the run. `wandb sync` uploads offline runs later.
+    server cannot be reached, or if the server refuses the run. At the end of a run, one line tells its address, or its
+    folder and the command that uploads it.
 
     Args:
         group: Name of the dataset, by which runs are grouped.
@@ -132,19 +134,32 @@ class WandbLogger(LightningWandbLogger):
         if self._wandb_init["mode"] == "offline":
             return self._offline_experiment()
         if not is_logged_in():
-            return self._offline_experiment("there is no key: `wandb login` makes one")
+            return self._offline_experiment("there is no key, which `wandb login` makes")
         if not is_reachable(server()):
             return self._offline_experiment(f"{urlsplit(server()).hostname} cannot be reached")
         try:
             return super().experiment
         except (wandb.Error, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return self._offline_experiment(f"it refused the run: {reason}")
+            return self._offline_experiment(f"the server refused it ({reason})")
+
+    def finalize(self, status: str) -> None:
+        """Tell where the run is; Lightning calls this at the end of a run, also after an error or Ctrl-C."""
+        super().finalize(status)
+        run = self._experiment
+        if run is None or run.disabled:
+            return
+        if not run.offline:
+            rank_zero_info(f"Weights & Biases: the run is at {run.url}")
+            return
+        folder = Path(run.dir).parent  # run.dir is the folder of its files
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        rank_zero_info(f"Weights & Biases: this run is offline, `wandb sync {shlex.quote(str(folder))}` uploads it.")
 
     def _offline_experiment(self, reason: str = "") -> Any:
-        latest = Path(str(self._save_dir)) / "wandb" / "latest-run"
-        why = f" ({reason})" if reason else ""
-        rank_zero_info(f"Weights & Biases: offline{why}; `wandb sync {latest}` uploads this run later.")
-        # Silence wandb's own hints, which the line above replaces.
+        if reason:
+            rank_zero_info(f"Weights & Biases: this run is offline, as {reason}.")
+        # Silence wandb's own hints, which the lines above replace.
         self._wandb_init.update(mode="offline", settings=wandb.Settings(silent=True))
         return super().experiment

@@ -15,8 +15,8 @@ from lass.samplers.generators import MixtureGenerators
 class Drawn(NamedTuple):
     """Tuples of S codes, one per source, with their unnormalised log posterior Σₛ log p(zₛ) + λ log p(mixture | z)."""
 
-    codes: Tensor  # long, (M, N, S) from `draw`, (M, C, k, S) from `best`
-    log_posterior: Tensor  # float, (M, N) or (M, C, k); −inf for fill-in entries
+    codes: Tensor  #: long, (M, N, S) from `draw`, (M, C, k, S) from `best`
+    log_posterior: Tensor  #: float, (M, N) or (M, C, k); −inf for fill-in entries
     #: Log importance weights, shape of `log_posterior`: tuples weighted by exp of them are distributed, given their
     #: parent, as the unnormalised posterior to the power 1 / temperature. None if the draws are exact: the weight is
     #: then log_normalizer(temperature).
@@ -29,10 +29,10 @@ class Choice(NamedTuple):
     The mean of exp(log_weights) over the candidates is an unbiased estimate of the evidence so far.
     """
 
-    parents: Tensor  # (M, N) long: index in 0…C-1 of the candidate that each new candidate extends
-    codes: Tensor  # (M, N, S) long: next code of each source
-    scores: Tensor  # (M, N) float: unnormalised log posterior of the sequences so far
-    log_weights: Tensor | None = None  # (M, N) float: unnormalised log importance weights, or None
+    parents: Tensor  #: (M, N) long: index in 0…C-1 of the candidate that each new candidate extends
+    codes: Tensor  #: (M, N, S) long: next code of each source
+    scores: Tensor  #: (M, N) float: unnormalised log posterior of the sequences so far
+    log_weights: Tensor | None = None  #: (M, N) float: unnormalised log importance weights, or None
 
 
 @runtime_checkable
@@ -43,9 +43,9 @@ class Posterior(Protocol):
     """
 
     num_mixtures: int
-    num_candidates: int  # C
-    log_weights: Tensor  # (M, C): the sampler's `Choice.log_weights` of the previous position; 0 if None
-    num_uniforms: int  # U, uniform numbers that a draw uses
+    num_candidates: int  #: C
+    log_weights: Tensor  #: (M, C): the sampler's `Choice.log_weights` of the previous position; 0 if None
+    num_uniforms: int  #: U, uniform numbers that a draw uses
 
     def draw(
         self,

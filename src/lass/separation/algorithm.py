@@ -44,10 +44,10 @@ Progress = Callable[[Sequence[list[int]]], Iterable[list[int]]]
 class Candidates:
     """Joint code sequences of the sources of each mixture, sorted by score, best first."""
 
-    codes: Tensor  # (M, N, S, T) long
-    scores: Tensor  # (M, N) unnormalised log posterior of the whole sequences: log(prior × likelihood^λ)
-    weights: Tensor  # (M, N) normalised weights; they sum to 1, or to 0 if every candidate has score −inf
-    log_evidence: Tensor | None = None  # (M,) log of an unbiased estimate of the evidence
+    codes: Tensor  #: (M, N, S, T) long
+    scores: Tensor  #: (M, N) unnormalised log posterior of the whole sequences: log(prior × likelihood^λ)
+    weights: Tensor  #: (M, N) normalised weights; they sum to 1, or to 0 if every candidate has score −inf
+    log_evidence: Tensor | None = None  #: (M,) log of an unbiased estimate of the evidence
 
 
 @torch.no_grad()

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
 from lass.artifacts import describe
-from lass.codecs import Codec, LatentCodec, check_range, pad_to_codes
+from lass.codecs import AudioCodec, Codec, ImageCodec, LatentCodec, check_range, pad_to_codes
 from lass.data.mixing import check_weights, mix
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_number, distinct_names
+from lass.hub import folder_of
+from lass.hub.card import model_card
+from lass.hub.registry import Kind
+from lass.hub.repositories import uploading
 from lass.likelihood import (
     CoverageLikelihood,
     Likelihood,
@@ -34,7 +39,7 @@ from lass.separation.selection import ClosestToMixture, Selection
 from lass.separation.storage import MAX_SOURCES, fingerprints_of, load_parts, save_parts
 
 
-class Separator:
+class Separator(ModelHubMixin):
     """Separate mixtures of two or more sources with a codec, autoregressive priors over its codes and a likelihood.
 
     `separate` encodes the mixture, samples candidate code sequences (Algorithm 1), selects one candidate, refines its
@@ -66,6 +71,8 @@ class Separator:
 
     Source: LASS (arXiv:2301.08562), Algorithm 1 and section "Post-inference Refinement".
     """
+
+    _hub_mixin_config: dict[str, Any] = {}  # noqa: RUF012 (keeps the mixin from copying the constructor's arguments)
 
     def __init__(
         self,
@@ -324,8 +331,19 @@ class Separator:
         """Fingerprints of the codec, the likelihood (which needs `state_dict`) and the prior of each source."""
         return fingerprints_of(self.codec, self.priors, cast(SavableLikelihood, self.likelihood))
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(  # type: ignore[override]  # returns the folder
+        self,
+        folder: str | Path,
+        *,
+        config: None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+    ) -> Path:
         """Write the separator into a folder, from which `from_pretrained` rebuilds it, and return the folder.
+
+        Args:
+            folder: Folder that is created or whose files are replaced.
+            config: Not used; part of the interface of huggingface_hub.
+            model_card_kwargs: Arguments of `generate_model_card`, to write a model card; None for no card.
 
         Raises:
             LassError: if a part cannot be saved: codec and priors need `save_pretrained` (as from
@@ -333,25 +351,138 @@ class Separator:
                 dataclasses.
         """
         facts = {"source_names": self.source_names, **self.settings}
-        return save_parts(Path(folder), self.codec, self.priors, self.likelihood, facts)
+        save_parts(Path(folder), self.codec, self.priors, self.likelihood, facts)
+        if model_card_kwargs is not None:
+            self.generate_model_card(**model_card_kwargs).save(Path(folder) / "README.md")
+        return Path(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, num_sources: int | None = None) -> Separator:
-        """Rebuild a separator from its folder, on the CPU.
+    def from_pretrained(  # type: ignore[override]  # num_sources has a place
+        cls,
+        folder: str | Path,
+        num_sources: int | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Separator:
+        """Rebuild a separator from its folder, by its name or from the Hugging Face Hub, on the CPU.
 
         The folder is data: no code in it is executed, and no name in it is used as a path unchecked.
 
         Args:
-            folder: Folder of `save_pretrained`.
+            folder: Folder of `save_pretrained`, the name of a published model such as "mnist", or a repository of the
+                Hub as "organisation/name"; a folder takes precedence.
             num_sources: Number of sources, if the folder has one prior that all sources share; default the number with
                 which the separator was saved.
+            revision: Branch, tag or commit of the repository, default its main branch.
+            cache_dir: Folder of downloads, default that of huggingface_hub.
+            token: Access token of the Hub; default the one of `hf auth login`, False for none.
+            local_files_only: Whether to use the Hub's cache only, without any request.
+            force_download: Whether to download files that are in the cache.
 
         Raises:
-            LassError: if a file is missing or damaged, the parts do not belong together, or they are for another number
-                of sources.
+            LassError: if a file is missing or damaged, the parts do not belong together, they are for another number of
+                sources, or the separator cannot be found or downloaded (see `lass.hub.folder_of`).
         """
-        separator = cls(**load_parts(Path(folder)))
+        found = folder_of(
+            folder,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        separator = cls(**load_parts(found))
         return separator if num_sources is None else separator.with_num_sources(num_sources)
+
+    def push_to_hub(  # type: ignore[override]  # facts of the model card instead of patterns of files
+        self,
+        repo_id: str,
+        *,
+        licence: str | None = None,
+        training_data: str | None = None,
+        results: str | Path | None = None,
+        commit_message: str = "Separator saved by LASS",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload the separator with a model card to the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: Repository, organisation/name; created if it does not exist.
+            licence, training_data, results: Facts of the model card, see `generate_model_card`.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private; default that of the organisation.
+            token: Access token of the Hub; default the one of `hf auth login`.
+            branch: Branch, default main.
+            create_pr: Whether to open a pull request instead of a commit to the branch.
+
+        Raises:
+            LassError: if a part cannot be saved, or the Hub cannot be reached or refuses the upload.
+        """
+        card = {"repository": repo_id, "licence": licence, "training_data": training_data, "results": results}
+        self.generate_model_card(**card)  # so that results that cannot be read leave no empty repository
+        with uploading(repo_id):
+            return super().push_to_hub(
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+                model_card_kwargs=card,
+            )
+
+    def generate_model_card(
+        self,
+        repository: str,
+        licence: str | None = None,
+        training_data: str | None = None,
+        results: str | Path | None = None,
+    ) -> ModelCard:
+        """Return the model card: what the separator is for, how to use it, its scores, limits and licence.
+
+        Args:
+            repository: Repository on the Hub, organisation/name.
+            licence: SPDX identifier of the licence of the weights, e.g. "MIT".
+            training_data: Data that the models were trained on.
+            results: Results folder of `lass predict`, whose scores are added.
+
+        Raises:
+            LassError: if the codec is neither for images nor for audio, or the results cannot be read.
+        """
+        kind: Kind
+        signal: tuple[int, ...] | int
+        if isinstance(self.codec, AudioCodec):
+            kind, signal = "audio", self.codec.sample_rate
+        elif isinstance(self.codec, ImageCodec):
+            kind, signal = "image", self.codec.image_shape
+        else:
+            raise LassError(f"There is no model card for a {type(self.codec).__name__}: expected images or audio.")
+        priors = {id(prior): type(prior).__name__ for prior in self.priors}.values()
+        parts = {
+            "codec": f"`{type(self.codec).__name__}`, {self.codec.num_codes} codes",
+            "priors": f"{', '.join(f'`{name}`' for name in priors)}{'' if len(priors) > 1 else ', for all sources'}",
+            "likelihood": f"`{type(self.likelihood).__name__}`, with the exponent {self.likelihood_weight}",
+            **{name: f"`{getattr(self, name)}`" for name in ("sampler", "selection", "refinement")},
+        }
+        return model_card(
+            repository,
+            kind=kind,
+            signal=signal,
+            num_sources=self.num_sources,
+            source_names=self.source_names,
+            mixing_weights=self.mixing_weights,
+            parts=parts,
+            licence=licence,
+            training_data=training_data,
+            results=results,
+        )
 
 
 def _priors_of_sources(priors: list[Prior], num_sources: int | None) -> list[Prior]:

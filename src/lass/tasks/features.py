@@ -64,7 +64,8 @@ class FeatureTraining(TrainingTask):
         """Log the loss on held-out images, and `val/top_1`, the fraction of views whose other view is the nearest."""
         loss, top_1 = self._compare(batch.signals)
         scores = {"val/loss": loss, "val/top_1": top_1}
-        self.log_dict(scores, batch_size=len(batch.signals), prog_bar=True, sync_dist=True)
+        for name, score in scores.items():
+            self.log(name, score, batch_size=len(batch.signals), prog_bar=name == self.monitor, sync_dist=True)
 
     def _compare(self, sources: Tensor) -> tuple[Tensor, Tensor]:
         half = len(sources) // 2

@@ -239,8 +239,8 @@ class LikelihoodCounting(LightningModule):
             "val/mixtures_fully_covered": self.full_coverage,
             "val/log_likelihood_per_code": self.log_likelihood,
         }
-        self.log_dict({name: metric.compute() for name, metric in scores.items()}, prog_bar=True)
-        for metric in scores.values():
+        for name, metric in scores.items():
+            self.log(name, metric.compute(), prog_bar=name == "val/coverage")
             metric.reset()
 
     def on_train_epoch_end(self) -> None:

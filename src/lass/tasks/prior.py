@@ -99,7 +99,8 @@ class PriorTraining(TrainingTask):
         scores = {"val/nats_per_code": self._nats_per_code(batch)}
         if isinstance(self.artifact, TransformerPrior) and self.artifact.class_dropout:
             scores["val/nats_per_code_any_class"] = self._nats_per_code(batch, with_class=False)
-        self.log_dict(scores, batch_size=len(batch.codes), prog_bar=True, sync_dist=True)
+        for name, score in scores.items():
+            self.log(name, score, batch_size=len(batch.codes), prog_bar=name == self.monitor, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log decoded samples of the prior, drawn with the same random numbers after every validation."""

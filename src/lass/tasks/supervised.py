@@ -99,7 +99,8 @@ class SupervisedTraining(TrainingTask):
         scores = stabilised_si_sdr(*(at_least_float32(x[:, :, 0]) for x in (estimates, sources))).mean(0)
         logged = {f"val/si_sdr_{name}_db": score for name, score in zip(self.artifact.classes, scores, strict=True)}
         logged |= {"val/si_sdr_db": scores.mean(), "val/loss": separation_loss(self.loss, estimates, sources)}
-        self.log_dict(logged, batch_size=len(sources), prog_bar=True, sync_dist=True)
+        for name, score in logged.items():
+            self.log(name, score, batch_size=len(sources), prog_bar=name == self.monitor, sync_dist=True)
         display = display_of(self.artifact)
         if batch_index or self.trainer.sanity_checking or not self.trainer.is_global_zero or display is None:
             return

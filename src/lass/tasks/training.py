@@ -188,6 +188,8 @@ class TrainingTask(LightningModule):
     def on_fit_start(self) -> None:
         """Set the seed, and tag a resumed run with the codec that it has exported, as it may never export another."""
         self.seed = self._run_seed
+        num_parameters = sum(x.numel() for x in self.artifact.parameters() if x.requires_grad)
+        rank_zero_info(f"Training: {type(self.artifact).__name__}, {num_parameters:,} parameters.")
         if self.artifact.kind == "codec" and self.trainer.ckpt_path and (self.artifact_folder / CONFIG_FILE).is_file():
             tag_codec(self.trainer, fingerprint(load_artifact(self.artifact_folder, self.artifact.kind)))
 

@@ -129,7 +129,8 @@ class VQVAETraining(TrainingTask):
             means = {kind: scores[kind][score].mean() for kind in KINDS}
             logged |= {f"val/{score.format(kind)}": mean for kind, mean in means.items()}
             logged[f"val/{score.format('')}"] = torch.stack(list(means.values())).mean()
-        self.log_dict(logged, batch_size=len(sources), prog_bar=True, sync_dist=True)
+        for name, value in logged.items():
+            self.log(name, value, batch_size=len(sources), prog_bar=name == self.monitor, sync_dist=True)
         shown = batch_index == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking
         if shown and self.display is not None:
             columns = {

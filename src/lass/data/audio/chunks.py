@@ -20,7 +20,7 @@ class Song(NamedTuple):
     """A song: stem files by class; the files of a class are summed."""
 
     name: str
-    stems: dict[str, list[Path]]  # class name -> files
+    stems: dict[str, list[Path]]  #: class name -> files
 
 
 class Chunk(NamedTuple):

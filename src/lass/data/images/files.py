@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,7 +45,9 @@ def opened_image(path: str | Path) -> Iterator[Image.Image]:
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Float[Tensor, "channels height width"]:
+def read_image(
+    path: str | Path, image_shape: Sequence[int] | None = None, fit: Literal["crop", "pad"] | None = None
+) -> Float[Tensor, "channels height width"]:
     """Read an image file as float32 in [0, 1].
 
     The EXIF orientation is applied, as in browsers. From a file with several images, such as an animation, the first
@@ -53,9 +56,13 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
     Args:
         path: Path of an image in PNG or another format that Pillow reads.
         image_shape: Required (channels, height, width); default the shape of the image, with one channel if it is grey.
+        fit: How to convert an image without `image_shape`, instead of refusing it: "crop" cuts off what exceeds the
+            aspect ratio at both ends, "pad" adds black at both ends, and both resize the result. Transparent pixels are
+            composited on black, as black adds nothing to a mixture; 16 bits become 8, and colours luminance.
 
     Raises:
-        LassError: if the file is missing, is not an image, or does not have `image_shape` without loss.
+        LassError: if the file is missing, is not an image, or does not have `image_shape` without loss and `fit` is
+            None, or cannot be converted.
     """
     path = Path(path)
     if image_shape is not None and image_shape[0] not in MODES:
@@ -65,7 +72,7 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings: every failure raises an error below
             with opened_image(path) as image:
-                if image_shape is None or sorted(image.size) == sorted(image_shape[1:]):  # else skip decoding
+                if image_shape is None or fit or sorted(image.size) == sorted(image_shape[1:]):  # else skip decoding
                     several = getattr(image, "is_animated", False)
                     image = ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
@@ -77,10 +84,13 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
         ) from error
     if several:
         warnings.warn(f"{path} holds several images: only the first one is taken.", stacklevel=2)
+    if image_shape is not None and fit is not None:
+        image = _fitted(path, image, MODES[image_shape[0]], (image_shape[2], image_shape[1]), fit)
     if image_shape is not None and (image.height, image.width) != tuple(image_shape[1:]):
         height, width = image_shape[1:]
         raise LassError(
-            f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize it."
+            f"{path} has {image.height}×{image.width} pixels, but this separator is for {height}×{width}: resize "
+            "it, or let --fit crop or --fit pad do it."
         )
     if image.mode in ("P", "PA"):  # Pillow warns if a palette with transparency is not converted via RGBA
         image = image.convert("RGBA")
@@ -89,7 +99,8 @@ def read_image(path: str | Path, image_shape: Sequence[int] | None = None) -> Fl
     channels, height, width = image_shape
     if not _is_lossless(image, MODES[channels]):
         raise LassError(
-            f"{path} is an image of the kind {image.mode!r}, not just opaque 8-bit {NAMES[channels]}: convert it."
+            f"{path} is an image of the kind {image.mode!r}, not just opaque 8-bit {NAMES[channels]}: convert it, or "
+            "let --fit crop or --fit pad do it."
         )
     pixels = np.asarray(image.convert(MODES[channels]))
     return torch.tensor(pixels).view(height, width, channels).movedim(-1, 0) / 255
@@ -100,6 +111,27 @@ def write_image(path: str | Path, image: Float[Tensor, "channels height width"])
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).squeeze(-1)
     with atomic_write(path) as temporary:
         Image.fromarray(pixels.numpy()).save(temporary, format="PNG")
+
+
+def _fitted(
+    path: Path, image: Image.Image, mode: str, size: tuple[int, int], fit: Literal["crop", "pad"]
+) -> Image.Image:
+    """Convert an image to a mode ("L" or "RGB") and a size (width, height); see `read_image`."""
+    if image.mode.startswith("I;16"):  # grey of 16 bits; Pillow's own conversion clips it
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    elif image.mode not in (*EIGHT_BIT, "CMYK", "YCbCr", "HSV"):  # numbers of unknown range or meaning
+        raise LassError(f"{path} is an image of the kind {image.mode!r}, which has no conversion: save it as a PNG.")
+    resize = {"crop": ImageOps.fit, "pad": ImageOps.pad}[fit]
+    try:
+        return resize(image.convert(mode), size, Image.Resampling.LANCZOS)
+    except ValueError as error:  # resized, it would be less than one pixel wide
+        raise LassError(
+            f"{path} has {image.height}×{image.width} pixels, too narrow to be padded to {size[1]}×{size[0]}: use "
+            "--fit crop."
+        ) from error
 
 
 def _is_lossless(image: Image.Image, mode: str) -> bool:
