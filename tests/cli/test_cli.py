@@ -386,6 +386,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path, monkeypatch, sigint
     said = capfd.readouterr().err
     assert "lass: stopped; there is no checkpoint yet, so the same command starts afresh." in said.splitlines()
     assert "Traceback" not in said
+    assert "Detected KeyboardInterrupt" not in said
     with locked(tmp_path / "runs/digits/vqvae"):  # released
         pass
 

@@ -144,6 +144,7 @@ def test_the_longest_bars_fit_in_80_columns():
         ("GPU available: False, used: False", False),
         ("GPU available: True (cuda), used: True", True),
         ("Seed set to 0", False),
+        ("\nDetected KeyboardInterrupt, attempting graceful shutdown ...", False),
         ("💡 Tip: For seamless cloud logging", False),
         ("`Trainer.fit` stopped: `max_epochs=2` reached.", False),
         ("Time limit reached. Elapsed time is 0:00:10. Signaling Trainer to stop.", True),

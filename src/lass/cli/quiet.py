@@ -47,6 +47,6 @@ def silence() -> None:
 @cache
 def hide(*patterns: str) -> None:
     """Hide Lightning's log messages that begin with one of the regular expressions."""
-    compiled = re.compile("|".join(patterns))
+    compiled = re.compile(rf"\s*({'|'.join(patterns)})")
     for name in LOGGERS:
         logging.getLogger(name).addFilter(lambda record: compiled.match(record.getMessage()) is None)
