@@ -425,7 +425,8 @@ class Separator(ModelHubMixin):
         Raises:
             LassError: if a part cannot be saved, or the Hub cannot be reached or refuses the upload.
         """
-        card = {"repository": repo_id, "licence": licence, "training_data": training_data, "results": results}
+        facts = {"licence": licence, "training_data": training_data, "results": results}
+        card: dict[str, Any] = {"repository": repo_id, **facts}
         self.generate_model_card(**card)  # so that results that cannot be read leave no empty repository
         with uploading(repo_id):
             return super().push_to_hub(
