@@ -47,7 +47,7 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
     separator = settings.separator_for(model)
     codec = audio_codec_of(separator)
     num_positions = -(-resampled_length(info.num_samples, info.sample_rate, codec.sample_rate) // codec.hop)
-    *files, figure = songs.targets_of([song], folder, separator)[song]
+    *files, figure = songs.targets_of([song], folder, separator, nested=False)[song]
     progress = watch.positions("Separating", max(1, num_positions))
     songs.separate_song(song, [*files, figure], separator, settings.seed, progress)
     watch.step(1.0, "Writing files")
