@@ -117,7 +117,7 @@ def test_a_separation_is_stopped(browser, address):
         page.get_by_role("button", name="Digit 2").click()
         draw(page, FOUR)
         page.get_by_text("Settings").click()
-        page.get_by_label("Candidates").fill("1024")
+        page.get_by_role("spinbutton", name="Candidates").fill("1024")
         page.click("#lass-separate")
         page.get_by_text("Separating").first.wait_for()
         page.click("#lass-stop")
