@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
-import importlib.util
 import json
 import re
 import shlex
@@ -146,7 +145,8 @@ def test_python_runs(page, workshop, monkeypatch):
 def test_commands_exist(page, workshop):
     """Parse every command of a page; commands of make are parsed as the lines that they would run."""
     folder = workshop(page)
-    text = "\n".join(block.code for block in blocks_of(page) if block.language == "sh")
+    inline = re.findall(r"`((?:make|lass) [^`…$]*=[^`…$]*)`", page.read_text()) if page.suffix == ".md" else []
+    text = "\n".join([*(block.code for block in blocks_of(page) if block.language == "sh"), *inline])
     commands = [shlex.split(line, comments=True) for line in text.replace("\\\n", "").splitlines()]
     for words in filter(None, commands):
         if words[0] != "make":
@@ -155,8 +155,11 @@ def test_commands_exist(page, workshop):
         run = make(folder, *words[1:])
         assert run.returncode == 0, (words, run.stderr)
         for line in run.stdout.splitlines():
-            if "bin/lass " in line:
-                check_command(["lass", *shlex.split(line)[1:]])
+            program, _, arguments = line.partition(" ")
+            if program.endswith("bin/lass"):
+                check_command(["lass", *shlex.split(arguments)])
+            if program.endswith("bin/python") and arguments.startswith("-m lass."):
+                check_command(["python", *shlex.split(arguments)])
 
 
 def check_command(words):
@@ -170,7 +173,10 @@ def check_command(words):
             module.parser().parse_args(arguments[1:])
     elif program == "python":
         assert arguments[0] == "-m", words
-        assert importlib.util.find_spec(arguments[1]), words
+        module = importlib.import_module(arguments[1])
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{arguments[1]}.__main__")
+        module.parser().parse_args(arguments[2:])
     elif program == "pip":
         setup = configparser.ConfigParser()
         setup.read(REPOSITORY / "setup.cfg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -116,9 +117,18 @@ def _epochs(rows: list[Row]) -> list[float]:
     return [(row["step"] + 1) * per_step for row in rows]
 
 
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    options = argparse.ArgumentParser(
+        "python -m lass.report.curves", description="Plot the training curves of a dataset."
+    )
+    options.add_argument("folder", nargs="?", type=Path, default=Path("runs/digits"), help="folder of its stages")
+    return options
+
+
 if __name__ == "__main__":
     try:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits")
+        folder = parser().parse_args().folder
         save_figure(training_curves(folder), folder / "curves.png")
         print(f"Picture: {folder / 'curves.png'}")
     except LassError as error:

@@ -104,14 +104,19 @@ def create(entity: str, project: str) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; bad input prints one sentence and exits with status 1."""
-    parser = argparse.ArgumentParser("python -m lass.report.dashboard", description="Create the dashboard in W&B.")
-    parser.add_argument("--entity", required=True, help="user or team that the project belongs to")
-    parser.add_argument("--project", default="lass", help="project with the runs")
-    options = parser.parse_args(args)
+    options = parser().parse_args(args)
     try:
         print(create(options.entity, options.project))
     except LassError as error:
         raise SystemExit(f"lass: {error}") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    options = argparse.ArgumentParser("python -m lass.report.dashboard", description="Create the dashboard in W&B.")
+    options.add_argument("--entity", required=True, help="user or team that the project belongs to")
+    options.add_argument("--project", default="lass", help="project with the runs")
+    return options
 
 
 def _section(name: str, panels: list[Any]) -> workspaces.Section:
