@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from band_separator import band_separator, write_song
 from PIL import Image
 from toy_worlds import fitted_additive
 
@@ -225,3 +226,17 @@ def test_long_songs_are_read_piece_by_piece(separator, tmp_path, monkeypatch):
     codec = Separator.from_pretrained(separator).codec
     assert len(lengths) > 3_000 / (40 * codec.hop)
     assert max(lengths) <= max(800, (40 + 2 * codec.margin) * codec.hop)
+
+
+def test_sources_may_be_called_by_numbers(tmp_path):
+    """Whatever the names are, each estimate is that of its source."""
+    write_song(tmp_path / "song.wav", 1.0)
+    signals = {}
+    for names in (("bass", "drums"), ("1", "0"), ("0", "1")):
+        files = [tmp_path / "-".join(names) / f"{name}.wav" for name in names]
+        songs.separate_song(
+            tmp_path / "song.wav", [*files, files[0].with_suffix(".png")], band_separator(names), seed=0
+        )
+        signals[names] = [soundfile.read(file)[0] for file in files]
+    for names in (("1", "0"), ("0", "1")):
+        np.testing.assert_array_equal(signals[names], signals["bass", "drums"])

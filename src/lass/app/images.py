@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib import colormaps
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from lass.app.models import Model
@@ -17,7 +16,7 @@ from lass.app.outcome import Candidate, Outcome, Picture, archived
 from lass.app.progress import Watch
 from lass.app.settings import Limits, Settings
 from lass.codecs import ImageCodec
-from lass.data.images.files import EIGHT_BIT, MODES, opened_image, write_image
+from lass.data.images.files import opened_image, read_image, write_image
 from lass.errors import LassError
 from lass.metrics.permutation import best_permutation
 from lass.separation import Candidates, Selection, SeparationResult, Separator, num_sources_probabilities
@@ -135,33 +134,15 @@ def _write_candidates(
 
 
 def read_mixture(path: Path, model: Model, limits: Limits) -> Float[Tensor, "channels height width"]:
-    """Read an image file, cropped to the shape of the model's images and resized, over black where it is transparent.
+    """Read an image file as `lass separate --fit crop` does; see `read_image`.
 
     Raises:
-        LassError: if it is no image, is damaged, has more than 8 bits per channel, or too many pixels.
+        LassError: if it is no image, is damaged, cannot be converted, or has too many pixels.
     """
-    channels, height, width = model.image_shape
-    if channels not in MODES:
-        raise LassError(f"Image files have 1 or 3 channels, but this separator is for images of {channels} channels.")
-    try:
-        with opened_image(path) as opened:
-            if opened.width * opened.height > limits.pixels:
-                raise LassError(
-                    f"{path.name} has {opened.height}×{opened.width} pixels: expected at most {limits.pixels:,}, so "
-                    "resize it."
-                )
-            image = ImageOps.exif_transpose(opened)
-            if image.mode not in (*EIGHT_BIT, "CMYK", "YCbCr"):
-                raise LassError(
-                    f"{path.name} is an image of the kind {image.mode!r}: expected 8 bits per channel, so convert it."
-                )
-            image = image.convert("RGBA")
-    except OSError as error:
-        raise LassError(
-            f"{path.name} is no image that can be read ({error}): expected an undamaged image, such as a PNG or JPEG."
-        ) from error
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert(MODES[channels])
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image).reshape(height, width, channels)
-    return torch.from_numpy(pixels.copy()).movedim(-1, 0) / 255
+    with contextlib.suppress(OSError), opened_image(path) as image:  # otherwise, `read_image` says what is wrong
+        if image.width * image.height > limits.pixels:
+            raise LassError(
+                f"{path.name} has {image.height}×{image.width} pixels: expected at most {limits.pixels:,}, "
+                "so resize it."
+            )
+    return read_image(path, model.image_shape, "crop")

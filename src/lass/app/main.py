@@ -61,6 +61,7 @@ def serving(models: Sequence[Model], limits: Limits, host: str = "127.0.0.1", po
         LassError: if gradio is not installed, or the address cannot be bound to.
     """
     with tempfile.TemporaryDirectory(prefix="lass-app-", ignore_cleanup_errors=True) as folder:
+        sessions = Sessions(Path(folder), limits)
         # Read by gradio when it is imported or builds a page.
         os.environ |= {
             "GRADIO_ANALYTICS_ENABLED": "False",
@@ -73,7 +74,7 @@ def serving(models: Sequence[Model], limits: Limits, host: str = "127.0.0.1", po
         except ModuleNotFoundError as error:
             raise LassError(f"lass app needs gradio ({error}): pip install 'lass[app]'.") from error
 
-        page = build_page(models, Sessions(Path(folder), limits))
+        page = build_page(models, sessions)
         try:
             _, address, _ = page.launch(
                 server_name=host,
@@ -98,6 +99,7 @@ def serving(models: Sequence[Model], limits: Limits, host: str = "127.0.0.1", po
         try:
             yield address
         finally:
+            sessions.close_all()  # a thread of torch that still runs when Python exits would abort the process
             page.close(verbose=False)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lass.codecs import AudioCodec, ImageCodec
 from lass.errors import LassError
+from lass.hub import published_models
 from lass.likelihood import AdditiveLikelihood
 from lass.separation import Separator
 
@@ -76,7 +77,7 @@ def load_models(folders: Sequence[str], device: str = "cpu") -> list[Model]:
     """Load the separators of the page.
 
     Args:
-        folders: Folders of separators; if empty, those in `pretrained/`.
+        folders: Separators, see `lass.hub.folder_of`; if empty, those in `pretrained/`, otherwise the published ones.
         device: Device of the separations.
 
     Raises:
@@ -84,8 +85,7 @@ def load_models(folders: Sequence[str], device: str = "cpu") -> list[Model]:
             used.
     """
     found = list(folders) or [str(path.parent) for path in sorted(PRETRAINED.glob("*/separator.json"))]
-    if not found:
-        raise LassError(f"There is no separator in {PRETRAINED.resolve()}: name one with --separator.")
+    found = found or [model.name for model in published_models()]
     models = []
     for folder in dict.fromkeys(found):
         separator = Separator.from_pretrained(folder)

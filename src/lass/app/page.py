@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio_client.utils import is_http_url_like
 
 from lass.app.models import Model
 from lass.app.outcome import Outcome
@@ -75,6 +76,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     elem_id="lass-canvas",
                 )
                 file = gr.File(**_file(first), height=180)
+                _take_uploads_only(file)
                 number = gr.Radio(**_numbers(first), label="Number of sources")
                 with gr.Accordion("Settings", open=False):
                     classes = gr.Textbox(**_classes(first), label="Classes of the sources", max_length=200)
@@ -167,6 +169,18 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         )
         page.unload(end)
     return page.queue(max_size=MOST_WAITING)
+
+
+def _take_uploads_only(file: gr.File) -> None:
+    """Refuse files that are given by their address on the web, which gradio would download."""
+    move = file.async_move_resource_to_block_cache
+
+    async def move_upload(path: str | Path | None) -> str | None:
+        if path is not None and is_http_url_like(str(path)):
+            raise gr.Error("Files are uploaded, not given by their address.", print_exception=False)
+        return await move(path)
+
+    file.async_move_resource_to_block_cache = move_upload  # type: ignore[method-assign]
 
 
 def _key(request: gr.Request) -> str:

@@ -27,7 +27,6 @@ class Session:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits = Path(tempfile.mkdtemp(dir=folder, prefix="session-")), limits
-        self.uploads: set[Path] = set()
         self._stop, self._closed = threading.Event(), False
         self._running = threading.Lock()
         self._latest: Path | None = None
@@ -67,7 +66,8 @@ class Session:
 
     def _separate(self, source: Path | object, model: Model, settings: Settings, folder: Path, watch: Watch) -> Outcome:
         if isinstance(source, Path):
-            self.uploads.add(source)
+            if not source.is_file():
+                raise LassError(f"{source.name} is no longer there: open it again.")
             if source.stat().st_size > self.limits.megabytes * 10**6:
                 raise LassError(f"{source.name} is larger than {self.limits.megabytes} MB.")
             if model.is_audio:
@@ -99,6 +99,11 @@ class Session:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._running.release()
 
+    def wait(self) -> None:
+        """Return when no separation is in progress."""
+        with self._running:
+            pass
+
 
 class Sessions:
     """All sessions, by the identifier of their page.
@@ -128,12 +133,20 @@ class Sessions:
             session.stop()
 
     def close(self, key: str) -> None:
-        """End the session of a page, if it has one: remove its files, and uploads that no other session uses."""
+        """End the session of a page, if it has one, and remove its files.
+
+        Uploads are removed by gradio after an hour, because pages that open the same file share it.
+        """
         with self._lock:
             session = self._sessions.pop(key, None)
-            others = {path for other in self._sessions.values() for path in other.uploads}
-        if session is None:
-            return
-        session.close()
-        for path in session.uploads - others:
-            path.unlink(missing_ok=True)
+        if session is not None:
+            session.close()
+
+    def close_all(self) -> None:
+        """End all sessions, and return when no separation is in progress."""
+        with self._lock:
+            sessions, self._sessions = [*self._sessions.values()], {}
+        for session in sessions:
+            session.close()
+        for session in sessions:
+            session.wait()

@@ -144,3 +144,8 @@ def _ignores_case(folder: Path) -> bool:
 
 def _without_case(path: Path) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def folder_name(path: Path) -> str:
+    """Return the name of the folder for the outputs of a file: its stem, unless that consists of dots."""
+    return path.stem if path.stem.strip(".") else path.name

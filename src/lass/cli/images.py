@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lass.cli import songs
-from lass.cli.files import IMAGES, find_files, make_folder, refuse_to_lose, writing
+from lass.cli.files import IMAGES, find_files, folder_name, make_folder, refuse_to_lose, writing
 from lass.codecs import ImageCodec
 from lass.data.images.files import read_image, write_image
 from lass.errors import LassError
@@ -41,10 +41,10 @@ def separate_images(separator: Separator, codec: ImageCodec, options: Namespace,
     """
     files = find_files(options.mixtures, IMAGES, "images", "mixture.png")
     mixtures = [read_image(path, codec.image_shape, options.fit) for path in files]
-    folders = [root / path.stem if nested else root for path in files]
+    folders = [root / folder_name(path) if nested else root for path in files]
     separators = [separator] * len(files)
     pictures: dict[Path, list[int]] = {}
-    for i, folder in enumerate(folders[:NUM_PICTURED]):
+    for i, folder in enumerate(folders if nested else folders[:NUM_PICTURED]):
         pictures.setdefault(folder / FIGURE, []).append(i)
     if options.num_sources == AUTO:
         if options.classes is not None:
@@ -73,7 +73,7 @@ def separate_images(separator: Separator, codec: ImageCodec, options: Namespace,
             with writing(target):
                 target.parent.mkdir(exist_ok=True)
                 write_image(target, estimate)
-        if len(pictured) < NUM_PICTURED:
+        if nested or len(pictured) < NUM_PICTURED:
             pictured.append(result)
     drawn = []
     for figure, which in pictures.items():

@@ -44,7 +44,7 @@ GO_ON = {
     "fit": "the same command with --ckpt_path=last resumes from the last checkpoint",
     "predict": "the same command resumes at the first missing mixture",
     "separate": "estimates that were finished are kept, and --overwrite makes all of them again",
-    "app": "the page is closed",
+    "app": "the page was not opened yet",
     "import": "nothing was imported",
 }
 

@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"The seed must be 0 or more, not {options.seed}.")
     if options.threads is not None:
         check_number("--threads", options.threads, at_least=1, at_most=1024, whole=True)
-    name = options.separator or _default_for(options.mixtures)
+    name, found = (options.separator, None) if options.separator else _default_for(options.mixtures)
 
     # Imported here, because it takes seconds, and --help and mistakes in the options do not need it.
     import torch
@@ -43,13 +43,13 @@ def main(args: Sequence[str]) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     automatic = options.num_sources == AUTO
-    separator = Separator.from_pretrained(folder_of(name), None if automatic else options.num_sources)
+    separator = Separator.from_pretrained(found or folder_of(name), None if automatic else options.num_sources)
     try:
         separator.to(options.device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
         reason = str(error).splitlines()[0]
         raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
-    root, nested = (OUT / Path(name).resolve().name, True) if options.out is None else (options.out, False)
+    root, nested = (OUT / _model_name(name), True) if options.out is None else (options.out, False)
     if isinstance(separator.codec, AudioCodec):
         if automatic:
             raise LassError(
@@ -62,9 +62,20 @@ def main(args: Sequence[str]) -> None:
         raise LassError(f"The separator in {name} is neither for images nor for audio files.")
 
 
-def _default_for(mixtures: Sequence[Path]) -> str:
-    """Return the name of the published separator for the kind of the files, and print it with its licence."""
-    from lass.hub.registry import default_for
+def _model_name(name: str) -> str:
+    """Return the name of a separator's folder of outputs: mnist for pretrained/mnist and organisation-name of the Hub.
+
+    Stage 4 calls its separators `separator`: runs/mnist/separate/separator becomes mnist-separate.
+    """
+    if not Path(name).is_dir():
+        return name.replace("/", "-")
+    *_, before, parent, last = (".", ".", *Path(name).resolve().parts)
+    return f"{before}-{parent}" if last == "separator" else last
+
+
+def _default_for(mixtures: Sequence[Path]) -> tuple[str, Path]:
+    """Return name and folder of the published separator for the kind of the files, and print it with its licence."""
+    from lass.hub import default_for, folder_of_published
 
     kind = kind_of(mixtures)
     model = default_for(kind)
@@ -75,7 +86,7 @@ def _default_for(mixtures: Sequence[Path]) -> str:
             f"trained with `make train-vqvae DATASET={dataset}` and the other stages in the README."
         )
     print(f"Separator: {model.name}, licence {model.licence}. {model.description}.", flush=True)
-    return model.name
+    return model.name, folder_of_published(model)
 
 
 def parser() -> SentenceParser:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lass.cli.files import SONGS, find_files, make_folder, refuse_to_lose
+from lass.cli.files import SONGS, find_files, folder_name, make_folder, refuse_to_lose
 from lass.data.audio.files import AudioInfo, audio_info, check_whole, read_segment, resampled_length
 from lass.errors import LassError
 from lass.priors import BoundedPrior
@@ -72,7 +72,7 @@ def targets_of(files: Sequence[Path], out: Path, separator: Separator, nested: b
     """
     numbered = [f"source-{source + 1}" for source in range(len(separator.priors))]
     names = [f"{name}.wav" for name in separator.source_names or numbered]
-    folders = [out / path.stem if nested or len(files) > 1 else out for path in files]
+    folders = [out / folder_name(path) if nested or len(files) > 1 else out for path in files]
     return {path: [folder / name for name in (*names, FIGURE)] for path, folder in zip(files, folders, strict=True)}
 
 
@@ -131,7 +131,7 @@ def separate_song(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".separating-") as temporary:
-            drafts = [Path(temporary) / f"{i}.wav" for i in range(len(files))]
+            drafts = [Path(temporary) / f".draft-{i}.wav" for i in range(len(files))]  # no source has such a name
             total = num_windows(num_samples, codec.hop, window, context)
             pieces = separate_stream(
                 read,

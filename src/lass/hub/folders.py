@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from lass.artifacts import missing
 from lass.errors import LassError
@@ -46,27 +47,39 @@ def folder_of(
     if folder.is_dir():
         return folder
     model = next((model for model in published_models() if model.name == name), None)
-    repository = name if model is None else model.repository
-    if model is not None and model.folder is not None:
+    options: dict[str, Any] = {
+        "cache_dir": cache_dir,
+        "token": token,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    if model is not None:
+        return folder_of_published(model, **options)
+    if not is_repository(name):
+        raise _unknown(name)
+    return snapshot(name, revision=revision, **options)
+
+
+def folder_of_published(model: PublishedModel, **options: Any) -> Path:
+    """Return the folder of a published model, after downloading it where necessary; all its files are verified.
+
+    Args:
+        model: The model, from `published_models`.
+        options: Options of a download, see `folder_of`.
+
+    Raises:
+        LassError: see `folder_of`.
+    """
+    if model.folder is not None:
         for root in (Path(), CHECKOUT):
             if (root / model.folder).is_dir():
                 return _verified(root / model.folder, model)
-    if model is not None and repository is None:
+    if model.repository is None:
         raise LassError(
-            f"The published model {name} is the folder {model.folder} of the repository of lass, which is not here: "
-            "run the command in a clone of the repository, or give the path of that folder."
+            f"The published model {model.name} is the folder {model.folder} of the repository of lass, which is not "
+            "here: run the command in a clone of the repository, or give the path of that folder."
         )
-    if repository is None or not is_repository(repository):
-        raise _unknown(name)
-    folder = snapshot(
-        repository,
-        revision=revision if model is None else model.revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
-    return folder if model is None else _verified(folder, model)
+    return _verified(snapshot(model.repository, revision=model.revision, **options), model)
 
 
 def _verified(folder: Path, model: PublishedModel) -> Path:
