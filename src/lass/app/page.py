@@ -180,7 +180,7 @@ def _take_uploads_only(file: gr.File) -> None:
             raise gr.Error("Files are uploaded, not given by their address.", print_exception=False)
         return await move(path)
 
-    file.async_move_resource_to_block_cache = move_upload  # type: ignore[method-assign]
+    file.async_move_resource_to_block_cache = move_upload  # type: ignore[assignment, method-assign]
 
 
 def _key(request: gr.Request) -> str:
