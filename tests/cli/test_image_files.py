@@ -170,9 +170,10 @@ def test_without_options_the_published_separator_writes_a_folder_for_each_file(
 ):
     """The default is simulated, so that the test does not depend on which separator is the default."""
     model = replace(default_for("image"), name="tiny", licence="CC0-1.0")
-    monkeypatch.setattr("lass.hub.registry.default_for", {"image": model}.get)
-    monkeypatch.setattr("lass.hub.folder_of", lambda name: separator_folder if name == "tiny" else Path(name))
+    monkeypatch.setattr("lass.hub.default_for", {"image": model}.get)
+    monkeypatch.setattr("lass.hub.folder_of_published", lambda one: separator_folder if one is model else None)
     monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()  # a folder of the same name is not taken for the published separator
     one, two = mixtures(tmp_path / "in")
     separate(one)
     said = capsys.readouterr().out.splitlines()
