@@ -127,8 +127,8 @@ def test_dictionaries_are_saved_and_loaded(by_class, tmp_path):
         loaded.separate_batch(mixture, conditions).estimates,
         NMF(by_class).separate_batch(mixture, conditions).estimates,
     )
-    with pytest.raises(LassError, match="make train-nmf DATASET=mnist"):
-        NMF("runs/mnist/dictionaries/dictionaries")
+    with pytest.raises(LassError, match="make train-nmf DATASET=nowhere"):
+        NMF("runs/nowhere/dictionaries/dictionaries")
 
 
 def test_bad_input_is_named(by_class):
