@@ -12,6 +12,7 @@ import pytest
 import torch
 from app_browser import FOUR, THREE, chromium, draw, opened
 from band_separator import band_separator, write_song
+from playwright.sync_api import TimeoutError as NotShown
 
 from lass import read_image
 from lass.app.drawing import draw_digit
@@ -52,8 +53,15 @@ def choose_songs(page):
     page.get_by_text("Song: WAV, FLAC, MP3 or Ogg").wait_for()
 
 
-def upload(page, path):
-    page.locator("input[type=file]").first.set_input_files(path)
+def upload(page, path, shown=None):
+    """Choose a file until the page shows its name or `shown`: while it changes to a separator, it empties the field."""
+    for attempt in range(4):
+        page.locator("input[type=file]").first.set_input_files(path)
+        try:
+            return page.get_by_text(shown or path.name).first.wait_for(timeout=20_000)
+        except NotShown:
+            if attempt == 3:
+                raise
 
 
 def shown_image(page, caption, tmp_path):
@@ -152,8 +160,7 @@ def test_bad_files_give_one_sentence(browser, address, tmp_path, capfd):
     write_song(tmp_path / "long.wav", 6.0)
     with opened(browser, address) as page:
         choose_songs(page)
-        upload(page, tmp_path / "huge.wav")
-        page.get_by_text("exceed the maximum allowed size of").first.wait_for()
+        upload(page, tmp_path / "huge.wav", "exceed the maximum allowed size of")
     for name, words in {
         "text.wav": "text.wav is no audio file that can be read",
         "long.wav": "long.wav lasts 6 s: expected at most 5 s",
@@ -161,7 +168,6 @@ def test_bad_files_give_one_sentence(browser, address, tmp_path, capfd):
         with opened(browser, address) as page:
             choose_songs(page)
             upload(page, tmp_path / name)
-            page.get_by_text(name).wait_for()
             page.click("#lass-separate")
             message = page.get_by_text(words)
             message.wait_for()

@@ -204,7 +204,7 @@ def test_tuples_have_one_chunk_of_each_class(trio, tmp_path, pairing, classes):
     by_class = [{chunk[:2] for chunk in chunks if chunk.label == label} for label in range(len(classes))]
     num_tuples = len(set.intersection(*by_class)) if pairing == "aligned" else min(map(len, by_class))
     loader, epochs = module.train_dataloader(), []
-    for epoch in range(2):
+    for epoch in range(6):  # few tuples: two epochs have the same order in one case of 24
         loader.sampler.set_epoch(epoch)
         epochs.append(list(loader.sampler))
         assert len(epochs[-1]) == num_tuples
@@ -214,8 +214,8 @@ def test_tuples_have_one_chunk_of_each_class(trio, tmp_path, pairing, classes):
                 assert len({chunks[i][:2] for i in positions}) == 1
         for of_class in zip(*epochs[-1], strict=True):  # each chunk at most once
             assert len(set(of_class)) == num_tuples
-    same_tuples = set(epochs[0]) == set(epochs[1])
-    assert epochs[0] != epochs[1]
+    same_tuples = all(set(epoch) == set(epochs[0]) for epoch in epochs)
+    assert any(epoch != epochs[0] for epoch in epochs)
     assert same_tuples == (pairing == "aligned")
     batch = next(iter(module.val_dataloader()))
     assert batch.signals.shape == (2, len(classes), 1, 2000)
