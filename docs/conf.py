@@ -117,7 +117,7 @@ def read_include(app: Sphinx, path: Path, docname: str, content: list[str]) -> N
 def escape(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Escape the characters that mean markup in reStructuredText only: docstrings have backticks and nothing else."""
     if what in ("attribute", "property"):
-        lines.insert(0, "\\")  # an empty word, as napoleon takes what is before a colon in the first line for a type
+        lines.insert(0, "\\")  # an empty word: napoleon reads the words before a colon in the first line as a type
     in_example = False
     for i, line in enumerate(lines):
         in_example = (in_example and bool(line.strip())) or line.lstrip().startswith(">>>")
