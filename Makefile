@@ -15,7 +15,7 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-nmf train-supervised count \
+.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-nmf train-supervised count \
   separate tables seconds clean
 
 help: ## List the targets
@@ -29,7 +29,7 @@ setup: $(INSTALLED) ## Install everything into .venv (the other targets do it wh
 $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,app,docs,dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[train,audio,fid,huggingface,diffusion,app,docs,dev]"
 	@touch $@
 
 demo: demo-plan $(INSTALLED) ## Run the whole chain on scikit-learn's digits: offline, five minutes on two cores
@@ -61,11 +61,15 @@ train-vqvae: trainable $(INSTALLED) ## Stage 1: train the codec of DATASET
 	$(BIN)/lass fit -c experiments/$(DATASET)/vqvae.yaml $(ARGS)
 
 train-prior: trainable $(INSTALLED) ## Stage 2: train the prior of DATASET (of one SOURCE: DATASET=slakh SOURCE=bass)
-	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(if $(SOURCE),$(ONE_SOURCE)) $(ARGS)
+	$(BIN)/lass fit -c experiments/$(DATASET)/prior.yaml $(if $(SOURCE),$(call ONE_SOURCE,sources.init_args.source,prior)) $(ARGS)
 
-ONE_SOURCE = --data.sources.init_args.source="$(SOURCE)" --trainer.default_root_dir="runs/$(DATASET)/prior-$(SOURCE)" \
-  --trainer.logger.init_args.save_dir="runs/$(DATASET)/prior-$(SOURCE)" \
-  --trainer.logger.init_args.job_type="prior-$(SOURCE)"
+# Options for one source: of the sources of EncodedSources for the prior, of the data module itself for a denoiser
+ONE_SOURCE = --data.$(1)="$(SOURCE)" --trainer.default_root_dir="runs/$(DATASET)/$(2)-$(SOURCE)" \
+  --trainer.logger.init_args.save_dir="runs/$(DATASET)/$(2)-$(SOURCE)" \
+  --trainer.logger.init_args.job_type="$(2)-$(SOURCE)"
+
+train-score: score $(INSTALLED) ## Train a denoiser of single sources, for METHOD=basis or isdm (DATASET=mnist)
+	$(BIN)/lass fit -c experiments/$(DATASET)/score.yaml $(if $(SOURCE),$(call ONE_SOURCE,source,score)) $(ARGS)
 
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
@@ -125,6 +129,12 @@ network: experiment
 	@test -n "$(filter $(METHOD),$(NETWORKS))" || \
 	  { echo "lass: There is no network '$(METHOD)' for $(DATASET): expected $(if $(NETWORKS),one of $(NETWORKS) or )a new file"; \
 	    echo "  experiments/$(DATASET)/$(METHOD).yaml"; exit 1; }
+
+.PHONY: score
+score: experiment
+	@test -f experiments/$(DATASET)/score.yaml || \
+	  { echo "lass: There are no settings of a denoiser for $(DATASET): expected experiments/$(DATASET)/score.yaml, or"; \
+	    echo "  DATASET=mnist."; exit 1; }
 
 .PHONY: dictionaries
 dictionaries: experiment

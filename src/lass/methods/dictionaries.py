@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lass.artifacts import Artifact, load_artifact, register
 from lass.errors import LassError, check_number, check_sizes
-from lass.methods.signals import optional_package
+from lass.optional import optional_package
 
 MOST_VALUES, MOST_COMPONENTS, MOST_CLASSES = 2**22, 2**14, 10**5
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lass.errors import check_number
 from lass.methods.masking import Magnitudes, SpectralMasking
-from lass.methods.signals import optional_package
+from lass.optional import optional_package
 
 
 @dataclass

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lass.errors import LassError, check_number
-from lass.methods.signals import checked_mixtures, fixed_order, optional_package, weights_or_mean
+from lass.methods.signals import checked_mixtures, fixed_order, weights_or_mean
+from lass.optional import optional_package
 from lass.separation.result import SeparationResult
 
 NEGLIGIBLE = 1e-6  # singular values of the observations below this share of the largest one are noise of rounding

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lass.errors import LassError, check_flag, check_number
-from lass.methods.signals import checked_mixtures, fixed_order, optional_package, weights_or_mean
+from lass.methods.signals import checked_mixtures, fixed_order, weights_or_mean
+from lass.optional import optional_package
 from lass.separation.result import SeparationResult
 
 Magnitudes = Float[np.ndarray, "F T"]

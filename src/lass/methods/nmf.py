@@ -15,7 +15,8 @@ from torch import Tensor
 from lass.data.module import MAX_SOURCES
 from lass.errors import LassError, check_number
 from lass.methods.dictionaries import NMFDictionaries
-from lass.methods.signals import checked_mixtures, optional_package, weights_or_mean
+from lass.methods.signals import checked_mixtures, weights_or_mean
+from lass.optional import optional_package
 from lass.separation.result import SeparationResult
 
 

@@ -9,7 +9,7 @@ import scipy.sparse
 
 from lass.errors import check_number
 from lass.methods.masking import BackgroundMasking, Magnitudes
-from lass.methods.signals import optional_package
+from lass.optional import optional_package
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -46,20 +44,3 @@ def weights_or_mean(weights: Sequence[float] | None, num_sources: int) -> list[f
 def fixed_order(num_mixtures: int, num_sources: int) -> Int[Tensor, "mixtures sources"]:
     """Groups of exchangeable sources, see `Separator.exchangeable`, of a method that assigns every estimate itself."""
     return torch.arange(num_sources).expand(num_mixtures, -1)
-
-
-def optional_package(module: str, package: str, extra: str) -> Any:
-    """Import and return the module of an optional package.
-
-    Args:
-        module: Module to import.
-        package: Name of its package.
-        extra: Extra of lass that installs it.
-
-    Raises:
-        LassError: if the package is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise LassError(f"This method needs {package}: pip install 'lass[{extra}]'.") from error

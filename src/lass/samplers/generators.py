@@ -41,6 +41,10 @@ class MixtureGenerators:
         below_one = 1 - torch.finfo(dtype).eps / 2  # rounding must not reach 1
         return numbers.to(dtype).clamp_(max=below_one).to(self.device)
 
+    def normal(self, *shape: int) -> Float[Tensor, "M *shape"]:
+        """Return standard normal numbers in float32, per mixture."""
+        return torch.stack([torch.randn(shape, generator=each) for each in self._generators]).to(self.device)
+
 
 class CandidateGenerators(MixtureGenerators):
     """Random streams for a chunk of the candidates, with the numbers that these get if all candidates are drawn at

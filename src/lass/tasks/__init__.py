@@ -6,6 +6,7 @@ from lass.tasks.evaluation import Evaluation
 from lass.tasks.features import FeatureTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
+from lass.tasks.score import ScoreTraining
 from lass.tasks.separation import Separation
 from lass.tasks.supervised import SupervisedTraining
 from lass.tasks.vqvae import VQVAETraining
@@ -17,6 +18,7 @@ __all__ = [
     "FeatureTraining",
     "LikelihoodCounting",
     "PriorTraining",
+    "ScoreTraining",
     "Separation",
     "SupervisedTraining",
     "VQVAETraining",

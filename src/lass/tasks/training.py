@@ -177,6 +177,11 @@ class TrainingTask(LightningModule):
         """Folder of the exported artefact, which the next stage loads."""
         return Path(self.trainer.default_root_dir) / self.artifact.kind
 
+    @property
+    def exported(self) -> Artifact:
+        """The network that is exported, shaped like `artifact`."""
+        return self.artifact
+
     def configure_callbacks(self) -> list[Callback]:
         """Return the W&B callback and, except in a dry run, the callback that saves checkpoints and the best model."""
         if is_dry_run(self.trainer):
@@ -258,10 +263,10 @@ class TrainingTask(LightningModule):
         Raises:
             LassError: if a weight is not finite; the previously exported artefact is kept.
         """
-        state = self.artifact.state_dict()
+        artifact = self.exported
+        state = artifact.state_dict()
         if not all(tensor.isfinite().all() for tensor in state.values()):
             raise self.diverged("there are weights that are not finite")
-        artifact = self.artifact
         if any(tensor.dtype != self._dtypes[name] for name, tensor in state.items()):
             artifact = copy.deepcopy(artifact)
             for name, tensor in [*artifact.named_parameters(), *artifact.named_buffers()]:
@@ -283,8 +288,9 @@ class TrainingTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW with linear warm-up and cosine decay, stepped every batch."""
         eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.parameters(), self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay
+            trained, self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
 

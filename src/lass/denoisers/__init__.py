@@ -1,0 +1,17 @@
+"""Denoisers: expected clean sources given noisy ones, and the scores that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from lass.artifacts import load_artifact
+from lass.denoisers.protocol import Denoiser, score
+from lass.denoisers.unet import UNetDenoiser
+
+__all__ = ["Denoiser", "UNetDenoiser", "load_denoiser", "score"]
+
+
+def load_denoiser(folder: str | Path) -> Denoiser:
+    """Load a denoiser of any class from its folder; see `lass.artifacts.load_artifact`."""
+    return cast(Denoiser, load_artifact(folder, "denoiser"))

@@ -1,0 +1,175 @@
+"""What the methods that sample sources with denoisers have in common: the denoisers, weights, and random numbers."""
+
+# M mixtures, S sources
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lass.artifacts import fingerprint
+from lass.data.module import MAX_SOURCES, check_sample_rate
+from lass.data.signals import HasSampleRate
+from lass.denoisers import Denoiser, load_denoiser
+from lass.devices.precision import full_precision
+from lass.errors import LassError, check_number
+from lass.methods.signals import checked_mixtures, weights_or_mean
+from lass.methods.supervised import overlap_add
+from lass.samplers.generators import MixtureGenerators
+from lass.separation.result import SeparationResult
+
+AnyDenoiser = Denoiser | str | Path
+
+
+class DenoiserMethod:
+    """Base class of separation methods that sample sources with denoisers of single sources.
+
+    A subclass defines `sample`, and names its settings in `own_settings`.
+
+    Args:
+        denoisers: One denoiser for all sources, or one per source; or the folders that they are saved in.
+        num_sources: Number S of sources, if there is one denoiser for all of them; null for 2.
+        mixing_weights: Weight of each source in the mixtures; null for their mean, 1/S each.
+
+    Raises:
+        LassError: if a folder holds no denoiser, or the number of denoisers or weights is not S.
+    """
+
+    own_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        denoisers: AnyDenoiser | Sequence[AnyDenoiser],
+        num_sources: int | None = None,
+        mixing_weights: Sequence[float] | None = None,
+    ) -> None:
+        given = list(denoisers) if isinstance(denoisers, Sequence) and not isinstance(denoisers, str) else [denoisers]
+        if num_sources is None:
+            num_sources = max(2, len(given))
+        check_number("num_sources", num_sources, at_least=2, at_most=MAX_SOURCES, whole=True)
+        if len(given) not in (1, num_sources):
+            raise LassError(f"Expected one denoiser for all {num_sources} sources, or one for each, got {len(given)}.")
+        weights_or_mean(mixing_weights, num_sources)
+        loaded = {folder: load_denoiser(folder) for folder in given if isinstance(folder, str | Path)}
+        models = [loaded[each] if isinstance(each, str | Path) else each for each in given]
+        self.denoisers: list[Denoiser] = models * num_sources if len(models) == 1 else models
+        self.num_sources, self.mixing_weights = num_sources, mixing_weights
+
+    def sample(
+        self,
+        mixtures: Float[Tensor, "M channels *space"],
+        weights: Float[Tensor, " S"],
+        conditions: Tensor | None,
+        generators: MixtureGenerators,
+    ) -> Float[Tensor, "M S channels *space"]:
+        """Sample the sources of each mixture.
+
+        Args:
+            mixtures: Mixtures, or chunks of audio of the length that the denoisers are made for.
+            weights: Mixing weight of each source.
+            conditions: (M, S) classes, or None.
+            generators: Random numbers of each mixture.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define sample()")
+
+    def denoise(
+        self, noisy: Float[Tensor, "M S channels *space"], sigma: float, conditions: Tensor | None
+    ) -> Float[Tensor, "M S channels *space"]:
+        """Denoise all sources of all mixtures at one noise level, in one batch for sources that share a denoiser."""
+        clean = torch.empty_like(noisy)
+        for denoiser in dict.fromkeys(self.denoisers):
+            own = [index for index, each in enumerate(self.denoisers) if each is denoiser]
+            batch = noisy[:, own].flatten(0, 1)
+            classes = None if conditions is None else conditions[:, own].flatten()
+            clean[:, own] = denoiser.denoise(batch, batch.new_full((len(batch),), sigma), classes).unflatten(
+                0, (len(noisy), len(own))
+            )
+        return clean
+
+    @torch.no_grad()
+    def separate_batch(
+        self,
+        mixtures: Tensor,
+        conditions: Tensor | None = None,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> SeparationResult:
+        """Separate a batch of mixtures; see `lass.methods.SeparationMethod`.
+
+        Audio that is longer than the `shape` of the denoisers is separated in chunks of that length that overlap by
+        half.
+
+        Args:
+            mixtures: (M, channels, *space).
+            conditions: (M, S) classes, for class-conditional denoisers.
+            seed: Seed of the noise.
+            indices: Index of each mixture, default 0…M-1; the noise is a function of (seed, index).
+
+        Returns:
+            Result with estimates (M, S, channels, *space).
+
+        Raises:
+            LassError: if the mixtures do not fit the denoisers.
+        """
+        num_dims = 3 if self._sample_rate else 4
+        mixtures = checked_mixtures(mixtures, num_dims, "(mixtures, channels, *space)")
+        weights = mixtures.new_tensor(weights_or_mean(self.mixing_weights, self.num_sources))
+        generators = MixtureGenerators(seed, range(len(mixtures)) if indices is None else indices, mixtures.device)
+
+        def separate(chunks: Tensor) -> Tensor:
+            return self.sample(chunks, weights, conditions, generators)
+
+        with full_precision(mixtures.device):
+            if self._sample_rate is None:
+                return SeparationResult(separate(mixtures))
+            return SeparationResult(overlap_add(separate, mixtures, self._chunk(mixtures.shape[2])))
+
+    def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
+        """Groups of exchangeable sources, (num_mixtures, S) long: those of equal denoiser, weight and class."""
+        weights = weights_or_mean(self.mixing_weights, self.num_sources)
+        kinds = [(id(denoiser), weight) for denoiser, weight in zip(self.denoisers, weights, strict=True)]
+        kind = torch.tensor([kinds.index(each) for each in kinds]).expand(num_mixtures, -1)
+        equal = kind[:, :, None] == kind[:, None]
+        if conditions is not None:
+            equal = equal & (conditions[:, :, None] == conditions[:, None]).cpu()
+        return equal.long().argmax(2)
+
+    def to(self, device: torch.device | str) -> DenoiserMethod:
+        """Move the denoisers to a device."""
+        for denoiser in self._modules:
+            denoiser.to(device)
+        return self
+
+    def check_data(self, data: object) -> None:
+        """Raise LassError if a data module has another sample rate than a denoiser."""
+        for denoiser in self.denoisers:
+            check_sample_rate(data, denoiser, "The denoiser")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings on which estimates depend; see `lass.methods.protocol.ConfiguredMethod`."""
+        names = ("num_sources", "mixing_weights", *self.own_settings)
+        return {name: getattr(self, name) for name in names}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each denoiser that is a module; see `lass.methods.protocol.FittedMethod`."""
+        return {f"denoiser {number}": fingerprint(each) for number, each in enumerate(self._modules, 1)}
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        return [each for each in self.denoisers if isinstance(each, nn.Module)]
+
+    @property
+    def _sample_rate(self) -> int | None:
+        first = self.denoisers[0]
+        return first.sample_rate if isinstance(first, HasSampleRate) else None
+
+    def _chunk(self, num_samples: int) -> int:
+        """Length of a chunk of audio, in samples."""
+        return min((each.shape[-1] for each in self.denoisers if hasattr(each, "shape")), default=num_samples)
