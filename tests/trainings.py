@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from lass.codecs import ImageVQVAE
 from lass.data.images.module import ImageDataModule
 from lass.data.sources import ImageSources
+from lass.denoisers import UNetDenoiser
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior
 from lass.tasks import (
@@ -18,6 +19,7 @@ from lass.tasks import (
     FeatureTraining,
     LikelihoodCounting,
     PriorTraining,
+    ScoreTraining,
     SupervisedTraining,
     VQVAETraining,
 )
@@ -71,6 +73,9 @@ def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
         return FeatureTraining(ImageFeatures(8, width=8), **options), Noise(num_workers=num_workers)
     if stage == "network":
         return SupervisedTraining(two_bands.tiny(), **options), two_bands.TwoBands(batch_size=10)
+    if stage == "score":
+        denoiser = UNetDenoiser((1, 8, 8), widths=(8,), num_blocks=(1,), num_classes=3, class_dropout=0.2)
+        return ScoreTraining(denoiser, **options), Noise(num_workers=num_workers)
     if stage == "counts":
         return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(tuples=True)
     prior = TransformerPrior(NUM_CODES, 4, 8, num_layers=1, num_heads=2, dropout=0.2, num_classes=3, class_dropout=0.3)

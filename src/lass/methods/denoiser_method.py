@@ -149,7 +149,7 @@ class DenoiserMethod:
     def check_data(self, data: object) -> None:
         """Raise LassError if a data module has another sample rate than a denoiser."""
         for denoiser in self.denoisers:
-            check_sample_rate(data, denoiser, "The denoiser")
+            check_sample_rate(data, denoiser, "the denoiser", "train a denoiser for")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,8 @@ from lass.denoisers.sampling import karras_levels
 from lass.errors import LassError, check_number
 from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod
 from lass.samplers.generators import MixtureGenerators
+
+LikelihoodName = Literal["dirac", "gaussian"]
 
 
 class ISDM(DenoiserMethod):
@@ -57,7 +59,7 @@ class ISDM(DenoiserMethod):
         denoisers: AnyDenoiser | Sequence[AnyDenoiser],
         num_sources: int | None = None,
         mixing_weights: Sequence[float] | None = None,
-        likelihood: Literal["dirac", "gaussian"] = "dirac",
+        likelihood: LikelihoodName = "dirac",
         reference: int = 0,
         gamma: float = 1.0,
         num_steps: int = 150,
@@ -68,7 +70,7 @@ class ISDM(DenoiserMethod):
         num_resamples: int = 2,
     ) -> None:
         super().__init__(denoisers, num_sources, mixing_weights)
-        if likelihood not in ("dirac", "gaussian"):
+        if likelihood not in get_args(LikelihoodName):
             raise LassError(f"likelihood must be 'dirac' or 'gaussian', not {likelihood!r:.50}.")
         check_number("reference", reference, at_least=0, below=self.num_sources, whole=True)
         check_number("gamma", gamma, above=0)

@@ -65,7 +65,7 @@ class ScoreTraining(TrainingTask):
         data = datamodule_of(self.trainer)
         if getattr(data, "tuples", False):
             raise LassError("A denoiser is trained on single sources: set --data.tuples=false.")
-        check_sample_rate(data, self.artifact)
+        check_sample_rate(data, self.artifact, "the denoiser", "train a denoiser for")
 
     def training_step(self, batch: Sources) -> Tensor:
         """Compute the loss of the network."""
