@@ -140,6 +140,46 @@ def test_a_network_is_trained_for_the_data_on_which_it_is_evaluated(method):
     assert network.rescale == (config.model.init_args.loss == "si_sdr")
 
 
+SCORE_METHODS = {
+    "basis": ["--model.method.num_levels=2", "--model.method.steps_per_level=1"],
+    "isdm": ["--model.method.num_steps=2"],
+}
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("experiments/*/score.yaml")), ids=lambda path: path.parts[-2])
+def test_denoisers_are_trained_for_the_mixtures_on_which_they_are_used(path, tmp_path, monkeypatch):
+    """One batch of training, and one mixture with both methods and an untrained denoiser of the training's config."""
+    dataset, config = path.parts[-2], parsed("fit", "-c", str(path))
+    assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"runs/{dataset}/score"
+    assert config.trainer.max_steps % config.trainer.val_check_interval == 0
+    denoiser = made_by(config.model.init_args.denoiser)
+    evaluations = {name: layered(path.with_name("methods") / f"{name}.yaml") for name in SCORE_METHODS}
+    for words in evaluations.values():
+        model = parsed(*words).model.init_args
+        method = model.method.init_args
+        names = [f"score-{name}" for name in model.source_names] if model.source_names else ["score"]
+        folders = [f"runs/{dataset}/{name}/denoiser" for name in names]
+        assert method.denoisers == (folders if model.source_names else folders[0])
+        assert denoiser.sigma_min <= method.sigma_min < method.sigma_max <= denoiser.sigma_max
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    WRITERS[dataset](tmp_path)
+    ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
+    options = ["--data.batch_size=2", "--trainer.enable_progress_bar=false"]
+    split = ["--data.num_validation=10"] if dataset == "mnist" else []
+    size = {"widths": [8], "num_blocks": [1]}
+    smaller = [f"--model.denoiser.init_args.{name}={value}" for name, value in size.items()]
+    main(["fit", "-c", str(path), "--trainer.fast_dev_run=true", *options, *split, *smaller])
+    for folder in folders:
+        type(denoiser)(**{**denoiser.config, **size}).save_pretrained(folder)
+    options += ["--data.num_mixtures=1", "--trainer.logger=false"]
+    options += ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
+    for name, words in evaluations.items():
+        main([*words, *options, *SCORE_METHODS[name]])
+        assert (tmp_path / f"runs/{dataset}/{name}/results.csv").read_text().count("\n") > 1
+
+
 TOP_K = ("lass.samplers.TopK", {"num_candidates": 512, "k": 32})
 BEAMS = ("lass.samplers.BeamSearch", {"num_candidates": 100})
 
