@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from band_separator import RATE, band_separator, write_song
-from gradio import processing_utils
+from gradio.state_holder import SessionState
 from PIL import Image
 
 from lass import read_image
@@ -231,12 +231,17 @@ def test_the_end_of_all_sessions_waits_for_their_separations(digits, tmp_path):
     assert stopped.is_set()
 
 
-def test_a_file_is_not_fetched_from_its_address(digits, tmp_path):
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_file_is_not_fetched_from_its_address(digits, tmp_path, nested):
+    """Neither from a field of files, nor in the value of any other control."""
     page = build_page([digits], Sessions(tmp_path, LIMITS))
-    (file,) = [block for block in page.blocks.values() if isinstance(block, gr.File)]
+    (run,) = [function for function in page.fns.values() if function.name == "run"]
     sent = {"path": "https://example.org/mixture.png", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(gr.Error, match="not given by their address"):
-        asyncio.run(processing_utils.async_move_files_to_cache(sent, file, check_in_upload_folder=True))
+    for position in range(len(run.inputs)):
+        inputs = [None] * len(run.inputs)
+        inputs[position] = {"path": "mixture.png", "more": [sent]} if nested else sent
+        with pytest.raises(gr.Error, match="not given by their address"):
+            asyncio.run(page.process_api(run, inputs, state=SessionState(page)))
 
 
 @pytest.mark.parametrize("close", [False, True])
