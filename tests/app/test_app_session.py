@@ -318,6 +318,19 @@ def test_a_song_is_separated_into_its_sources(bands, session, tmp_path):
         assert {"bass.wav", "drums.wav", "residual.wav", "spectrograms.png"} <= {*archive.namelist()}
 
 
+def test_sources_may_be_called_like_files_of_the_page(session, tmp_path):
+    separator = band_separator()
+    separator.source_names = ["residual", "Song"]
+    sources = write_song(tmp_path / "mixture.wav", 1.0)
+    outcome = session.separate(tmp_path / "mixture.wav", Model("names", separator), Settings(), silent)
+    files = {path.casefold() for track in outcome.tracks for path in (str(track.path), str(track.spectrogram))}
+    assert len(files) == 2 * len(outcome.tracks) == 8
+    for track, source in zip(outcome.tracks[1:], sources, strict=False):
+        assert np.square(soundfile.read(track.path)[0] - source).sum() < 0.05 * np.square(source).sum()
+    with zipfile.ZipFile(outcome.archive) as archive:
+        assert {"residual.wav", "Song.wav", "residual_.wav"} <= {*archive.namelist()}
+
+
 def test_bad_songs_give_one_sentence_without_the_servers_path(bands, session, tmp_path):
     write_song(tmp_path / "long.wav", 3.0)
     (tmp_path / "text.wav").write_text("no audio")
