@@ -20,20 +20,6 @@ sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "benchmarks")]  # be
 
 from simulated_device import DEVICES, REFUSED_IN_BACKWARD, SIMULATED  # noqa: E402 (found through the path above)
 
-#: Fixtures that take long to make: the tests that share one of them run in one process of pytest-xdist.
-SHARED = ("chain_folder", "address", "uninterrupted", "random_inception")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Group tests for `--dist loadgroup`."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())  # examples in docstrings have none
-        for name in SHARED:
-            if name in fixtures:
-                item.add_marker(pytest.mark.xdist_group(name))
-                break
-
 
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in DEVICES])
 def device(request, monkeypatch):
