@@ -144,11 +144,10 @@ def remove_surplus(estimates: Sequence[Path], kept: Sequence[Path]) -> None:
         estimates: Estimates of one mixture, `<name>-1.png`, `<name>-2.png`, ….
         kept: Files that are not removed, whatever their name: mixtures and other outputs.
     """
-    identities = set(map(_identity, kept))
     stem = estimates[0].stem.removesuffix("1")
     for number in count(len(estimates) + 1):
         path = estimates[0].with_name(f"{stem}{number}{estimates[0].suffix}")
-        if not path.is_file() or _identity(path) in identities:
+        if not path.is_file() or _identity(path) in set(map(_identity, kept)):
             return
         path.unlink()
 

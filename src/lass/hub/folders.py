@@ -39,9 +39,8 @@ def folder_of(
 
     Raises:
         LassError: if there is no such folder, model or repository, if a revision of a folder or published model is
-            asked for, if the Hub cannot be reached and the cache has no
-            copy, if a file of a published model is not the published one, or if a repository has files that are too
-            large or have unsafe names.
+            asked for, if the Hub cannot be reached and the cache has no copy, if a file of a published model is not the
+            published one, or if a repository has files that are too large or have unsafe names.
     """
     name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
     folder = Path(name_or_folder)
