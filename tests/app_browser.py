@@ -39,6 +39,7 @@ def opened(browser, address, width=1180, height=860):
     try:
         page.goto(address)
         page.locator("#lass-separate").wait_for()
+        page.locator("#lass-figures .lass-figures").wait_for(state="attached")
         yield page
     finally:
         page.close()
@@ -46,7 +47,9 @@ def opened(browser, address, width=1180, height=860):
 
 def draw(page, strokes):
     """Draw strokes, lists of points in [0, 1], with the mouse on the canvas."""
-    box = page.locator("#lass-canvas canvas").bounding_box()
+    canvas = page.locator("#lass-canvas canvas")
+    canvas.hover()  # waits until the layout does not move
+    box = canvas.bounding_box()
     for stroke in strokes:
         first, *rest = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
         page.mouse.move(*first)

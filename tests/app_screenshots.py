@@ -48,8 +48,8 @@ def song(browser):
         opened(browser, address, 1120, 860) as page,
     ):
         write_song(Path(folder) / "song.wav", 6.0)
-        page.locator("input[type=file]").set_input_files(Path(folder) / "song.wav")
-        page.get_by_text("song.wav").wait_for()
+        page.locator("#lass-song input[type=file]").set_input_files(Path(folder) / "song.wav")
+        page.get_by_label("song.wav", exact=True).wait_for()
         page.click("#lass-separate")
         page.get_by_text("drums", exact=True).wait_for()
         page.wait_for_function("[...document.querySelectorAll('audio')].every((each) => each.duration > 0)")

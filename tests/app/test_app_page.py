@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 import torch
 from app_browser import FOUR, THREE, chromium, draw, opened
 from band_separator import band_separator, write_song
-from playwright.sync_api import TimeoutError as NotShown
 
 from lass import read_image
 from lass.app.drawing import draw_digit
 from lass.app.main import serving
 from lass.app.models import Model, load_models
+from lass.app.progress import Stopped, Watch
 from lass.app.settings import Limits
 from lass.samplers import SequentialMonteCarlo
 
@@ -33,11 +34,12 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address():
-    """Address of a page with a separator of digits and one of songs."""
+    """Address of a page with a separator of digits and two of songs."""
     (digits,) = load_models([str(REPOSITORY / "pretrained/mnist")])
     digits.separator.sampler = SequentialMonteCarlo(32)
     digits.separator.refinement = replace(digits.separator.refinement, steps=5)
-    models = [Model("digits", digits.separator), Model("songs", band_separator())]
+    songs = band_separator()
+    models = [Model("digits", digits.separator), Model("songs", songs), Model("more songs", songs)]
     with serving(models, LIMITS) as address:
         yield address
 
@@ -47,21 +49,26 @@ def temporary():
     return Path(os.environ["GRADIO_TEMP_DIR"])
 
 
-def choose_songs(page):
+def choose(page, separator, shown):
+    """Choose a separator, and wait until the page is ready for it, which shows the text `shown`."""
+    choose_only(page, separator)
+    page.get_by_text(shown).wait_for()
+    page.locator("#lass-separate:enabled").wait_for()
+
+
+def choose_only(page, separator):
     page.get_by_label("Separator").click()
-    page.get_by_role("option", name="songs").click()
-    page.get_by_text("Song: WAV, FLAC, MP3 or Ogg").wait_for()
+    page.get_by_role("option", name=separator, exact=True).click()
 
 
-def upload(page, path, shown=None):
-    """Choose a file until the page shows its name or `shown`: while it changes to a separator, it empties the field."""
-    for attempt in range(4):
-        page.locator("input[type=file]").first.set_input_files(path)
-        try:
-            return page.get_by_text(shown or path.name).first.wait_for(timeout=20_000)
-        except NotShown:
-            if attempt == 3:
-                raise
+def choose_songs(page):
+    choose(page, "songs", "Song: WAV, FLAC, MP3 or Ogg")
+
+
+def upload(page, path):
+    """Choose a song, and wait until the page has it."""
+    page.locator("#lass-song input[type=file]").set_input_files(path)
+    page.get_by_label(path.name, exact=True).wait_for()  # while it is uploaded, its name is a text without this label
 
 
 def shown_image(page, caption, tmp_path):
@@ -119,17 +126,29 @@ def test_the_canvas_shows_the_mean_and_the_number_of_sources_follows(browser, ad
         page.get_by_text("There is nothing to separate yet").wait_for()
 
 
-def test_a_separation_is_stopped(browser, address):
+def test_a_separation_is_stopped(browser, address, monkeypatch):
+    """It waits at its second position for the button: the speed of the machine does not matter."""
+    stopped, step = threading.Event(), Watch.step
+
+    def waiting_step(watch, fraction, what):
+        if fraction > 0:
+            watch.stop.wait(60)
+        try:
+            step(watch, fraction, what)
+        except Stopped:
+            stopped.set()
+            raise
+
+    monkeypatch.setattr(Watch, "step", waiting_step)
     with opened(browser, address) as page:
         draw(page, THREE)
         page.get_by_role("button", name="Digit 2").click()
         draw(page, FOUR)
-        page.get_by_text("Settings").click()
-        page.get_by_role("spinbutton", name="Candidates").fill("1024")
         page.click("#lass-separate")
         page.get_by_text("Separating").first.wait_for()
         page.click("#lass-stop")
         page.get_by_text("Separating").first.wait_for(state="hidden")
+        assert stopped.wait(60)
         assert page.locator("#lass-figures figure").count() == 0
         assert page.wrong == []
 
@@ -141,7 +160,6 @@ def test_a_song_is_separated_and_can_be_played(browser, address, tmp_path):
         for hidden in ("Number of sources", "Candidates", "Classes of the sources"):
             assert not page.get_by_text(hidden, exact=True).is_visible()
         upload(page, tmp_path / "song.wav")
-        page.get_by_text("song.wav").wait_for()
         page.click("#lass-separate")
         page.get_by_text("drums", exact=True).wait_for()
         players = page.locator("#lass-figures audio")
@@ -154,13 +172,36 @@ def test_a_song_is_separated_and_can_be_played(browser, address, tmp_path):
         assert all(url.startswith((address, "data:", "blob:")) for url in page.requested)
 
 
+def test_a_file_stays_while_the_separator_changes(browser, address, tmp_path):
+    """It is opened while the server still prepares the controls of another separator, and is kept by its own kind."""
+    write_song(tmp_path / "song.wav", 1.0)
+    with opened(browser, address) as page:
+        choose_songs(page)
+        held = []
+        page.route("**/gradio_api/run/predict", lambda route: held.append(route), times=1)
+        with page.expect_request("**/gradio_api/run/predict"):
+            choose_only(page, "more songs")
+        page.locator("#lass-separate:disabled").wait_for()
+        upload(page, tmp_path / "song.wav")
+        held[0].continue_()
+        page.locator("#lass-separate:enabled").wait_for()
+        choose(page, "digits", "Draw a digit")
+        page.get_by_label("song.wav", exact=True).wait_for(state="hidden")
+        choose_songs(page)
+        page.get_by_label("song.wav", exact=True).wait_for()
+        page.click("#lass-separate")
+        page.get_by_text("drums", exact=True).wait_for()
+        assert page.wrong == []
+
+
 def test_bad_files_give_one_sentence(browser, address, tmp_path, capfd):
     (tmp_path / "text.wav").write_text("<b>no audio</b>")
     (tmp_path / "huge.wav").write_bytes(bytes(3 * 10**6))
     write_song(tmp_path / "long.wav", 6.0)
     with opened(browser, address) as page:
         choose_songs(page)
-        upload(page, tmp_path / "huge.wav", "exceed the maximum allowed size of")
+        page.locator("#lass-song input[type=file]").set_input_files(tmp_path / "huge.wav")
+        page.get_by_text("exceed the maximum allowed size of").wait_for()
     for name, words in {
         "text.wav": "text.wav is no audio file that can be read",
         "long.wav": "long.wav lasts 6 s: expected at most 5 s",

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from band_separator import RATE, band_separator, write_song
-from gradio import processing_utils
+from gradio.state_holder import SessionState
 from PIL import Image
 
 from lass import read_image
@@ -231,12 +231,17 @@ def test_the_end_of_all_sessions_waits_for_their_separations(digits, tmp_path):
     assert stopped.is_set()
 
 
-def test_a_file_is_not_fetched_from_its_address(digits, tmp_path):
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_file_is_not_fetched_from_its_address(digits, tmp_path, nested):
+    """Neither from a field of files, nor in the value of any other control."""
     page = build_page([digits], Sessions(tmp_path, LIMITS))
-    (file,) = [block for block in page.blocks.values() if isinstance(block, gr.File)]
+    (run,) = [function for function in page.fns.values() if function.name == "run"]
     sent = {"path": "https://example.org/mixture.png", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(gr.Error, match="not given by their address"):
-        asyncio.run(processing_utils.async_move_files_to_cache(sent, file, check_in_upload_folder=True))
+    for position in range(len(run.inputs)):
+        inputs = [None] * len(run.inputs)
+        inputs[position] = {"path": "mixture.png", "more": [sent]} if nested else sent
+        with pytest.raises(gr.Error, match="not given by their address"):
+            asyncio.run(page.process_api(run, inputs, state=SessionState(page)))
 
 
 @pytest.mark.parametrize("close", [False, True])
@@ -311,6 +316,19 @@ def test_a_song_is_separated_into_its_sources(bands, session, tmp_path):
     assert len(fractions) > 20
     with zipfile.ZipFile(outcome.archive) as archive:
         assert {"bass.wav", "drums.wav", "residual.wav", "spectrograms.png"} <= {*archive.namelist()}
+
+
+def test_sources_may_be_called_like_files_of_the_page(session, tmp_path):
+    separator = band_separator()
+    separator.source_names = ["residual", "Song"]
+    sources = write_song(tmp_path / "mixture.wav", 1.0)
+    outcome = session.separate(tmp_path / "mixture.wav", Model("names", separator), Settings(), silent)
+    files = {path.casefold() for track in outcome.tracks for path in (str(track.path), str(track.spectrogram))}
+    assert len(files) == 2 * len(outcome.tracks) == 8
+    for track, source in zip(outcome.tracks[1:], sources, strict=False):
+        assert np.square(soundfile.read(track.path)[0] - source).sum() < 0.05 * np.square(source).sum()
+    with zipfile.ZipFile(outcome.archive) as archive:
+        assert {"residual.wav", "Song.wav", "residual_.wav"} <= {*archive.namelist()}
 
 
 def test_bad_songs_give_one_sentence_without_the_servers_path(bands, session, tmp_path):

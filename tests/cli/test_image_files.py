@@ -246,6 +246,22 @@ def test_the_number_of_sources_is_determined_for_each_image(additive_folder, tmp
     assert "b.png: 3 source(s), with an estimated probability of 92% among 1 to 4" in capsys.readouterr().out
 
 
+def test_overwriting_removes_the_surplus_sources_of_the_earlier_run(additive_folder, tmp_path):
+    """And nothing else: neither mixtures, nor estimates of others, nor files without a number that follows."""
+    files, out = mixtures(tmp_path, ["a", "b"]), tmp_path / "out"
+    options = ["--separator", additive_folder, "--out", out, "--overwrite", "--num-sources"]
+    separate(*files, *options, 4)
+    for name in ("a-6.png", "a-x.png", "a-3.txt"):
+        (out / name).touch()
+    (mixture,) = mixtures(out, ["b-4"])
+    separate(files[0], *options, 2)
+    left = {"a-1.png", "a-2.png", "a-6.png", "a-x.png", "a-3.txt"}
+    others = {f"b-{number}.png" for number in (1, 2, 3, 4)} | {"separations.png"}
+    assert {path.name for path in out.iterdir()} == left | others
+    separate(files[1], mixture, *options, 2)
+    assert {path.name for path in out.iterdir()} == left | others - {"b-3.png"} | {"b-4-1.png", "b-4-2.png"}
+
+
 def test_each_of_three_sources_has_a_class(additive_folder, tmp_path):
     (file,) = mixtures(tmp_path, "a")
     options = ["--separator", additive_folder, "--num-sources", 3]

@@ -85,6 +85,11 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, files, tmp_path):
         assert Separator.from_pretrained(NAME, revision=revision).codec.num_codes == num_codes
     with pytest.raises(LassError, match="someone/digits on the Hub has no revision 'v2'"):
         Separator.from_pretrained(NAME, revision="v2")
+    Path(NAME).mkdir(parents=True)
+    with pytest.raises(LassError, match="someone/digits is a folder, which has no revision 'v1': leave the revision"):
+        Separator.from_pretrained(NAME, revision="v1")
+    with pytest.raises(LassError, match="mnist is a published model, which has no revision 'v1'"):
+        Separator.from_pretrained("mnist", revision="v1")
 
 
 def test_files_are_downloaded_once_and_on_request_again(hub, files, tmp_path):

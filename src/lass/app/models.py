@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lass.cli.loading import load_separator
 from lass.codecs import AudioCodec, ImageCodec
 from lass.errors import LassError
 from lass.hub import published_models
@@ -88,13 +89,8 @@ def load_models(folders: Sequence[str], device: str = "cpu") -> list[Model]:
     found = found or [model.name for model in published_models()]
     models = []
     for folder in dict.fromkeys(found):
-        separator = Separator.from_pretrained(folder)
+        separator = load_separator(folder, device)
         if not isinstance(separator.codec, AudioCodec | ImageCodec):
             raise LassError(f"The separator in {folder} is neither for images nor for audio files.")
-        try:
-            separator.to(device)
-        except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
-            reason = str(error).splitlines()[0]
-            raise LassError(f"The device {device!r} cannot be used ({reason}): leave out --device.") from error
         models.append(Model(folder, separator))
     return models

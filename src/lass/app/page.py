@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio_client.utils import is_http_url_like
+from gradio_client.utils import is_http_url_like, traverse
 
 from lass.app.models import Model
 from lass.app.outcome import Outcome
@@ -25,10 +25,12 @@ CLEAN_EVERY, KEPT = 600, 3600  # seconds: files of the uploads are removed after
 MOST_WAITING = 16  # separations in the queue
 #: The number of sources follows that of the drawn digits, unless it is to be determined.
 FOLLOW_DRAWING = "(digits, number) => number === 'auto' || digits.length < 2 ? number : String(digits.length)"
-SUFFIXES = {
-    True: [".wav", ".flac", ".mp3", ".ogg"],
-    False: [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"],
-}
+#: Updates in the browser, without the server.
+SHOW_HOW = """(how) => ["%s", "%s"].map((each) => ({ __type__: "update", visible: each === how || "hidden" }))"""
+SHOW_NUMBER = """(method) => ({ __type__: "update", visible: method !== "Greedy" })"""
+ENABLE, DISABLE = (f"() => ({{ __type__: 'update', interactive: {state} }})" for state in ("true", "false"))
+SONGS = [".wav", ".flac", ".mp3", ".ogg"]
+IMAGES = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"]
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .lass-title { margin-bottom: 10px; }
@@ -38,6 +40,15 @@ STYLE = """
 .lass-summary { min-height: 56px; }
 #lass-canvas, #lass-figures { padding: 0 !important; }
 """
+
+
+class Page(gr.Blocks):
+    """Page that refuses files given by their address on the web, which gradio would download."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
+        """See `gr.Blocks`; `inputs` are what the browser sent."""
+        traverse(inputs, _refuse_address, _has_address)
+        return await super().preprocess_data(block_fn, inputs, *arguments, **options)
 
 
 def theme() -> gr.themes.Base:
@@ -57,7 +68,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         sessions: Sessions of the open pages.
     """
     by_name, first = {model.name: model for model in models}, models[0]
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEAN_EVERY, KEPT)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(CLEAN_EVERY, KEPT)) as page:
         gr.Markdown(
             "# LASS\nSeparate a mixture into its sources with generative models of single sources.",
             elem_classes="lass-title",
@@ -75,8 +86,21 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     visible=_shown(first.can_be_drawn),
                     elem_id="lass-canvas",
                 )
-                file = gr.File(**_file(first), height=180)
-                _take_uploads_only(file)
+                # One field for each kind of file: changes of its types or value could empty it during an upload.
+                image = gr.File(
+                    label="Image: the mean of its sources, resized if necessary",
+                    file_types=IMAGES,
+                    height=180,
+                    visible=_shown(not first.is_audio and not first.can_be_drawn),
+                    elem_id="lass-image",
+                )
+                song = gr.File(
+                    label="Song: WAV, FLAC, MP3 or Ogg",
+                    file_types=SONGS,
+                    height=180,
+                    visible=_shown(first.is_audio),
+                    elem_id="lass-song",
+                )
                 number = gr.Radio(**_numbers(first), label="Number of sources")
                 with gr.Accordion("Settings", open=False):
                     classes = gr.Textbox(**_classes(first), label="Classes of the sources", max_length=200)
@@ -104,7 +128,8 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
             chosen: str,
             how: str,
             strokes: Any,
-            path: str | None,
+            image_path: str | None,
+            song_path: str | None,
             sources: str | None,
             typed: str,
             method: str | None,
@@ -124,6 +149,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                     likelihood_weight=None if exponent is None else float(exponent),
                     seed=number_of_seed or 0,
                 )
+                path = song_path if model.is_audio else image_path
                 source = strokes if how == DRAW else None if path is None else Path(path)
                 outcome = sessions[_key(request)].separate(source, model, settings, progress)
             except Stopped:
@@ -144,7 +170,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
 
         separation = separate.click(
             run,
-            [name, means, drawing, file, number, classes, sampler, candidates, weight, seed],
+            [name, means, drawing, image, song, number, classes, sampler, candidates, weight, seed],
             results,
             show_progress_on=summary,
             concurrency_limit=1,
@@ -154,33 +180,23 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         hidden: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         stop.click(stop_separation, None, None, cancels=separation, **hidden)  # cancels: those that wait in the queue
         drawing.change(None, [drawing, number], number, js=FOLLOW_DRAWING, **hidden)
-        means.change(
-            lambda how: [gr.update(visible=_shown(how == DRAW)), gr.update(visible=how == OPEN)],
-            means,
-            [drawing, file],
-            **hidden,
-        )
-        sampler.change(lambda method: gr.update(visible=method != "Greedy"), sampler, candidates, **hidden)
-        name.change(
-            lambda chosen: _controls(by_name[chosen]),
-            name,
-            [means, drawing, file, number, classes, sampler, candidates, weight, *results],
-            **hidden,
-        )
+        # input, not change: the update for another separator is one event, which causes no others.
+        means.input(None, means, [drawing, image], js=SHOW_HOW % (DRAW, OPEN), **hidden)
+        sampler.input(None, sampler, candidates, js=SHOW_NUMBER, **hidden)
+        name.input(None, None, separate, js=DISABLE, **hidden)  # until the controls are those of the separator
+        controls = [means, drawing, image, song, number, classes, sampler, candidates, weight]
+        change = name.input(lambda chosen: _controls(by_name[chosen]), name, [*controls, *results], **hidden)
+        change.then(None, None, separate, js=ENABLE, **hidden)
         page.unload(end)
     return page.queue(max_size=MOST_WAITING)
 
 
-def _take_uploads_only(file: gr.File) -> None:
-    """Refuse files that are given by their address on the web, which gradio would download."""
-    move = file.async_move_resource_to_block_cache
+def _has_address(value: object) -> bool:
+    return isinstance(value, dict) and is_http_url_like(value.get("path"))
 
-    async def move_upload(path: str | Path | None) -> str | None:
-        if path is not None and is_http_url_like(str(path)):
-            raise gr.Error("Files are uploaded, not given by their address.", print_exception=False)
-        return await move(path)
 
-    file.async_move_resource_to_block_cache = move_upload  # type: ignore[assignment, method-assign]
+def _refuse_address(file: object) -> None:
+    raise gr.Error("Files are uploaded, not given by their address.", print_exception=False)
 
 
 def _key(request: gr.Request) -> str:
@@ -205,7 +221,8 @@ def _controls(model: Model) -> list[Any]:
     return [
         gr.update(**_means(model)),
         gr.update(num_digits=max(model.numbers_of_sources), visible=_shown(model.can_be_drawn)),
-        gr.update(**_file(model), value=None),
+        gr.update(visible=_shown(not model.is_audio and not model.can_be_drawn)),
+        gr.update(visible=_shown(model.is_audio)),
         gr.update(**_numbers(model)),
         gr.update(**_classes(model)),
         gr.update(**_sampler(model)),
@@ -243,13 +260,8 @@ def _means(model: Model) -> dict[str, Any]:
     return {"choices": [DRAW, OPEN], "value": DRAW if model.can_be_drawn else OPEN, "visible": model.can_be_drawn}
 
 
-def _file(model: Model) -> dict[str, Any]:
-    what = "Song: WAV, FLAC, MP3 or Ogg" if model.is_audio else "Image: the mean of its sources, resized if necessary"
-    return {"label": what, "file_types": SUFFIXES[model.is_audio], "visible": not model.can_be_drawn}
-
-
 def _shown(is_shown: bool) -> Any:
-    """Visibility of the canvas, which keeps its drawing while it is hidden."""
+    """Visibility of the canvas or a file, which is kept while it is hidden."""
     return True if is_shown else "hidden"
 
 

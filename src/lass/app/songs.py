@@ -51,7 +51,8 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
     progress = watch.positions("Separating", max(1, num_positions))
     songs.separate_song(song, [*files, figure], separator, settings.seed, progress)
     watch.step(1.0, "Writing files")
-    residual = folder / f"{RESIDUAL}.wav"
+    taken = [file.stem for file in files]
+    residual = folder / f"{_other_than(taken, RESIDUAL)}.wav"
     level = _write_residual(song, files, residual, info)
     names = [
         "song",
@@ -59,7 +60,8 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
         f"{RESIDUAL}, RMS {level:.0f} dB".replace("-", "−"),
     ]
     paths = [song, *files, residual]
-    pictures = [folder / f"spectrogram-{path.stem}.png" for path in (folder / "song", *files, residual)]
+    stems = [_other_than(taken, "song"), *taken, residual.stem]
+    pictures = [folder / f"spectrogram-{stem}.png" for stem in stems]
     for path, picture in zip(paths, pictures, strict=True):
         write_image(picture, spectrograms(_excerpt(path, info)[None])[0])
     tracks = [Track(*each) for each in zip(paths, pictures, names, strict=True)]
@@ -70,6 +72,13 @@ def separate_song(song: Path, model: Model, settings: Settings, limits: Limits, 
         f"{(seconds - shown) / 2:.3g} s on, up to {info.sample_rate / 2000:g} kHz."
     )
     return Outcome(said, archived(folder), tracks=tracks)
+
+
+def _other_than(taken: Sequence[str], name: str) -> str:
+    """The name, with underscores appended until no source has it, also where files' names ignore case."""
+    while name in [each.casefold() for each in taken]:
+        name += "_"
+    return name
 
 
 def _write_residual(song: Path, files: Sequence[Path], target: Path, info: AudioInfo) -> float:

@@ -8,6 +8,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -134,6 +135,21 @@ def refuse_to_lose(out: Path, targets: Sequence[Path], files: Sequence[Path], ov
             raise LassError(f"{target} is one of the mixtures and would be overwritten: choose another --out.")
         if exists and not overwrite:
             raise LassError(f"{target} is there already: choose another --out, or replace it with --overwrite.")
+
+
+def remove_surplus(estimates: Sequence[Path], kept: Sequence[Path]) -> None:
+    """Remove what an earlier run with more sources left beside estimates: the files with the numbers that follow.
+
+    Args:
+        estimates: Estimates of one mixture, `<name>-1.png`, `<name>-2.png`, ….
+        kept: Files that are not removed, whatever their name: mixtures and other outputs.
+    """
+    stem = estimates[0].stem.removesuffix("1")
+    for number in count(len(estimates) + 1):
+        path = estimates[0].with_name(f"{stem}{number}{estimates[0].suffix}")
+        if not path.is_file() or _identity(path) in set(map(_identity, kept)):
+            return
+        path.unlink()
 
 
 def _ignores_case(folder: Path) -> bool:

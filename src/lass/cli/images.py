@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lass.cli import songs
-from lass.cli.files import IMAGES, find_files, folder_name, make_folder, refuse_to_lose, writing
+from lass.cli.files import IMAGES, find_files, folder_name, make_folder, refuse_to_lose, remove_surplus, writing
 from lass.codecs import ImageCodec
 from lass.data.images.files import read_image, write_image
 from lass.errors import LassError
@@ -73,6 +73,9 @@ def separate_images(separator: Separator, codec: ImageCodec, options: Namespace,
             with writing(target):
                 target.parent.mkdir(exist_ok=True)
                 write_image(target, estimate)
+        if options.overwrite:
+            with writing(own_targets[0]):
+                remove_surplus(own_targets, [*files, *chain(*targets)])
         if nested or len(pictured) < NUM_PICTURED:
             pictured.append(result)
     drawn = []

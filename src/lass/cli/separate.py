@@ -35,20 +35,16 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from lass.cli.images import AUTO, separate_images
+    from lass.cli.loading import load_separator
     from lass.cli.songs import separate_songs
     from lass.codecs import AudioCodec, ImageCodec
     from lass.hub import folder_of
-    from lass.separation import Separator
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     automatic = options.num_sources == AUTO
-    separator = Separator.from_pretrained(found or folder_of(name), None if automatic else options.num_sources)
-    try:
-        separator.to(options.device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, with several lines of text
-        reason = str(error).splitlines()[0]
-        raise LassError(f"The device {options.device!r} cannot be used ({reason}): leave out --device.") from error
+    num_sources = None if automatic else options.num_sources
+    separator = load_separator(found or folder_of(name), options.device, num_sources)
     root, nested = (OUT / _model_name(name), True) if options.out is None else (options.out, False)
     if isinstance(separator.codec, AudioCodec):
         if automatic:
@@ -131,5 +127,5 @@ def parser() -> SentenceParser:
         help="CPU threads; default: OMP_NUM_THREADS if it is set, otherwise all CPUs that the process may use, here "
         f"{num_threads()}. 1 is the fastest while other programs use all CPUs",
     )
-    options.add_argument("--overwrite", action="store_true", help="replace files in the folder")
+    options.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run in the folder")
     return options

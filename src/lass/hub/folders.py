@@ -30,23 +30,27 @@ def folder_of(
     Args:
         name_or_folder: A folder, the name of a published model (`published_models`), or a repository of the Hugging
             Face Hub as organisation/name.
-        revision: Branch, tag or commit of a repository of the Hub, default its main branch. The revision of a published
-            model is fixed.
+        revision: Branch, tag or commit of a repository of the Hub, default its main branch; None for folders and
+            published models, which have one version.
         cache_dir: Folder of downloads, default that of huggingface_hub (`HF_HOME`).
         token: Access token of the Hub; default the one of `hf auth login`, False for none.
         local_files_only: Whether to use the Hub's cache only, without any request.
         force_download: Whether to download files that are in the cache.
 
     Raises:
-        LassError: if there is no such folder, model or repository, if the Hub cannot be reached and the cache has no
-            copy, if a file of a published model is not the published one, or if a repository has files that are too
-            large or have unsafe names.
+        LassError: if there is no such folder, model or repository, if a revision of a folder or published model is
+            asked for, if the Hub cannot be reached and the cache has no copy, if a file of a published model is not the
+            published one, or if a repository has files that are too large or have unsafe names.
     """
     name = name_or_folder.as_posix() if isinstance(name_or_folder, Path) else name_or_folder
     folder = Path(name_or_folder)
-    if folder.is_dir():
+    is_folder = folder.is_dir()
+    model = None if is_folder else next((model for model in published_models() if model.name == name), None)
+    if revision is not None and (is_folder or model is not None):
+        what = "a folder" if is_folder else "a published model"
+        raise LassError(f"{name} is {what}, which has no revision {revision!r}: leave the revision out.")
+    if is_folder:
         return folder
-    model = next((model for model in published_models() if model.name == name), None)
     options: dict[str, Any] = {
         "cache_dir": cache_dir,
         "token": token,

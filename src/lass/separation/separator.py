@@ -377,7 +377,7 @@ class Separator(ModelHubMixin):
                 Hub as "organisation/name"; a folder takes precedence.
             num_sources: Number of sources, if the folder has one prior that all sources share; default the number with
                 which the separator was saved.
-            revision: Branch, tag or commit of the repository, default its main branch.
+            revision: Branch, tag or commit of a repository of the Hub, default its main branch.
             cache_dir: Folder of downloads, default that of huggingface_hub.
             token: Access token of the Hub; default the one of `hf auth login`, False for none.
             local_files_only: Whether to use the Hub's cache only, without any request.
