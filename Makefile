@@ -44,7 +44,7 @@ demo-plan:
 	@echo "Ctrl-C stops it, make demo goes on from there, and make clean starts anew."
 
 test: lint ## Check the style and run all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto
 
 docs: $(INSTALLED) ## Build the documentation: docs/_build/html/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
