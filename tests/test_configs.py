@@ -96,6 +96,18 @@ def test_overlays_set_all_that_depends_on_the_number_of_sources(path):
     assert f'num_positions={num_positions}"' in path.with_name("four.yaml").read_text()
 
 
+@pytest.mark.parametrize("dataset", ["mnist", "slakh"])
+def test_the_authors_models_are_laid_over_separate_yaml(dataset):
+    path = REPOSITORY / "experiments" / dataset / "authors.yaml"
+    config = parsed("predict", "-c", str(path.with_name("separate.yaml")), "-c", str(path))
+    model, models = config.model.init_args, f"runs/{dataset}/authors"
+    priors = [model.priors] if isinstance(model.priors, str) else model.priors
+    assert all(name.startswith(f"{models}/") for name in (model.codec, model.likelihood, *priors))
+    assert config.trainer.default_root_dir == config.trainer.logger.init_args.save_dir == f"{models}-separate"
+    if dataset == "slakh":
+        assert round(config.data.init_args.seconds * config.data.init_args.sample_rate) == 1024 * 128
+
+
 def method_configs():
     return sorted(REPOSITORY.glob("experiments/*/methods/*.yaml"))
 

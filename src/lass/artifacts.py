@@ -177,6 +177,8 @@ def _command(path: Path) -> str | None:
     for runs, dataset, stage in zip(path.parts, path.parts[1:], path.parts[2:], strict=False):
         if (runs, stage) == ("runs", "taming"):
             return f"lass import taming --config CONFIG.yaml --checkpoint CHECKPOINT.ckpt --out runs/{dataset}/taming"
+        if (runs, stage) == ("runs", "authors"):
+            return f"lass import authors --vqvae VQVAE --prior PRIOR --sums SUMS --out runs/{dataset}/authors"
         stage, _, part = stage.partition("-")  # prior-bass is the prior of one source, supervised-demucs a network
         if runs == "runs" and stage in STAGE_TARGETS:
             option = "METHOD" if stage == "supervised" else "SOURCE"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lass.artifacts import load_artifact
 from lass.codecs.audio_codec import AudioVQCodec
 from lass.codecs.audio_vqvae import AudioVQVAE
+from lass.codecs.authors_vqvae import AuthorsVQVAE
 from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.image_vqvae import ImageVQVAE
 from lass.codecs.jukebox import JukeboxVQVAE
@@ -25,6 +26,7 @@ __all__ = [
     "AudioCodec",
     "AudioVQCodec",
     "AudioVQVAE",
+    "AuthorsVQVAE",
     "CodebookCodec",
     "Codec",
     "GridCodec",

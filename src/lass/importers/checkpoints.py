@@ -8,12 +8,13 @@ the size of the file before they are created.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import mmap
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -57,23 +58,52 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
     Raises:
         LassError: if the file is missing or damaged, claims tensors larger than itself, or holds no such dictionary.
     """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise LassError(f"There is no checkpoint at {path}: get it from {origin}.")
-        with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # after the 8-byte length of the header
-        content, extents = ({}, {}) if is_safetensors else _unpickled(path)
-        found = _safetensors(path) if is_safetensors else content.get(key, content)
+    with explained(path, origin) as path:
+        content, extents = ({}, {}) if _is_safetensors(path) else _unpickled(path)
+        if not isinstance(content, dict):
+            kind = "tensor" if isinstance(content, StoredTensor) else type(content).__name__
+            raise LassError(f"{path} holds a {kind}: expected a dictionary with weights.")
+        found = _safetensors(path) if _is_safetensors(path) else content.get(key, content)
         is_wrong = not isinstance(found, dict) or not all(isinstance(x, Tensor | StoredTensor) for x in found.values())
         if is_wrong or not found:
             raise LassError(
                 f"{path} is no checkpoint of {program}: expected a dictionary with the weights under '{key}'."
             )
-        whole = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
-        weights = {name: _view(x, extents, whole) if isinstance(x, StoredTensor) else x for name, x in found.items()}
-        if sum(tensor.nbytes for tensor in weights.values()) > MAX_SHARED * len(whole):
-            raise UnreadableError("its tensors claim more than the file holds")
+        return _views(path, found, extents), {} if found is content else content
+
+
+def read_tensor(path: str | Path, origin: str) -> Tensor:
+    """Read a file of `torch.save` with a single tensor, without executing code in it.
+
+    Args:
+        path, origin: See `read_weights`; the same holds for the tensor.
+
+    Raises:
+        LassError: if the file is missing or damaged, claims a tensor larger than itself, or holds anything else.
+    """
+    with explained(path, origin) as path:
+        content, extents = _unpickled(path)
+        if not isinstance(content, StoredTensor):
+            raise LassError(f"{path} holds a {type(content).__name__}: expected a single tensor.")
+        return _views(path, {"": content}, extents)[""]
+
+
+@contextlib.contextmanager
+def explained(path: str | Path, origin: str) -> Iterator[Path]:
+    """Yield the path of a foreign file for reading it; convert every exception in the body to a LassError.
+
+    Args:
+        path: Path of the file.
+        origin: See `read_weights`.
+
+    Raises:
+        LassError: if there is no such file, or the body raises an exception.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise LassError(f"There is no checkpoint at {path}: get it from {origin}.")
+        yield path
     except LassError:
         raise
     except Exception as error:  # arbitrary bytes can raise any exception
@@ -81,7 +111,20 @@ def read_weights(path: str | Path, key: str, origin: str, program: str) -> tuple
             str(error) if isinstance(error, UnreadableError | OSError) else "its bytes are no checkpoint of PyTorch"
         )
         raise LassError(f"{path} is damaged or something else ({reason}): get it from {origin}.") from error
-    return weights, {} if found is content else content
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"  # after the 8-byte length of the header
+
+
+def _views(path: Path, found: Mapping[str, Tensor | StoredTensor], extents: Mapping[str, Extent]) -> dict[str, Tensor]:
+    """Replace stored tensors by views of the memory-mapped file."""
+    whole = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
+    tensors = {name: _view(x, extents, whole) if isinstance(x, StoredTensor) else x for name, x in found.items()}
+    if sum(tensor.nbytes for tensor in tensors.values()) > MAX_SHARED * len(whole):
+        raise UnreadableError("its tensors claim more than the file holds")
+    return tensors
 
 
 def fill(kind: type[M], sizes: Mapping[str, Any], weights: Mapping[str, Tensor], path: str | Path) -> M:
@@ -149,18 +192,14 @@ def _view(stored: StoredTensor, extents: Mapping[str, Extent], whole: torch.Unty
     return torch.empty(0, dtype=dtype).set_(memory, stored.offset, stored.size, stored.stride)
 
 
-def _unpickled(path: Path) -> tuple[dict[str, Any], dict[str, Extent]]:
-    """Read the saved dictionary and the byte ranges of its storages."""
+def _unpickled(path: Path) -> tuple[Any, dict[str, Extent]]:
+    """Read the saved object and the byte ranges of its storages."""
     size = path.stat().st_size
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), min(size, MAX_PICKLE), access=mmap.ACCESS_READ) as head,
     ):
-        content, extents = _unzipped(file) if zipfile.is_zipfile(file) else _legacy(file, head)
-    if not isinstance(content, dict):
-        kind = "tensor" if isinstance(content, StoredTensor) else type(content).__name__
-        raise LassError(f"{path} holds a {kind}: expected a dictionary with weights.")
-    return content, extents
+        return _unzipped(file) if zipfile.is_zipfile(file) else _legacy(file, head)
 
 
 def _unzipped(file: BinaryIO) -> tuple[Any, dict[str, Extent]]:

@@ -64,6 +64,32 @@ class SparseCounts:
         self._num_buffered = 0
         self._runs: list[Run] = []  # longest first
 
+    @classmethod
+    def from_triples(
+        cls,
+        num_codes: int,
+        triples: Int[Tensor, "three nonzeros"],
+        counts: Int[Tensor, " nonzeros"],
+        codec_fingerprint: str | None = None,
+    ) -> SparseCounts:
+        """Return counts with given entries of F, which need not be symmetric: the inverse of the method `triples`.
+
+        Args:
+            num_codes: Size K of the codebook.
+            triples: Codes of first source, second source and mixture of each entry, in any order.
+            counts: The entries, at least 1.
+            codec_fingerprint: See `SparseCounts`.
+
+        Raises:
+            LassError: if a code is outside 0…num_codes-1, a triple is given twice, or a count is below 1.
+        """
+        made = cls(num_codes, symmetric=False, device=counts.device, codec_fingerprint=codec_fingerprint)
+        keys, order = made._keys(*made._checked(*triples)).sort()
+        tensors = {"keys": keys, "counts": counts.long()[order]}
+        if not _are_counts(tensors, num_codes):
+            raise LassError("expected distinct triples of codes with counts of at least 1")
+        return made.load_state_dict(tensors)
+
     def add(self, first: Int[Tensor, ...], second: Int[Tensor, ...], mixture: Int[Tensor, ...]) -> None:
         """Count triples; repeated triples are counted repeatedly.
 
@@ -75,18 +101,9 @@ class SparseCounts:
         Raises:
             LassError: if the shapes differ or a code is outside 0…num_codes-1; nothing is counted then.
         """
-        if not first.shape == second.shape == mixture.shape:
-            raise LassError(
-                f"expected three tensors of one shape, got {tuple(first.shape)}, {tuple(second.shape)} and "
-                f"{tuple(mixture.shape)}"
-            )
-        codes = [x.to(self.device, torch.int64).flatten() for x in (first, second, mixture)]
+        codes = self._checked(first, second, mixture)
         if not codes[0].numel():
             return
-        bounds = [bound for x in codes for bound in x.aminmax()]
-        lowest, highest = (int(bound) for bound in torch.stack(bounds).aminmax())
-        if lowest < 0 or highest >= self.num_codes:
-            raise LassError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
         for part in zip(*(x.split(PART) for x in codes), strict=True):
             self._store(self._keys(*part))
 
@@ -232,6 +249,18 @@ class SparseCounts:
         self._num_buffered = 0
         self._runs = [run_of(state["keys"].to(self.device), state["counts"].to(self.device))]
         return self
+
+    def _checked(self, *codes: Tensor) -> list[Tensor]:
+        """Return codes of one shape as flat int64 tensors; raises the errors of `add`."""
+        if len({x.shape for x in codes}) > 1:
+            *shapes, last = (str(tuple(x.shape)) for x in codes)
+            raise LassError(f"expected three tensors of one shape, got {', '.join(shapes)} and {last}")
+        flat = [x.to(self.device, torch.int64).flatten() for x in codes]
+        if flat[0].numel():
+            lowest, highest = (int(bound) for bound in torch.stack([b for x in flat for b in x.aminmax()]).aminmax())
+            if lowest < 0 or highest >= self.num_codes:
+                raise LassError(f"codes must be in 0…{self.num_codes - 1}, got {lowest}…{highest}")
+        return flat
 
     def _keys(self, first: Tensor, second: Tensor, mixture: Tensor) -> Tensor:
         if self.symmetric:

@@ -5,6 +5,7 @@ from typing import cast
 
 from lass.artifacts import load_artifact
 from lass.priors.hugging_face import HuggingFacePrior
+from lass.priors.jukebox import JukeboxPrior
 from lass.priors.order import from_reading_order, to_reading_order
 from lass.priors.protocol import BoundedPrior, OrderedPrior, Prior, SizedPrior, reading_order
 from lass.priors.sampling import sample_codes
@@ -13,6 +14,7 @@ from lass.priors.transformer import TransformerPrior
 __all__ = [
     "BoundedPrior",
     "HuggingFacePrior",
+    "JukeboxPrior",
     "OrderedPrior",
     "Prior",
     "SizedPrior",

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FIRST_ROOM = 64  # initial capacity in positions; doubled when it is full
@@ -64,9 +64,21 @@ class KeyValueCache:
         return entry * (num_sequences * most + num_positions) + 4 * num_sequences * num_positions
 
     def attend(
-        self, layer: int, q: Float[Tensor, "B H D"], k: Float[Tensor, "B H D"], v: Float[Tensor, "B H D"]
+        self,
+        layer: int,
+        q: Float[Tensor, "B H D"],
+        k: Float[Tensor, "B H D"],
+        v: Float[Tensor, "B H D"],
+        visible: Bool[Tensor, " positions"] | None = None,
     ) -> Float[Tensor, "B H D"]:
-        """Store a layer's keys and values of the current position, and attend to it and all previous positions."""
+        """Store a layer's keys and values of the current position, and attend to it and all previous positions.
+
+        Args:
+            layer: Index of the layer.
+            q, k, v: Queries, keys and values of the current position.
+            visible: Whether each position is attended to, up to the current one; None for all. If none is visible, the
+                result is 0.
+        """
         now = self.length - self._base
         if now == self._own.shape[-2]:
             self._grow()
@@ -77,10 +89,16 @@ class KeyValueCache:
         keys, values = keys[:, :, own].flatten(0, 1), values[:, :, own].flatten(0, 1)  # (B H) positions D, views
         q = q * q.shape[-1] ** -0.5
         scores = torch.bmm(q.flatten(0, 1)[:, None], keys.transpose(1, 2)).view(*q.shape[:2], -1)
+        if visible is not None:
+            if not visible.any():
+                return torch.zeros_like(q)
+            scores = scores.masked_fill(~visible[self.num_shared :], -torch.inf)
         if not self.num_shared:
             return torch.bmm(scores.softmax(-1).flatten(0, 1)[:, None], values).view_as(q)
         shared_keys, shared_values = self._shared[:, layer, :, : self.num_shared]  # (H, positions, D)
         shared_scores = torch.bmm(q.transpose(0, 1), shared_keys.transpose(1, 2)).transpose(0, 1)
+        if visible is not None:
+            shared_scores = shared_scores.masked_fill(~visible[: self.num_shared], -torch.inf)
         weights = torch.cat([shared_scores, scores], -1).softmax(-1)
         shared_weights, weights = weights.split([self.num_shared, weights.shape[-1] - self.num_shared], -1)
         attended = torch.bmm(weights.flatten(0, 1)[:, None], values).view_as(q)
