@@ -45,6 +45,7 @@ STAGE_TARGETS = {
     "vqvae": "train-vqvae",
     "prior": "train-prior",
     "score": "train-score",
+    "glow": "train-glow",
     "features": "train-features",
     "dictionaries": "train-nmf",
     "supervised": "train-supervised",
