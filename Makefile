@@ -15,7 +15,7 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-glow train-nmf train-supervised \
+.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-glow train-gan train-nmf train-supervised \
   count separate tables seconds clean
 
 help: ## List the targets
@@ -73,6 +73,9 @@ train-score: settings-score $(INSTALLED) ## Train a denoiser of single sources, 
 
 train-glow: settings-glow $(INSTALLED) ## Train a Glow of single sources with noise, for METHOD=basis-glow (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/glow.yaml $(ARGS)
+
+train-gan: settings-gan $(INSTALLED) ## Train a generator of single sources adversarially, for METHOD=gan-prior (DATASET=mnist)
+	$(BIN)/lass fit -c experiments/$(DATASET)/gan.yaml $(ARGS)
 
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)

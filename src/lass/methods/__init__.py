@@ -6,6 +6,8 @@ from lass.methods.conv_tasnet import ConvTasNet
 from lass.methods.demucs import Demucs
 from lass.methods.dictionaries import NMFDictionaries
 from lass.methods.ft2d import FT2D
+from lass.methods.gan_prior import GANPrior
+from lass.methods.generator import ImageGenerator
 from lass.methods.hpss import HPSS
 from lass.methods.ica import ICA
 from lass.methods.isdm import ISDM
@@ -28,7 +30,9 @@ __all__ = [
     "Average",
     "ConvTasNet",
     "Demucs",
+    "GANPrior",
     "IdealRatioMask",
+    "ImageGenerator",
     "NMFDictionaries",
     "SeparationMethod",
     "SupervisedSeparator",
