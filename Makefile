@@ -83,7 +83,7 @@ train-features: experiment $(INSTALLED) ## Train features for a Fréchet distanc
 train-nmf: settings-dictionaries $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/dictionaries.yaml $(ARGS)
 
-train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs)
+train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs, DATASET=mnist METHOD=nes)
 	$(BIN)/lass fit -c experiments/$(DATASET)/$(METHOD).yaml $(ARGS)
 
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET

@@ -11,6 +11,7 @@ from lass.methods.generator import ImageGenerator
 from lass.methods.hpss import HPSS
 from lass.methods.ica import ICA
 from lass.methods.isdm import ISDM
+from lass.methods.mask_unet import MaskUNet
 from lass.methods.nmf import NMF
 from lass.methods.oracle import IdealRatioMask
 from lass.methods.protocol import SeparationMethod
@@ -33,6 +34,7 @@ __all__ = [
     "GANPrior",
     "IdealRatioMask",
     "ImageGenerator",
+    "MaskUNet",
     "NMFDictionaries",
     "SeparationMethod",
     "SupervisedSeparator",

@@ -5,6 +5,7 @@ from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.evaluation import Evaluation
 from lass.tasks.features import FeatureTraining
 from lass.tasks.gan import GANTraining
+from lass.tasks.image_supervised import ImageSupervisedTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.score import ScoreTraining
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluation",
     "FeatureTraining",
     "GANTraining",
+    "ImageSupervisedTraining",
     "LikelihoodCounting",
     "PriorTraining",
     "ScoreTraining",
