@@ -15,8 +15,8 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-nmf train-supervised count \
-  separate tables seconds clean
+.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-glow train-gan train-nmf train-supervised \
+  count separate tables seconds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,16 +68,22 @@ ONE_SOURCE = --data.$(1)="$(SOURCE)" --trainer.default_root_dir="runs/$(DATASET)
   --trainer.logger.init_args.save_dir="runs/$(DATASET)/$(2)-$(SOURCE)" \
   --trainer.logger.init_args.job_type="$(2)-$(SOURCE)"
 
-train-score: score $(INSTALLED) ## Train a denoiser of single sources, for METHOD=basis or isdm (DATASET=mnist)
+train-score: settings-score $(INSTALLED) ## Train a denoiser of single sources, for METHOD=basis or isdm (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/score.yaml $(if $(SOURCE),$(call ONE_SOURCE,source,score)) $(ARGS)
+
+train-glow: settings-glow $(INSTALLED) ## Train a Glow of single sources with noise, for METHOD=basis-glow (DATASET=mnist)
+	$(BIN)/lass fit -c experiments/$(DATASET)/glow.yaml $(ARGS)
+
+train-gan: settings-gan $(INSTALLED) ## Train a generator of single sources adversarially, for METHOD=gan-prior (DATASET=mnist)
+	$(BIN)/lass fit -c experiments/$(DATASET)/gan.yaml $(ARGS)
 
 train-features: experiment $(INSTALLED) ## Train features for a Fréchet distance (DATASET=celeba)
 	$(BIN)/lass fit -c experiments/$(DATASET)/features.yaml $(ARGS)
 
-train-nmf: dictionaries $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
+train-nmf: settings-dictionaries $(INSTALLED) ## Learn NMF dictionaries on single sources, for METHOD=nmf (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/dictionaries.yaml $(ARGS)
 
-train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs)
+train-supervised: network $(INSTALLED) ## Train a network on mixtures, for stage 4 (DATASET=slakh METHOD=conv-tasnet or demucs, DATASET=mnist METHOD=nes)
 	$(BIN)/lass fit -c experiments/$(DATASET)/$(METHOD).yaml $(ARGS)
 
 count: experiment $(INSTALLED) ## Stage 3: count the likelihood of DATASET
@@ -130,16 +136,10 @@ network: experiment
 	  { echo "lass: There is no network '$(METHOD)' for $(DATASET): expected $(if $(NETWORKS),one of $(NETWORKS) or )a new file"; \
 	    echo "  experiments/$(DATASET)/$(METHOD).yaml"; exit 1; }
 
-.PHONY: score
-score: experiment
-	@test -f experiments/$(DATASET)/score.yaml || \
-	  { echo "lass: There are no settings of a denoiser for $(DATASET): expected experiments/$(DATASET)/score.yaml, or"; \
-	    echo "  DATASET=mnist."; exit 1; }
-
-.PHONY: dictionaries
-dictionaries: experiment
-	@test -f experiments/$(DATASET)/dictionaries.yaml || \
-	  { echo "lass: There are no settings of NMF for $(DATASET): expected experiments/$(DATASET)/dictionaries.yaml, or"; \
+# Settings of a training that not all datasets have: experiments/DATASET/$*.yaml
+settings-%: experiment
+	@test -f experiments/$(DATASET)/$*.yaml || \
+	  { echo "lass: There are no settings for this training on $(DATASET): expected experiments/$(DATASET)/$*.yaml, or"; \
 	    echo "  DATASET=mnist."; exit 1; }
 
 .PHONY: trainable

@@ -12,11 +12,13 @@ from lass.codecs import ImageVQVAE
 from lass.data.images.module import ImageDataModule
 from lass.data.sources import ImageSources
 from lass.denoisers import UNetDenoiser
+from lass.methods import ImageGenerator
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior
 from lass.tasks import (
     EncodedSources,
     FeatureTraining,
+    GANTraining,
     LikelihoodCounting,
     PriorTraining,
     ScoreTraining,
@@ -76,18 +78,32 @@ def stage_of(stage: str, codec: str, num_workers: int = 0, **options):
     if stage == "score":
         denoiser = UNetDenoiser((1, 8, 8), widths=(8,), num_blocks=(1,), num_classes=3, class_dropout=0.2)
         return ScoreTraining(denoiser, **options), Noise(num_workers=num_workers)
+    if stage == "generator":
+        generator = ImageGenerator((1, 8, 8), latent_dim=4, width=8)
+        return GANTraining(generator, width=8, steps=2, **options), Noise(num_workers=num_workers)
     if stage == "counts":
         return LikelihoodCounting(codec, **{"latents": True, **options}), Noise(tuples=True)
     prior = TransformerPrior(NUM_CODES, 4, 8, num_layers=1, num_heads=2, dropout=0.2, num_classes=3, class_dropout=0.3)
     return PriorTraining(prior, **options), EncodedSources(Noise(), codec, batch_size=10)
 
 
-def fit(stage, root, *callbacks, ckpt_path=None, seed=0, num_workers=0, options=None, codec=None, **trainer_options):
-    """Train a stage in the folder `root`; return the module and the trainer."""
+def fit(
+    stage,
+    root,
+    *callbacks,
+    ckpt_path=None,
+    seed=0,
+    num_workers=0,
+    options=None,
+    codec=None,
+    data=None,
+    **trainer_options,
+):
+    """Train a stage in the folder `root`, on its own data or on `data`; return the module and the trainer."""
     codec = codec or codec_folder(Path(root).parent)
     seed_everything(seed, verbose=False)
-    module, data = stage_of(stage, codec, num_workers, **(options or {}))
+    module, own_data = stage_of(stage, codec, num_workers, **(options or {}))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(default_root_dir=root, callbacks=list(callbacks), **{**quiet, **trainer_options})
-    trainer.fit(module, data, ckpt_path=ckpt_path)
+    trainer.fit(module, data or own_data, ckpt_path=ckpt_path)
     return module, trainer

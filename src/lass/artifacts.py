@@ -45,6 +45,8 @@ STAGE_TARGETS = {
     "vqvae": "train-vqvae",
     "prior": "train-prior",
     "score": "train-score",
+    "glow": "train-glow",
+    "gan": "train-gan",
     "features": "train-features",
     "dictionaries": "train-nmf",
     "supervised": "train-supervised",
@@ -360,9 +362,9 @@ class Artifact(nn.Module):
     """Base class of modules that are saved to a folder (safetensors and JSON) and rebuilt from that folder alone.
 
     A subclass must be registered (`register`), store its constructor's arguments in `self.config`, and set `kind` to
-    "codec", "prior", "denoiser", "features", "dictionaries" or "network". Its constructor must also run on torch's
-    "meta" device, on which `load_artifact` compares the sizes in the config with the stored weights before it allocates
-    memory.
+    "codec", "prior", "denoiser", "generator", "features", "dictionaries" or "network". Its constructor must also run on
+    torch's "meta" device, on which `load_artifact` compares the sizes in the config with the stored weights before it
+    allocates memory.
     """
 
     kind: str
@@ -402,7 +404,8 @@ def load_artifact(folder: str | Path, kind: str, verify: bool | None = None) -> 
 
     Args:
         folder: Folder of the module.
-        kind: Required kind of module: "codec", "prior", "denoiser", "features", "dictionaries" or "network".
+        kind: Required kind of module: "codec", "prior", "denoiser", "generator", "features", "dictionaries" or
+            "network".
         verify: Whether to compare weights and config with the stored fingerprint and to reject non-finite weights,
             which reads the whole file; default only for files up to 1 GiB (`VERIFIED_BYTES`).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lass.artifacts import Artifact, register
+from lass.artifacts import register
+from lass.denoisers.trainable import TrainableDenoiser
 from lass.errors import LassError, check_number, check_sizes
 from lass.optional import optional_package
 
@@ -18,7 +18,7 @@ MAX_WIDTH, MAX_SIZE, MAX_DEPTH = 2**14, 2**31, 16  # limits of sizes from a file
 
 
 @register
-class UNetDenoiser(Artifact):
+class UNetDenoiser(TrainableDenoiser):
     """Denoiser of single sources: images of one shape, or mono audio of any length.
 
     The network is azula's U-Net, whose one class serves images and audio: few blocks, modulated by the noise level, and
@@ -48,8 +48,6 @@ class UNetDenoiser(Artifact):
 
     Source: Karras et al. 2022 (arXiv:2206.00364), Eq. 7 and Table 1 ("Ours"), with σ_data = 1.
     """
-
-    kind = "denoiser"
 
     def __init__(
         self,
@@ -161,8 +159,7 @@ class UNetDenoiser(Artifact):
 
         Source: Karras et al. 2022 (arXiv:2206.00364), Eq. 8 and λ of Table 1.
         """
-        span = math.log(self.sigma_max / self.sigma_min)
-        sigma = self.sigma_min * (span * torch.rand(len(sources), device=sources.device)).exp()
+        sigma = self.random_levels(sources)
         if not self.num_classes:
             condition = None
         elif condition is not None and self.training and self.class_dropout:

@@ -6,9 +6,12 @@ from lass.methods.conv_tasnet import ConvTasNet
 from lass.methods.demucs import Demucs
 from lass.methods.dictionaries import NMFDictionaries
 from lass.methods.ft2d import FT2D
+from lass.methods.gan_prior import GANPrior
+from lass.methods.generator import ImageGenerator
 from lass.methods.hpss import HPSS
 from lass.methods.ica import ICA
 from lass.methods.isdm import ISDM
+from lass.methods.mask_unet import MaskUNet
 from lass.methods.nmf import NMF
 from lass.methods.oracle import IdealRatioMask
 from lass.methods.protocol import SeparationMethod
@@ -28,7 +31,10 @@ __all__ = [
     "Average",
     "ConvTasNet",
     "Demucs",
+    "GANPrior",
     "IdealRatioMask",
+    "ImageGenerator",
+    "MaskUNet",
     "NMFDictionaries",
     "SeparationMethod",
     "SupervisedSeparator",

@@ -142,8 +142,10 @@ class DenoiserMethod:
 
     def to(self, device: torch.device | str) -> DenoiserMethod:
         """Move the denoisers to a device."""
-        for denoiser in self._modules:
-            denoiser.to(device)
+        # Lightning predicts in inference mode: parameters that are moved within it could not take part in autograd.
+        with torch.inference_mode(False):
+            for denoiser in self._modules:
+                denoiser.to(device)
         return self
 
     def check_data(self, data: object) -> None:

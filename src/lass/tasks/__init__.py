@@ -4,6 +4,8 @@ from lass.tasks.dictionaries import DictionaryFitting
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.evaluation import Evaluation
 from lass.tasks.features import FeatureTraining
+from lass.tasks.gan import GANTraining
+from lass.tasks.image_supervised import ImageSupervisedTraining
 from lass.tasks.likelihood import LikelihoodCounting
 from lass.tasks.prior import PriorTraining
 from lass.tasks.score import ScoreTraining
@@ -16,6 +18,8 @@ __all__ = [
     "EncodedSources",
     "Evaluation",
     "FeatureTraining",
+    "GANTraining",
+    "ImageSupervisedTraining",
     "LikelihoodCounting",
     "PriorTraining",
     "ScoreTraining",

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from lass.data.module import check_sample_rate
 from lass.data.signals import HasImageShape
 from lass.data.sources import Sources
-from lass.denoisers import UNetDenoiser
+from lass.denoisers import TrainableDenoiser
 from lass.denoisers.sampling import karras_levels, sample_sources
 from lass.errors import LassError, check_number
 from lass.report.display import display_of
@@ -36,11 +36,11 @@ class ScoreTraining(TrainingTask):
     Source: Karras et al. 2022 (arXiv:2206.00364); noise-conditional scores of Song and Ermon 2019 (arXiv:1907.05600).
     """
 
-    artifact: UNetDenoiser
+    artifact: TrainableDenoiser
 
     def __init__(
         self,
-        denoiser: UNetDenoiser,
+        denoiser: TrainableDenoiser,
         learning_rate: float = 1e-3,
         warmup_steps: int = 200,
         weight_decay: float = 0.0,
@@ -52,9 +52,9 @@ class ScoreTraining(TrainingTask):
         self.average = AveragedModel(denoiser, multi_avg_fn=self._move_average, use_buffers=False).requires_grad_(False)
 
     @property
-    def exported(self) -> UNetDenoiser:
+    def exported(self) -> TrainableDenoiser:
         """The denoiser with the average of the weights."""
-        return cast(UNetDenoiser, self.average.module)
+        return cast(TrainableDenoiser, self.average.module)
 
     def setup(self, stage: str) -> None:
         """Check that the data fits the denoiser.

@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -152,6 +152,8 @@ class TrainingTask(LightningModule):
 
     #: Directions of the scores other than `monitor`, for the summary of a run.
     goals: Mapping[str, Direction] = MappingProxyType({})
+    #: Decay rates of AdamW's moments.
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.95)
 
     def __init__(
         self,
@@ -290,7 +292,7 @@ class TrainingTask(LightningModule):
         eps = max(1e-8, torch.finfo(next(self.parameters()).dtype).smallest_normal)  # 1e-8 is 0 in float16
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            trained, self.learning_rate, betas=(0.9, 0.95), eps=eps, weight_decay=self.weight_decay
+            trained, self.learning_rate, betas=self.betas, eps=eps, weight_decay=self.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
 
