@@ -166,12 +166,16 @@ def test_denoisers_are_trained_for_the_mixtures_on_which_they_are_used(path, tmp
     denoiser = made_by(config.model.init_args.denoiser)
     evaluations = {name: layered(path.with_name("methods") / f"{name}.yaml") for name in SCORE_METHODS}
     for words in evaluations.values():
-        model = parsed(*words).model.init_args
+        evaluated = parsed(*words)
+        model = evaluated.model.init_args
         method = model.method.init_args
         names = [f"score-{name}" for name in model.source_names] if model.source_names else ["score"]
         folders = [f"runs/{dataset}/{name}/denoiser" for name in names]
         assert method.denoisers == (folders if model.source_names else folders[0])
-        assert denoiser.sigma_min <= method.sigma_min < method.sigma_max <= denoiser.sigma_max
+        excess = 1 + min(getattr(method, "churn", 0) / getattr(method, "num_steps", 1), 2**0.5 - 1)
+        assert denoiser.sigma_min <= method.sigma_min < method.sigma_max * excess <= denoiser.sigma_max
+        if "seconds" in evaluated.data.init_args:
+            assert denoiser.shape[-1] == round(evaluated.data.init_args.seconds * denoiser.sample_rate)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))

@@ -22,4 +22,6 @@ def optional_package(module: str, package: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # the package is there, but one that it needs is not
         raise LassError(f"This needs {package}: pip install 'lass[{extra}]'.") from error

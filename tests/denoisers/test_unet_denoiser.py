@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_the_formula():
 
 
 def test_it_learns_the_expected_sources():
-    """Pixels of two modes: the loss of the trained network is within 2 % of that of the exact expectation.
+    """Pixels of two modes: the loss of the trained network is within 5 % of that of the exact expectation.
 
     The best linear denoiser has a loss of 1, as has an untrained network that gives zeros.
     """
@@ -110,7 +110,7 @@ def test_it_learns_the_expected_sources():
         denoise = staticmethod(SOURCE.denoise)
 
     held_out, exact = draw(4000), Exact(**options)
-    assert loss_of(model, held_out) < 1.02 * loss_of(exact, held_out)
+    assert loss_of(model, held_out) < 1.05 * loss_of(exact, held_out)
     assert loss_of(exact, held_out) < 0.9
 
 
@@ -150,6 +150,10 @@ def test_the_noise_levels_follow_the_formula():
         ({"shape": (1, 8, 8), "sample_rate": 100}, "with sample_rate = 100"),
         ({"shape": (1, 8, 0)}, "each size of shape must be"),
         ({"widths": (8, 8, 8)}, "two lists of equal length"),
+        ({"shape": ()}, "shape must be"),
+        ({"shape": (2, 64), "sample_rate": 100}, "for audio, not"),
+        ({"stride": 17}, "stride must be"),
+        ({"num_blocks": (1, 300)}, "each of num_blocks must be"),
         ({"widths": (8, 0)}, "each of widths must be"),
         ({"kernel_size": 2}, "kernel_size must be odd"),
         ({"std": 0.0}, "std must be"),
@@ -162,9 +166,9 @@ def test_a_bad_setting_is_named(options, words):
         tiny(**options)
 
 
-@pytest.mark.parametrize("classes", [torch.tensor([3]), torch.tensor([-2])])
+@pytest.mark.parametrize("classes", [torch.tensor([3]), torch.tensor([-2]), torch.tensor([-1])])
 def test_unknown_classes_are_refused(classes):
-    with pytest.raises(LassError, match="must be 0…2"):
+    with pytest.raises(LassError, match=r"must be 0…2, but there are (3…3|-2…-2|-1…-1): give these"):
         tiny(num_classes=3).denoise(torch.rand(1, 1, 8, 8), torch.ones(1), classes)
     with pytest.raises(LassError, match="has no classes"):
         tiny().denoise(torch.rand(1, 1, 8, 8), torch.ones(1), classes)

@@ -59,6 +59,25 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert "val/loss" in trainer.callback_metrics
 
 
+def test_the_average_moves_after_steps_of_the_optimizer_only(tmp_path):
+    module, trainer = fit("score", tmp_path, accumulate_grad_batches=2, max_steps=4, limit_val_batches=0)
+    assert trainer.global_step == int(module.average.n_averaged) == 4
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_true_precisions_are_refused(precision, tmp_path):
+    with pytest.raises(LassError, match=f"not trained in {precision}: set --trainer.precision=bf16-mixed"):
+        fit("score", tmp_path, precision=precision, max_steps=1)
+
+
+def test_a_mixed_precision_gives_the_loss_of_float32(tmp_path):
+    losses = [
+        fit("score", tmp_path / name, precision=name, max_epochs=2)[1].callback_metrics["val/loss"].item()
+        for name in ("32-true", "bf16-mixed")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_bad_data_is_refused(tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False, accelerator="cpu")
     images = ScoreTraining(UNetDenoiser((1, 8, 8), widths=(8,), num_blocks=(1,)))

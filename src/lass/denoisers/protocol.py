@@ -34,7 +34,7 @@ def score(denoiser: Denoiser, noisy: Tensor, sigma: Tensor, condition: Tensor | 
     Returns:
         Shaped like `noisy`.
 
-    Source: Tweedie's formula (Efron 2011, "Tweedie's formula and selection bias", Eq. 1.4, for σ = 1).
+    Source: Tweedie's formula (Efron 2011, "Tweedie's formula and selection bias", Eq. 1.4).
     """
     variance = sigma.square().reshape(-1, *[1] * (noisy.ndim - 1))
     return (denoiser.denoise(noisy, sigma, condition) - noisy) / variance

@@ -35,7 +35,7 @@ def sample_sources(
     Returns:
         Shaped like `noise`.
 
-    Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
+    Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1, with another start.
     """
     sources = levels[0] * noise
     sources = sources + denoiser.denoise(sources, sources.new_full((len(noise),), float(levels[0])), condition)

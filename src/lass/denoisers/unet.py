@@ -14,21 +14,20 @@ from lass.denoisers.trainable import TrainableDenoiser
 from lass.errors import LassError, check_number, check_sizes
 from lass.optional import optional_package
 
-MAX_WIDTH, MAX_SIZE, MAX_DEPTH = 2**14, 2**31, 16  # limits of sizes from a file
+MAX_WIDTH, MAX_SIZE, MAX_DEPTH, MAX_BLOCKS, MAX_STRIDE = 2**14, 2**31, 16, 2**8, 16  # limits of sizes from a file
 
 
 @register
 class UNetDenoiser(TrainableDenoiser):
     """Denoiser of single sources: images of one shape, or mono audio of any length.
 
-    The network is azula's U-Net, whose one class serves images and audio: few blocks, modulated by the noise level, and
-    no other package than torch and einops. Its input and output are scaled as in EDM, for sources that are first
-    brought to mean 0 and standard deviation 1, so that it estimates the clean source at high noise levels and the noise
-    at low ones.
+    The network is azula's U-Net, whose one class of few lines serves images and audio, and is modulated by the noise
+    level. Its input and output are scaled as in EDM, for sources that are first brought to mean 0 and standard
+    deviation 1, so that it estimates the clean source at high noise levels and the noise at low ones.
 
     Args:
-        shape: Shape of a source, (channels, height, width), or (channels, samples) for audio; only the number of
-            channels is binding for audio.
+        shape: Shape of a source, (channels, height, width), or (1, samples) for audio, where the number of samples is
+            only that of the chunks into which methods divide longer signals.
         sample_rate: Sample rate of audio in Hz; null for images.
         patch: Side of the patches of pixels or samples that become the channels of one position of the network.
         widths: Channels at each depth of the network.
@@ -67,14 +66,16 @@ class UNetDenoiser(TrainableDenoiser):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        is_image = sample_rate is None and len(shape) == 3
+        if not is_image and not (sample_rate is not None and len(shape) == 2 and shape[0] == 1):
+            raise LassError(
+                "shape must be (channels, height, width) for images, and (1, samples) with a sample_rate for audio, "
+                f"not {tuple(shape)} with sample_rate = {sample_rate}."
+            )
         channels, *space = shape
         self.spatial = len(space)
-        if self.spatial != (2 if sample_rate is None else 1):
-            raise LassError(
-                "shape must be (channels, height, width) for images, and (channels, samples) with a sample_rate for "
-                f"audio, not {tuple(shape)} with sample_rate = {sample_rate}."
-            )
-        check_sizes(MAX_WIDTH, channels=channels, patch=patch, kernel_size=kernel_size, stride=stride)
+        check_sizes(MAX_WIDTH, channels=channels, patch=patch, kernel_size=kernel_size)
+        check_sizes(MAX_STRIDE, stride=stride)  # of which no weight depends: it would only be seen in the upsampling
         for size in space:
             check_sizes(MAX_SIZE, **{"each size of shape": size})
         if not 0 < len(widths) == len(num_blocks) <= MAX_DEPTH:
@@ -83,7 +84,8 @@ class UNetDenoiser(TrainableDenoiser):
                 f"{list(num_blocks)}."
             )
         for width, number in zip(widths, num_blocks, strict=True):
-            check_sizes(MAX_WIDTH, **{"each of widths": width, "each of num_blocks": number})
+            check_sizes(MAX_WIDTH, **{"each of widths": width})
+            check_sizes(MAX_BLOCKS, **{"each of num_blocks": number})
         if kernel_size % 2 == 0:
             raise LassError(f"kernel_size must be odd, not {kernel_size}.")
         if sample_rate is not None:
@@ -178,11 +180,22 @@ class UNetDenoiser(TrainableDenoiser):
             )
         if condition is None:
             if self.num_classes and not self.class_dropout:
-                raise LassError("This denoiser needs the class of each source: train it with class_dropout above 0.")
+                raise LassError(
+                    "This denoiser needs the class of each source: give the classes (conditional=true in stage 4), or "
+                    "train it with class_dropout above 0."
+                )
         elif not self.num_classes:
-            raise LassError("This denoiser has no classes: leave out the condition, or set num_classes and train it.")
-        elif not -1 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
-            raise LassError(f"The classes of sources must be 0…{self.num_classes - 1}.")
+            raise LassError(
+                "This denoiser has no classes: give none (conditional=false in stage 4), or train one with num_classes."
+            )
+        elif len(condition):
+            lowest = -1 if self.class_dropout else 0  # -1 is any class
+            low, high = torch.stack([condition.min(), condition.max()]).tolist()
+            if not lowest <= low <= high < self.num_classes:
+                raise LassError(
+                    f"The classes of sources must be 0…{self.num_classes - 1}, but there are {low}…{high}: give these, "
+                    "or train a denoiser for all classes."
+                )
 
 
 class Network(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lass.errors import check_number
-from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod
+from lass.errors import LassError, check_number
+from lass.methods.denoiser_method import SMALLEST_LEVEL, AnyDenoiser, DenoiserMethod
 from lass.samplers.generators import MixtureGenerators
 
 
@@ -31,11 +31,12 @@ class BASIS(DenoiserMethod):
         gamma: Standard deviation γ of the likelihood, relative to the noise level.
 
     Raises:
-        LassError: if a setting is out of range.
+        LassError: if a setting is out of range, or the steps would diverge: 1 - step_size (1 + S / γ²), by which a step
+            multiplies errors of the mixture, must be above -1.
 
     Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), Algorithm 1; its δ = 2·10⁻⁵ at σ_L = 0.01 is a `step_size` of
-    0.2. Rows BASIS of Table 2 of LASS (arXiv:2301.08562). The reference starts from uniform noise, we start from the
-    noise of the first level.
+    0.2. Their code for digits has a step_size of 0.3 and γ = 1/√2. Rows BASIS of Table 2 of LASS (arXiv:2301.08562).
+    The reference starts from uniform noise, we start from the noise of the first level.
     """
 
     own_settings: ClassVar[tuple[str, ...]] = (
@@ -60,12 +61,17 @@ class BASIS(DenoiserMethod):
         gamma: float = 1.0,
     ) -> None:
         super().__init__(denoisers, num_sources, mixing_weights)
-        check_number("sigma_min", sigma_min, above=0)
+        check_number("sigma_min", sigma_min, at_least=SMALLEST_LEVEL)
         check_number("sigma_max", sigma_max, at_least=sigma_min)
         check_number("num_levels", num_levels, at_least=1, whole=True)
         check_number("steps_per_level", steps_per_level, at_least=1, whole=True)
         check_number("step_size", step_size, above=0)
         check_number("gamma", gamma, above=0)
+        if step_size * (1 + self.num_sources / gamma**2) >= 2:
+            raise LassError(
+                f"With step_size = {step_size:g}, gamma = {gamma:g} and {self.num_sources} sources the steps diverge: "
+                f"step_size must be below {2 / (1 + self.num_sources / gamma**2):.3g}."
+            )
         self.sigma_max, self.sigma_min, self.num_levels = sigma_max, sigma_min, num_levels
         self.steps_per_level, self.step_size, self.gamma = steps_per_level, step_size, gamma
 

@@ -18,18 +18,22 @@ from lass.data.signals import HasSampleRate
 from lass.denoisers import Denoiser, load_denoiser
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
-from lass.methods.signals import checked_mixtures, weights_or_mean
+from lass.methods.protocol import identity_of
+from lass.methods.signals import checked_conditions, checked_mixtures, weights_or_mean
 from lass.methods.supervised import overlap_add
 from lass.samplers.generators import MixtureGenerators
 from lass.separation.result import SeparationResult
 
 AnyDenoiser = Denoiser | str | Path
+SMALLEST_LEVEL = 1e-10  # of the noise, so that its square is not 0 in float32
 
 
 class DenoiserMethod:
     """Base class of separation methods that sample sources with denoisers of single sources.
 
-    A subclass defines `sample`, and names its settings in `own_settings`.
+    A subclass defines `sample`, and names its settings in `own_settings`. Denoisers with a `sample_rate` are for audio;
+    they may have a `shape`, whose last size is the number of samples that they are given at most. Denoisers that are
+    modules are set to evaluation mode, and moved to the device of the run.
 
     Args:
         denoisers: One denoiser for all sources, or one per source; or the folders that they are saved in.
@@ -55,8 +59,16 @@ class DenoiserMethod:
         if len(given) not in (1, num_sources):
             raise LassError(f"Expected one denoiser for all {num_sources} sources, or one for each, got {len(given)}.")
         weights_or_mean(mixing_weights, num_sources)
-        loaded = {folder: load_denoiser(folder) for folder in given if isinstance(folder, str | Path)}
-        models = [loaded[each] if isinstance(each, str | Path) else each for each in given]
+        folders = {Path(each).resolve(): each for each in given if isinstance(each, str | Path)}
+        loaded = {path: load_denoiser(folder) for path, folder in folders.items()}  # one named twice is one denoiser
+        models = [loaded[Path(each).resolve()] if isinstance(each, str | Path) else each for each in given]
+        for model in models:
+            if not isinstance(model, Denoiser):
+                raise LassError(
+                    f"Expected denoisers, or their folders, got a {type(model).__name__} without denoise()."
+                )
+            if isinstance(model, nn.Module):
+                model.eval()
         self.denoisers: list[Denoiser] = models * num_sources if len(models) == 1 else models
         self.num_sources, self.mixing_weights = num_sources, mixing_weights
 
@@ -82,7 +94,7 @@ class DenoiserMethod:
     ) -> Float[Tensor, "M S channels *space"]:
         """Denoise all sources of all mixtures at one noise level, in one batch for sources that share a denoiser."""
         clean = torch.empty_like(noisy)
-        for denoiser in dict.fromkeys(self.denoisers):
+        for denoiser in self._distinct:
             own = [index for index, each in enumerate(self.denoisers) if each is denoiser]
             batch = noisy[:, own].flatten(0, 1)
             classes = None if conditions is None else conditions[:, own].flatten()
@@ -102,8 +114,8 @@ class DenoiserMethod:
     ) -> SeparationResult:
         """Separate a batch of mixtures; see `lass.methods.SeparationMethod`.
 
-        Audio that is longer than the `shape` of the denoisers is separated in chunks of that length that overlap by
-        half.
+        Audio that is longer than the `shape` of the denoisers is separated in chunks of that length, which overlap by
+        half, see `overlap_add`.
 
         Args:
             mixtures: (M, channels, *space).
@@ -115,20 +127,34 @@ class DenoiserMethod:
             Result with estimates (M, S, channels, *space).
 
         Raises:
-            LassError: if the mixtures do not fit the denoisers.
+            LassError: if the mixtures or the classes do not fit the denoisers, there is not one index for each mixture,
+                or audio is longer than a chunk although sources share a denoiser, because their estimates could change
+                places between chunks.
         """
-        num_dims = 3 if self._sample_rate else 4
-        mixtures = checked_mixtures(mixtures, num_dims, "(mixtures, channels, *space)")
+        is_audio = isinstance(self.denoisers[0], HasSampleRate)
+        shape = "(mixtures, 1, samples)" if is_audio else "(mixtures, channels, height, width)"
+        mixtures = checked_mixtures(mixtures, 3 if is_audio else 4, shape)
+        conditions = checked_conditions(conditions, len(mixtures), self.num_sources, mixtures.device)
+        indices = list(range(len(mixtures)) if indices is None else indices)
+        if len(indices) != len(mixtures):
+            raise LassError(f"Expected one index for each of {len(mixtures)} mixtures, got {len(indices)}.")
         weights = mixtures.new_tensor(weights_or_mean(self.mixing_weights, self.num_sources))
-        generators = MixtureGenerators(seed, range(len(mixtures)) if indices is None else indices, mixtures.device)
+        generators = MixtureGenerators(seed, indices, mixtures.device)
 
         def separate(chunks: Tensor) -> Tensor:
             return self.sample(chunks, weights, conditions, generators)
 
         with full_precision(mixtures.device):
-            if self._sample_rate is None:
+            if not is_audio:
                 return SeparationResult(separate(mixtures))
-            return SeparationResult(overlap_add(separate, mixtures, self._chunk(mixtures.shape[2])))
+            num_samples = mixtures.shape[2]
+            chunk = min((each.shape[-1] for each in self.denoisers if hasattr(each, "shape")), default=num_samples)
+            if num_samples > chunk and len(self._distinct) < self.num_sources:
+                raise LassError(
+                    f"The mixtures have {num_samples} samples, but sources that share a denoiser are separated in one "
+                    f"chunk of at most {chunk}: separate parts of that length, or name one denoiser per source."
+                )
+            return SeparationResult(overlap_add(separate, mixtures, chunk))
 
     def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
         """Groups of exchangeable sources, (num_mixtures, S) long: those of equal denoiser, weight and class."""
@@ -144,8 +170,9 @@ class DenoiserMethod:
         """Move the denoisers to a device."""
         # Lightning predicts in inference mode: parameters that are moved within it could not take part in autograd.
         with torch.inference_mode(False):
-            for denoiser in self._modules:
-                denoiser.to(device)
+            for denoiser in self._distinct:
+                if isinstance(denoiser, nn.Module):
+                    denoiser.to(device)
         return self
 
     def check_data(self, data: object) -> None:
@@ -157,21 +184,23 @@ class DenoiserMethod:
     def settings(self) -> dict[str, Any]:
         """All settings on which estimates depend; see `lass.methods.protocol.ConfiguredMethod`."""
         names = ("num_sources", "mixing_weights", *self.own_settings)
-        return {name: getattr(self, name) for name in names}
+        others = {
+            f"denoiser {number}": {"class": type(each).__name__, **identity_of(each)}
+            for number, each in enumerate(self.denoisers, 1)
+            if not isinstance(each, nn.Module)
+        }
+        return {name: getattr(self, name) for name in names} | others
 
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of each denoiser that is a module; see `lass.methods.protocol.FittedMethod`."""
-        return {f"denoiser {number}": fingerprint(each) for number, each in enumerate(self._modules, 1)}
+        """Fingerprint of the denoiser of each source that is a module; see `lass.methods.protocol.FittedMethod`."""
+        known = {id(each): fingerprint(each) for each in self._distinct if isinstance(each, nn.Module)}
+        return {
+            f"denoiser {number}": known[id(each)]
+            for number, each in enumerate(self.denoisers, 1)
+            if isinstance(each, nn.Module)
+        }
 
     @property
-    def _modules(self) -> list[nn.Module]:
-        return [each for each in self.denoisers if isinstance(each, nn.Module)]
-
-    @property
-    def _sample_rate(self) -> int | None:
-        first = self.denoisers[0]
-        return first.sample_rate if isinstance(first, HasSampleRate) else None
-
-    def _chunk(self, num_samples: int) -> int:
-        """Length of a chunk of audio, in samples."""
-        return min((each.shape[-1] for each in self.denoisers if hasattr(each, "shape")), default=num_samples)
+    def _distinct(self) -> list[Denoiser]:
+        """Each denoiser once, by identity: equal ones may still be two."""
+        return list({id(each): each for each in self.denoisers}.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lass.denoisers.sampling import karras_levels
 from lass.errors import LassError, check_number
-from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod
+from lass.methods.denoiser_method import SMALLEST_LEVEL, AnyDenoiser, DenoiserMethod
 from lass.samplers.generators import MixtureGenerators
 
 LikelihoodName = Literal["dirac", "gaussian"]
@@ -32,7 +32,8 @@ class ISDM(DenoiserMethod):
         num_steps: Number of noise levels.
         sigma_max, sigma_min: First and last noise level before 0, in the units of the sources.
         rho: Exponent of the levels, see `karras_levels`.
-        churn: Total amount of noise that is added and removed again, S_churn.
+        churn: Total amount of noise that is added and removed again, S_churn. It raises each level by the factor 1 +
+            churn / num_steps, and by √2 at most.
         num_resamples: Steps at each level; after all but the last, noise is added to return to the level.
 
     Raises:
@@ -75,7 +76,7 @@ class ISDM(DenoiserMethod):
         check_number("reference", reference, at_least=0, below=self.num_sources, whole=True)
         check_number("gamma", gamma, above=0)
         check_number("num_steps", num_steps, at_least=1, whole=True)
-        check_number("sigma_min", sigma_min, above=0)
+        check_number("sigma_min", sigma_min, at_least=SMALLEST_LEVEL)
         check_number("sigma_max", sigma_max, at_least=sigma_min)
         check_number("rho", rho, above=0)
         check_number("churn", churn, at_least=0)

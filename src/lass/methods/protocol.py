@@ -168,7 +168,7 @@ def groups_of(method: SeparationMethod, conditions: Tensor | None, num_mixtures:
     return groups
 
 
-def identity_of(method: SeparationMethod) -> dict[str, Any]:
+def identity_of(method: object) -> dict[str, Any]:
     """A method's settings and the fingerprints of its parts, as JSON-serialisable values.
 
     Results are only resumed by a method of equal class and identity. The defaults, for methods without `settings` or

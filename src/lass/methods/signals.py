@@ -33,6 +33,25 @@ def checked_mixtures(mixtures: Tensor, num_dims: int, shape: str) -> Tensor:
     return mixtures.to(torch.float32)
 
 
+def checked_conditions(
+    conditions: Tensor | None, num_mixtures: int, num_sources: int, device: torch.device
+) -> Int[Tensor, "mixtures sources"] | None:
+    """Validate the classes of the sources and move them to a device; None remains None.
+
+    Raises:
+        LassError: if there is not one whole number for each source of each mixture.
+    """
+    if conditions is None:
+        return None
+    expected = (num_mixtures, num_sources)
+    if tuple(conditions.shape) != expected or conditions.is_floating_point() or conditions.is_complex():
+        raise LassError(
+            f"Expected conditions of shape {expected}, one class (a whole number) per source, got "
+            f"{tuple(conditions.shape)} of {conditions.dtype}."
+        )
+    return conditions.to(device, torch.long)
+
+
 def weights_or_mean(weights: Sequence[float] | None, num_sources: int) -> list[float]:
     """Return the weight of each source in a mixture, 1 / num_sources each if None; errors as in `check_weights`."""
     if weights is None:

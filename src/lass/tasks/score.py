@@ -30,8 +30,8 @@ class ScoreTraining(TrainingTask):
         learning_rate: Peak learning rate of AdamW.
         warmup_steps: Number of batches of linear warm-up.
         weight_decay: Weight decay of AdamW.
-        average_decay: Decay of the moving average of the weights per batch. It is smaller in the first batches, n / (n
-            + 10) after n of them, so that the initial weights do not remain.
+        average_decay: Decay of the moving average of the weights per step. It is smaller in the first steps, n / (n +
+            10) after n of them, so that the initial weights do not remain.
 
     Source: Karras et al. 2022 (arXiv:2206.00364); noise-conditional scores of Song and Ermon 2019 (arXiv:1907.05600).
     """
@@ -49,6 +49,7 @@ class ScoreTraining(TrainingTask):
         super().__init__(denoiser, "val/loss", "min", learning_rate, warmup_steps, weight_decay)
         check_number("average_decay", average_decay, at_least=0, below=1)
         self.average_decay = average_decay
+        self.num_averaged = 0  # steps of the optimizer after which the average was moved
         self.average = AveragedModel(denoiser, multi_avg_fn=self._move_average, use_buffers=False).requires_grad_(False)
 
     @property
@@ -60,12 +61,17 @@ class ScoreTraining(TrainingTask):
         """Check that the data fits the denoiser.
 
         Raises:
-            LassError: if the data consists of tuples, or has another sample rate.
+            LassError: if the data consists of tuples, or has another sample rate, or if the precision is another one
+                than float32 or a mixed one: the average would not move in bfloat16.
         """
         data = datamodule_of(self.trainer)
         if getattr(data, "tuples", False):
             raise LassError("A denoiser is trained on single sources: set --data.tuples=false.")
         check_sample_rate(data, self.artifact, "the denoiser", "train a denoiser for")
+        if self.trainer.precision.endswith("-true") and self.trainer.precision != "32-true":
+            raise LassError(
+                f"A denoiser is not trained in {self.trainer.precision}: set --trainer.precision=bf16-mixed or 32-true."
+            )
 
     def training_step(self, batch: Sources) -> Tensor:
         """Compute the loss of the network."""
@@ -74,9 +80,18 @@ class ScoreTraining(TrainingTask):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average of the weights; see also `TrainingTask`."""
+        """Move the average of the weights after a step of the optimizer; see also `TrainingTask`.
+
+        Lightning's WeightAveraging is no help: it gives the weights back before our callback exports them.
+        """
         super().on_train_batch_end(outputs, batch, batch_idx)
-        self.average.update_parameters(self.artifact)
+        if self.trainer.global_step > self.num_averaged:  # not after a batch whose gradients are accumulated
+            self.average.update_parameters(self.artifact)
+            self.num_averaged = self.trainer.global_step
+
+    def on_train_start(self) -> None:
+        """Take the number of steps of a resumed run."""
+        self.num_averaged = self.trainer.global_step
 
     def validation_step(self, batch: Sources) -> None:
         """Log the loss of the averaged network on held-out sources."""
