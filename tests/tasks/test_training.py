@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,12 +134,13 @@ def test_processes_that_load_data_know_the_resumed_epoch(uninterrupted, tmp_path
 def test_a_killed_process_is_continued(uninterrupted, tmp_path):
     """A process killed by SIGKILL in the middle of an epoch can be resumed."""
     codec_folder(tmp_path)
-    kill = StopBefore(18, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    context = multiprocessing.get_context("fork")  # a process that has imported everything
-    killed = context.Process(target=fit, args=("prior", tmp_path / "run", kill), kwargs=EVERY_FOUR_STEPS)
-    killed.start()
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
+    kill = "import os, sys, torch, trainings; torch.set_num_threads(1); " + (
+        f"trainings.fit('prior', {str(tmp_path / 'run')!r}, trainings.StopBefore(18, lambda: os.kill(os.getpid(), 9)), "
+        f"**{EVERY_FOUR_STEPS!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", kill], env=environment, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
     last = tmp_path / "run/checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 16
     resumed, _ = fit("prior", tmp_path / "run", ckpt_path=last, seed=99, **EVERY_FOUR_STEPS)

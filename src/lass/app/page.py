@@ -28,7 +28,8 @@ FOLLOW_DRAWING = "(digits, number) => number === 'auto' || digits.length < 2 ? n
 #: Updates in the browser, without the server.
 SHOW_HOW = """(how) => ["%s", "%s"].map((each) => ({ __type__: "update", visible: each === how || "hidden" }))"""
 SHOW_NUMBER = """(method) => ({ __type__: "update", visible: method !== "Greedy" })"""
-ENABLE, DISABLE = (f"() => ({{ __type__: 'update', interactive: {state} }})" for state in ("true", "false"))
+ENABLE_IF_READY = "(chosen, ready) => ({ __type__: 'update', interactive: chosen === ready })"
+DISABLE = "() => ({ __type__: 'update', interactive: false })"
 SONGS = [".wav", ".flac", ".mp3", ".ogg"]
 IMAGES = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"]
 STYLE = """
@@ -115,6 +116,7 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
                         )
                         seed = gr.Number(value=0, label="Seed", precision=0, minimum=0)
                 with gr.Row():
+                    ready = gr.Textbox(first.name, visible="hidden")  # separator to which the controls belong
                     separate = gr.Button("Separate", variant="primary", elem_id="lass-separate")
                     stop = gr.Button("Stop", elem_id="lass-stop", min_width=80)
             with gr.Column(scale=7, min_width=420):
@@ -184,9 +186,15 @@ def build_page(models: Sequence[Model], sessions: Sessions) -> gr.Blocks:
         means.input(None, means, [drawing, image], js=SHOW_HOW % (DRAW, OPEN), **hidden)
         sampler.input(None, sampler, candidates, js=SHOW_NUMBER, **hidden)
         name.input(None, None, separate, js=DISABLE, **hidden)  # until the controls are those of the separator
-        controls = [means, drawing, image, song, number, classes, sampler, candidates, weight]
-        change = name.input(lambda chosen: _controls(by_name[chosen]), name, [*controls, *results], **hidden)
-        change.then(None, None, separate, js=ENABLE, **hidden)
+        controls = [ready, means, drawing, image, song, number, classes, sampler, candidates, weight]
+        change = name.input(
+            lambda chosen: _controls(by_name[chosen]),
+            name,
+            [*controls, *results],
+            trigger_mode="always_last",
+            **hidden,
+        )
+        change.then(None, [name, ready], separate, js=ENABLE_IF_READY, **hidden)
         page.unload(end)
     return page.queue(max_size=MOST_WAITING)
 
@@ -219,6 +227,7 @@ def _results(outcome: Outcome) -> list[Any]:
 def _controls(model: Model) -> list[Any]:
     """Values of all controls and results for another separator."""
     return [
+        model.name,
         gr.update(**_means(model)),
         gr.update(num_digits=max(model.numbers_of_sources), visible=_shown(model.can_be_drawn)),
         gr.update(visible=_shown(not model.is_audio and not model.can_be_drawn)),
