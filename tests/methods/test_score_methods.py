@@ -176,6 +176,7 @@ def test_denoisers_are_used_in_evaluation_mode():
         (lambda: BASIS(ONE_MODE, 10), "steps diverge: step_size must be below 0.182"),
         (lambda: BASIS(ONE_MODE, gamma=0.3), "steps diverge"),
         (lambda: ISDM(ONE_MODE).separate_batch(torch.rand(2, 1, 2, 2), indices=[1]), "one index for each of 2"),
+        (lambda: ISDM(ONE_MODE).separate_batch(torch.rand(1, 1, 2, 2), seed=-1), "seed must be"),
         (lambda: ISDM(ONE_MODE).separate_batch(torch.rand(1, 1, 2, 2), torch.zeros(1, 3).long()), "one class"),
         (lambda: ISDM(ONE_MODE).separate_batch(torch.rand(1, 1, 2, 2), torch.zeros(1, 2)), "whole number"),
         (lambda: ISDM(ONE_MODE).separate_batch(torch.rand(1, 1, 9)), "channels, height, width"),

@@ -16,8 +16,9 @@ from lass import LassError
 from lass.artifacts import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 from lass.data.mixing import mix
 from lass.methods import ConvTasNet, Demucs, SeparationMethod, SupervisedSeparator
+from lass.methods.chunks import overlap_add
 from lass.methods.protocol import DataCheckingMethod, groups_of, identity_of
-from lass.methods.supervised import overlap_add, rescaled
+from lass.methods.supervised import rescaled
 
 NETWORKS = tuple(TINY)
 

@@ -14,7 +14,7 @@ from lass.denoisers.trainable import TrainableDenoiser
 from lass.errors import LassError, check_number, check_sizes
 from lass.optional import optional_package
 
-MAX_WIDTH, MAX_SIZE, MAX_STEPS, MAX_SCALES = 2**14, 2**14, 2**10, 8  # limits of sizes from a file
+MAX_WIDTH, MAX_SIZE, MAX_STEPS, MAX_SCALES = 2**14, 2**14, 2**8, 8  # limits of sizes from a file
 
 
 @register

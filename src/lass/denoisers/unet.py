@@ -78,14 +78,7 @@ class UNetDenoiser(TrainableDenoiser):
         check_sizes(MAX_STRIDE, stride=stride)  # of which no weight depends: it would only be seen in the upsampling
         for size in space:
             check_sizes(MAX_SIZE, **{"each size of shape": size})
-        if not 0 < len(widths) == len(num_blocks) <= MAX_DEPTH:
-            raise LassError(
-                f"widths and num_blocks must be two lists of equal length, at most {MAX_DEPTH}, not {list(widths)} and "
-                f"{list(num_blocks)}."
-            )
-        for width, number in zip(widths, num_blocks, strict=True):
-            check_sizes(MAX_WIDTH, **{"each of widths": width})
-            check_sizes(MAX_BLOCKS, **{"each of num_blocks": number})
+        check_depths(widths, num_blocks)
         if kernel_size % 2 == 0:
             raise LassError(f"kernel_size must be odd, not {kernel_size}.")
         if sample_rate is not None:
@@ -196,6 +189,18 @@ class UNetDenoiser(TrainableDenoiser):
                     f"The classes of sources must be 0…{self.num_classes - 1}, but there are {low}…{high}: give these, "
                     "or train a denoiser for all classes."
                 )
+
+
+def check_depths(widths: Sequence[int], num_blocks: Sequence[int]) -> None:
+    """Raise LassError unless a U-Net can have these channels and residual blocks at its depths."""
+    if not 0 < len(widths) == len(num_blocks) <= MAX_DEPTH:
+        raise LassError(
+            f"widths and num_blocks must be two lists of equal length, at most {MAX_DEPTH}, not {list(widths)} and "
+            f"{list(num_blocks)}."
+        )
+    for width, number in zip(widths, num_blocks, strict=True):
+        check_sizes(MAX_WIDTH, **{"each of widths": width})
+        check_sizes(MAX_BLOCKS, **{"each of num_blocks": number})
 
 
 class Network(nn.Module):

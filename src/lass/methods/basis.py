@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lass.errors import LassError, check_number
-from lass.methods.denoiser_method import SMALLEST_LEVEL, AnyDenoiser, DenoiserMethod
+from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, check_levels
 from lass.samplers.generators import MixtureGenerators
 
 
@@ -61,8 +61,7 @@ class BASIS(DenoiserMethod):
         gamma: float = 1.0,
     ) -> None:
         super().__init__(denoisers, num_sources, mixing_weights)
-        check_number("sigma_min", sigma_min, at_least=SMALLEST_LEVEL)
-        check_number("sigma_max", sigma_max, at_least=sigma_min)
+        check_levels(sigma_min, sigma_max)
         check_number("num_levels", num_levels, at_least=1, whole=True)
         check_number("steps_per_level", steps_per_level, at_least=1, whole=True)
         check_number("step_size", step_size, above=0)

@@ -18,14 +18,20 @@ from lass.data.signals import HasSampleRate
 from lass.denoisers import Denoiser, load_denoiser
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
+from lass.methods.chunks import overlap_add
 from lass.methods.protocol import identity_of
-from lass.methods.signals import checked_conditions, checked_mixtures, weights_or_mean
-from lass.methods.supervised import overlap_add
+from lass.methods.signals import checked_conditions, checked_mixtures, generators_of, weights_or_mean
 from lass.samplers.generators import MixtureGenerators
 from lass.separation.result import SeparationResult
 
 AnyDenoiser = Denoiser | str | Path
 SMALLEST_LEVEL = 1e-10  # of the noise, so that its square is not 0 in float32
+
+
+def check_levels(sigma_min: float, sigma_max: float) -> None:
+    """Raise LassError unless the last and the first noise level are positive and in this order."""
+    check_number("sigma_min", sigma_min, at_least=SMALLEST_LEVEL)
+    check_number("sigma_max", sigma_max, at_least=sigma_min)
 
 
 class DenoiserMethod:
@@ -134,12 +140,10 @@ class DenoiserMethod:
         is_audio = isinstance(self.denoisers[0], HasSampleRate)
         shape = "(mixtures, 1, samples)" if is_audio else "(mixtures, channels, height, width)"
         mixtures = checked_mixtures(mixtures, 3 if is_audio else 4, shape)
-        conditions = checked_conditions(conditions, len(mixtures), self.num_sources, mixtures.device)
-        indices = list(range(len(mixtures)) if indices is None else indices)
-        if len(indices) != len(mixtures):
-            raise LassError(f"Expected one index for each of {len(mixtures)} mixtures, got {len(indices)}.")
+        if conditions is not None:
+            conditions = checked_conditions(conditions, len(mixtures), self.num_sources, mixtures.device)
         weights = mixtures.new_tensor(weights_or_mean(self.mixing_weights, self.num_sources))
-        generators = MixtureGenerators(seed, indices, mixtures.device)
+        generators = generators_of(mixtures, seed, indices)
 
         def separate(chunks: Tensor) -> Tensor:
             return self.sample(chunks, weights, conditions, generators)

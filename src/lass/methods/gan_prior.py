@@ -17,8 +17,7 @@ from lass.data.module import MAX_SOURCES
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number
 from lass.methods.generator import ImageGenerator
-from lass.methods.signals import checked_mixtures, weights_or_mean
-from lass.samplers.generators import MixtureGenerators
+from lass.methods.signals import checked_mixtures, generators_of, weights_or_mean
 from lass.separation.result import SeparationResult
 
 
@@ -92,7 +91,8 @@ class GANPrior:
             Result with estimates (M, S, channels, height, width).
 
         Raises:
-            LassError: if the mixtures have another shape than the generator's images.
+            LassError: if the mixtures have another shape than the generator's images, or there is not one index for
+                each mixture.
         """
         mixtures = checked_mixtures(mixtures, 4, "(mixtures, channels, height, width)")
         if tuple(mixtures.shape[1:]) != self.generator.image_shape:
@@ -101,7 +101,7 @@ class GANPrior:
                 "separate images of that shape, or train another generator."
             )
         weights = weights_or_mean(self.mixing_weights, self.num_sources)
-        generators = MixtureGenerators(seed, range(len(mixtures)) if indices is None else indices, mixtures.device)
+        generators = generators_of(mixtures, seed, indices)
         latents = generators.normal(self.num_restarts, self.num_sources, self.generator.latent_dim).flatten(0, 1)
         repeated = mixtures.repeat_interleave(self.num_restarts, 0)
         with full_precision(mixtures.device):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lass.denoisers.sampling import karras_levels
 from lass.errors import LassError, check_number
-from lass.methods.denoiser_method import SMALLEST_LEVEL, AnyDenoiser, DenoiserMethod
+from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, check_levels
 from lass.samplers.generators import MixtureGenerators
 
 LikelihoodName = Literal["dirac", "gaussian"]
@@ -76,8 +76,7 @@ class ISDM(DenoiserMethod):
         check_number("reference", reference, at_least=0, below=self.num_sources, whole=True)
         check_number("gamma", gamma, above=0)
         check_number("num_steps", num_steps, at_least=1, whole=True)
-        check_number("sigma_min", sigma_min, at_least=SMALLEST_LEVEL)
-        check_number("sigma_max", sigma_max, at_least=sigma_min)
+        check_levels(sigma_min, sigma_max)
         check_number("rho", rho, above=0)
         check_number("churn", churn, at_least=0)
         check_number("num_resamples", num_resamples, at_least=1, whole=True)

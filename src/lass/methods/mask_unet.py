@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from lass.artifacts import Artifact, fingerprint, load_artifact, register
 from lass.data.module import MAX_SOURCES
 from lass.data.signals import HasSampleRate
+from lass.denoisers.unet import check_depths
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_number, check_sizes
 from lass.methods.signals import checked_mixtures
 from lass.optional import optional_package
 from lass.separation.result import SeparationResult
 
-MAX_WIDTH, MAX_DEPTH = 2**14, 16  # limits of sizes from a file
+MAX_WIDTH = 2**14  # limit of channels from a file
 PATCH = 2  # side of the patches of pixels that become the channels of one position of the network
 
 
@@ -62,13 +63,7 @@ class MaskUNet(Artifact):
             raise LassError(f"shape must be (channels, height, width) with even sizes, not {tuple(shape)}.")
         check_sizes(MAX_WIDTH, **{"channels of shape": shape[0]})
         check_number("num_sources", num_sources, at_least=2, at_most=MAX_SOURCES, whole=True)
-        if not 0 < len(widths) == len(num_blocks) <= MAX_DEPTH:
-            raise LassError(
-                f"widths and num_blocks must be two lists of equal length, at most {MAX_DEPTH}, not {list(widths)} and "
-                f"{list(num_blocks)}."
-            )
-        for width, number in zip(widths, num_blocks, strict=True):
-            check_sizes(MAX_WIDTH, **{"each of widths": width, "each of num_blocks": number})
+        check_depths(widths, num_blocks)
         self.image_shape, self.num_sources = tuple(shape), num_sources
         self.config = {
             "shape": list(shape),

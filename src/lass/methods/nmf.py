@@ -15,7 +15,7 @@ from torch import Tensor
 from lass.data.module import MAX_SOURCES
 from lass.errors import LassError, check_number
 from lass.methods.dictionaries import NMFDictionaries
-from lass.methods.signals import checked_mixtures, weights_or_mean
+from lass.methods.signals import checked_conditions, checked_mixtures, weights_or_mean
 from lass.optional import optional_package
 from lass.separation.result import SeparationResult
 
@@ -118,14 +118,10 @@ class NMF:
                 f"These dictionaries belong to {num_classes} classes: give the classes of the sources as conditions, "
                 "or learn one dictionary for all."
             )
-        if tuple(conditions.shape) != (num_mixtures, self.num_sources):
-            raise LassError(
-                f"Expected conditions of shape ({num_mixtures}, {self.num_sources}), one class per source, got "
-                f"{tuple(conditions.shape)}."
-            )
+        conditions = checked_conditions(conditions, num_mixtures, self.num_sources, torch.device("cpu"))
         if conditions.min() < 0 or conditions.max() >= num_classes:
             raise LassError(f"Expected classes 0…{num_classes - 1}, got {sorted(set(conditions.flatten().tolist()))}.")
-        return conditions.long().cpu()
+        return conditions
 
     def _estimates(self, mixture: Float[np.ndarray, "values"], classes: list[int]) -> Float[np.ndarray, "S values"]:
         distinct = sorted(set(classes))

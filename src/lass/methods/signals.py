@@ -1,4 +1,4 @@
-"""What the methods without training have in common: checks of mixtures, mixing weights and groups of sources."""
+"""What methods have in common: checks of mixtures, classes, mixing weights and indices, and groups of sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lass.data.mixing import check_weights
-from lass.errors import LassError
+from lass.errors import LassError, check_number
+from lass.samplers.generators import MixtureGenerators
 
 
 def checked_mixtures(mixtures: Tensor, num_dims: int, shape: str) -> Tensor:
@@ -34,15 +35,13 @@ def checked_mixtures(mixtures: Tensor, num_dims: int, shape: str) -> Tensor:
 
 
 def checked_conditions(
-    conditions: Tensor | None, num_mixtures: int, num_sources: int, device: torch.device
-) -> Int[Tensor, "mixtures sources"] | None:
-    """Validate the classes of the sources and move them to a device; None remains None.
+    conditions: Tensor, num_mixtures: int, num_sources: int, device: torch.device
+) -> Int[Tensor, "mixtures sources"]:
+    """Validate the classes of the sources and move them to a device.
 
     Raises:
         LassError: if there is not one whole number for each source of each mixture.
     """
-    if conditions is None:
-        return None
     expected = (num_mixtures, num_sources)
     if tuple(conditions.shape) != expected or conditions.is_floating_point() or conditions.is_complex():
         raise LassError(
@@ -50,6 +49,24 @@ def checked_conditions(
             f"{tuple(conditions.shape)} of {conditions.dtype}."
         )
     return conditions.to(device, torch.long)
+
+
+def generators_of(mixtures: Tensor, seed: int, indices: Sequence[int] | None) -> MixtureGenerators:
+    """Random numbers of each mixture of a batch, a function of (seed, index).
+
+    Args:
+        mixtures: Mixtures, the first axis of which is the batch; the numbers are on their device.
+        seed: Seed of the run.
+        indices: Index of each mixture; None for 0, 1, ….
+
+    Raises:
+        LassError: if the seed is negative, or there is not one index for each mixture.
+    """
+    check_number("seed", seed, at_least=0, whole=True)
+    chosen = list(range(len(mixtures)) if indices is None else indices)
+    if len(chosen) != len(mixtures):
+        raise LassError(f"Expected one index for each of {len(mixtures)} mixtures, got {len(chosen)}.")
+    return MixtureGenerators(seed, chosen, mixtures.device)
 
 
 def weights_or_mean(weights: Sequence[float] | None, num_sources: int) -> list[float]:

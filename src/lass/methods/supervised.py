@@ -1,11 +1,10 @@
-"""Networks that are trained on mixtures and their sources: base class, scale of the estimates, and longer signals."""
+"""Networks that are trained on mixtures and their sources: base class, and scale of the estimates."""
 
 # M mixtures, S sources
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +19,7 @@ from lass.data.mixing import check_weights
 from lass.data.signals import HasSampleRate
 from lass.devices.precision import full_precision
 from lass.errors import LassError, check_flag, check_sizes, distinct_names
+from lass.methods.chunks import overlap_add
 from lass.separation import SeparationResult
 
 MAX_SAMPLES = 2**31  # of a chunk
@@ -191,37 +191,6 @@ def rescaled(
     products = units @ units.transpose(1, 2) + RIDGE * torch.eye(estimates.shape[1], device=estimates.device)
     gains = torch.linalg.solve(products, units @ mixtures[:, :, None])
     return units * gains / scales
-
-
-def overlap_add(
-    separate: Callable[[Tensor], Tensor], signal: Float[Tensor, "batch 1 samples"], length: int
-) -> Float[Tensor, "batch sources 1 samples"]:
-    """Separate a signal in chunks that overlap by half, and cross-fade the estimates linearly.
-
-    Args:
-        separate: Function that maps (batch, 1, length) to (batch, sources, 1, length).
-        signal: Signal of any length. One that is not longer than `length` is separated as one chunk.
-        length: Length of a chunk. The last chunk is padded with zeros.
-
-    Returns:
-        Estimates of the length of the signal.
-    """
-    total = signal.shape[-1]
-    if total <= length:
-        return separate(signal)
-    hop = max(1, length // 2)
-    num_chunks = math.ceil((total - length) / hop) + 1
-    padded = F.pad(signal, (0, (num_chunks - 1) * hop + length - total))
-    rising = torch.arange(1.0, length + 1, device=signal.device)
-    window = torch.minimum(rising, rising.flip(0))
-    sums, norms = torch.zeros((), device=signal.device), padded.new_zeros(padded.shape[-1])
-    for start in range(0, num_chunks * hop, hop):
-        weighted = window * separate(padded[..., start : start + length])
-        if not sums.ndim:
-            sums = weighted.new_zeros(*weighted.shape[:-1], padded.shape[-1])
-        sums[..., start : start + length] += weighted
-        norms[start : start + length] += window
-    return (sums / norms)[..., :total]
 
 
 def torchaudio_model(name: str) -> Any:
