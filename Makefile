@@ -15,8 +15,8 @@ METHODS = $(sort lass $(notdir $(basename $(wildcard experiments/$(DATASET)/meth
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-glow train-gan train-nmf train-supervised \
-  count separate tables seconds clean
+.PHONY: help setup demo test docs bench lint eval train-vqvae train-prior train-features train-score train-glow \
+  train-wavenet train-gan train-nmf train-supervised count separate tables seconds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z%|-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ train-score: settings-score $(INSTALLED) ## Train a denoiser of single sources, 
 
 train-glow: settings-glow $(INSTALLED) ## Train a Glow of single sources with noise, for METHOD=basis-glow (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/glow.yaml $(ARGS)
+
+train-wavenet: settings-wavenet $(INSTALLED) ## Train a WaveNet of single sources with noise, for METHOD=pnf (DATASET=slakh SOURCE=drums)
+	$(BIN)/lass fit -c experiments/$(DATASET)/wavenet.yaml $(if $(SOURCE),$(call ONE_SOURCE,source,wavenet)) $(ARGS)
 
 train-gan: settings-gan $(INSTALLED) ## Train a generator of single sources adversarially, for METHOD=gan-prior (DATASET=mnist)
 	$(BIN)/lass fit -c experiments/$(DATASET)/gan.yaml $(ARGS)
@@ -139,8 +142,9 @@ network: experiment
 # Settings of a training that not all datasets have: experiments/DATASET/$*.yaml
 settings-%: experiment
 	@test -f experiments/$(DATASET)/$*.yaml || \
-	  { echo "lass: There are no settings for this training on $(DATASET): expected experiments/$(DATASET)/$*.yaml, or"; \
-	    echo "  DATASET=mnist."; exit 1; }
+	  { echo "lass: There are no settings for this training on $(DATASET): expected"; \
+	    echo "  experiments/$(DATASET)/$*.yaml. Datasets with them:$(patsubst experiments/%/$*.yaml, %,$(wildcard \
+	      experiments/*/$*.yaml))."; exit 1; }
 
 .PHONY: trainable
 trainable: experiment

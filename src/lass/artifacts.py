@@ -46,6 +46,7 @@ STAGE_TARGETS = {
     "prior": "train-prior",
     "score": "train-score",
     "glow": "train-glow",
+    "wavenet": "train-wavenet",
     "gan": "train-gan",
     "features": "train-features",
     "dictionaries": "train-nmf",

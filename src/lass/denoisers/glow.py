@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lass.artifacts import register
-from lass.denoisers.trainable import TrainableDenoiser
+from lass.denoisers.density import DensityDenoiser
 from lass.errors import LassError, check_number, check_sizes
 from lass.optional import optional_package
 
@@ -18,7 +18,7 @@ MAX_WIDTH, MAX_SIZE, MAX_STEPS, MAX_SCALES = 2**14, 2**14, 2**8, 8  # limits of 
 
 
 @register
-class GlowDenoiser(TrainableDenoiser):
+class GlowDenoiser(DensityDenoiser):
     """Normalizing flow of images with Gaussian noise, p(x + σ ε), conditioned on the noise level σ.
 
     The images are brought to mean 0 and standard deviation 1 at each noise level. Then, at each scale, 2×2 pixels
@@ -95,15 +95,7 @@ class GlowDenoiser(TrainableDenoiser):
     def log_prob(
         self, noisy: Float[Tensor, "batch channels height width"], sigma: Float[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """Log density of noisy images.
-
-        Args:
-            noisy: Images with noise.
-            sigma: Standard deviation of the noise, in the units of the sources.
-
-        Raises:
-            LassError: if the images have another shape.
-        """
+        """Log density of noisy images; see `DensityDenoiser.log_prob`."""
         if tuple(noisy.shape[1:]) != self.shape:
             raise LassError(
                 f"This denoiser is for images of shape {self.shape}, got {tuple(noisy.shape[1:])}: use images of that "
@@ -118,41 +110,6 @@ class GlowDenoiser(TrainableDenoiser):
             values, gain = each(values, level[:, None, None, None])
             log_density = log_density + gain
         return log_density
-
-    def denoise(
-        self,
-        noisy: Float[Tensor, "batch channels height width"],
-        sigma: Float[Tensor, " batch"],
-        condition: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Expected clean images by Tweedie's formula, x + σ² ∇ log p(x); see `Denoiser.denoise`.
-
-        Raises:
-            LassError: if the images have another shape, or a class is given.
-        """
-        if condition is not None:
-            raise LassError("A Glow has no classes: leave out the condition.")
-        # Lightning predicts in inference mode, whose tensors cannot take part in autograd: leave it and copy them.
-        with torch.inference_mode(False), torch.enable_grad():
-            noisy = noisy.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.log_prob(noisy, sigma.clone()).sum(), noisy)
-        return noisy.detach() + sigma.square()[:, None, None, None] * gradient
-
-    def loss(
-        self, sources: Float[Tensor, "batch channels height width"], condition: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, ""]:
-        """Negative log likelihood of noisy sources in nats per dimension, for noise levels drawn log-uniformly.
-
-        Args:
-            sources: Clean sources.
-            condition: Not used.
-
-        Returns:
-            Mean over the batch.
-        """
-        sigma = self.random_levels(sources)
-        noisy = sources + sigma[:, None, None, None] * torch.randn_like(sources)
-        return -self.log_prob(noisy, sigma).mean() / math.prod(self.shape)
 
 
 class Scale(nn.Module):

@@ -14,6 +14,7 @@ from lass.methods.isdm import ISDM
 from lass.methods.mask_unet import MaskUNet
 from lass.methods.nmf import NMF
 from lass.methods.oracle import IdealRatioMask
+from lass.methods.pnf import PnF
 from lass.methods.protocol import SeparationMethod
 from lass.methods.repet import REPET
 from lass.methods.rpca import RPCA
@@ -36,6 +37,7 @@ __all__ = [
     "ImageGenerator",
     "MaskUNet",
     "NMFDictionaries",
+    "PnF",
     "SeparationMethod",
     "SupervisedSeparator",
 ]

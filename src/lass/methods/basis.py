@@ -83,15 +83,28 @@ class BASIS(DenoiserMethod):
     ) -> Float[Tensor, "M S channels *space"]:
         """See `DenoiserMethod.sample`."""
         shape = (len(weights), *mixtures.shape[1:])
-        scales = weights.reshape(-1, *[1] * (mixtures.ndim - 1))
-        precision = 1 / (self.gamma**2 * weights.square().mean())
         sources = self.sigma_max * generators.normal(*shape)
         levels = self.sigma_max * torch.logspace(0, 1, self.num_levels, self.sigma_min / self.sigma_max)
-        for level in levels.tolist():
-            # The gradients have the factor 1 / σ² and the step has σ², so both are left out.
-            for _ in range(self.steps_per_level):
-                of_sources = self.denoise(sources, level, conditions) - sources
-                of_mixture = precision * scales * (mixtures - (scales * sources).sum(1)).unsqueeze(1)
-                noise = (2 * self.step_size) ** 0.5 * level * generators.normal(*shape)
-                sources = sources + self.step_size * (of_sources + of_mixture) + noise
+        for number in range(self.num_levels * self.steps_per_level):
+            level = float(levels[number // self.steps_per_level])
+            sources = self.step(sources, mixtures, weights, number, level, conditions, generators)
         return sources
+
+    def step(
+        self,
+        sources: Float[Tensor, "M S channels *space"],
+        mixtures: Float[Tensor, "M channels *space"],
+        weights: Float[Tensor, " S"],
+        number: int,
+        level: float,
+        conditions: Tensor | None,
+        generators: MixtureGenerators,
+    ) -> Float[Tensor, "M S channels *space"]:
+        """Move all sources by step `number`, at one noise level."""
+        scales = weights.reshape(-1, *[1] * (mixtures.ndim - 1))
+        precision = 1 / (self.gamma**2 * weights.square().mean())
+        # The gradients have the factor 1 / σ² and the step has σ², so both are left out.
+        of_sources = self.denoise(sources, level, conditions) - sources
+        of_mixture = precision * scales * (mixtures - (scales * sources).sum(1)).unsqueeze(1)
+        noise = (2 * self.step_size) ** 0.5 * level * generators.normal(*sources.shape[1:])
+        return sources + self.step_size * (of_sources + of_mixture) + noise
