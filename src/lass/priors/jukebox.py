@@ -5,29 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lass.artifacts import Artifact, register
+from lass.artifacts import register
 from lass.errors import LassError, check_sizes
 from lass.priors.cache import KeyValueCache
+from lass.priors.cached import CachedPrior
 from lass.priors.transformer import MAX_CODES
 
 PATTERNS = ("all", "row", "column", "previous row")
-
-
-@dataclass
-class JukeboxState:
-    """State of a batch of sequences during sampling."""
-
-    cache: KeyValueCache
-    start: Tensor  # (B, dim), input at the first position
 
 
 class SparseBlock(nn.Module):
@@ -50,7 +41,7 @@ class SparseBlock(nn.Module):
 
 
 @register
-class JukeboxPrior(Artifact):
+class JukeboxPrior(CachedPrior):
     """Unconditional prior of Jukebox over the codes of its top level, for inference only.
 
     Positions are divided into rows. In each layer a position attends to itself and all positions before it, to those in
@@ -71,9 +62,6 @@ class JukeboxPrior(Artifact):
     Source: Dhariwal et al. 2020 (arXiv:2005.00341), appendix A.1 and "small_prior" of its code; Child et al. 2019
     (arXiv:1904.10509) for the attention.
     """
-
-    kind = "prior"
-    mapped = True
 
     def __init__(
         self,
@@ -108,51 +96,33 @@ class JukeboxPrior(Artifact):
         }
         self.num_codes, self.num_positions, self.row_length = num_codes, num_positions, row_length
         self.patterns = [patterns[layer % len(patterns)] for layer in range(num_layers)]
-        self.cache_sizes = (num_layers, num_heads, attention_dim // num_heads, num_positions)
+        self.cache_sizes = (num_layers, num_heads, attention_dim // num_heads)
         self.code_embedding = nn.Embedding(num_codes, dim)  # also the weights of the logits
         self.position_embedding = nn.Parameter(torch.zeros(num_positions, dim))
         self.start_embedding = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(SparseBlock(dim, num_heads, attention_dim, hidden_dim) for _ in range(num_layers))
 
-    def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> JukeboxState:
-        """Allocate the cache of `num_sequences` empty sequences; see `Prior`."""
+    def first_input(
+        self, num_sequences: int, condition: Int[Tensor, " sequences"] | None
+    ) -> Float[Tensor, "sequences dim"]:
+        """See `CachedPrior`."""
         if condition is not None:
             raise LassError("This prior takes no condition; got one.")
-        start = self.start_embedding.expand(num_sequences, -1)
-        return JukeboxState(KeyValueCache(*self.cache_sizes, num_sequences, start), start)
-
-    def bytes_for(self, num_sequences: int, num_positions: int) -> int:
-        """Return an upper bound on the memory of the state in bytes, up to `num_positions` positions; see `Prior`."""
-        return KeyValueCache.bytes_for(
-            *self.cache_sizes, num_sequences, num_positions, self.code_embedding.weight.dtype
-        )
+        return self.start_embedding.expand(num_sequences, -1)
 
     @torch.no_grad()
-    def step(
-        self, state: JukeboxState, codes: Int[Tensor, " sequences"] | None
-    ) -> Float[Tensor, "sequences num_codes"]:
-        """Append a position and return log p(next code | past); see `Prior`.
-
-        Raises:
-            LassError: if the sequences already have `num_positions` codes.
-        """
-        position = state.cache.length
-        if position == self.num_positions:
-            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was requested.")
-        x = state.start if codes is None else self.code_embedding(codes)
-        x = x + self.position_embedding[position]
-        visible = self._visible(position)
+    def apply_blocks(self, x: Float[Tensor, "sequences dim"], cache: KeyValueCache) -> Float[Tensor, "sequences dim"]:
+        """See `CachedPrior`."""
+        x = x + self.position_embedding[cache.length]
+        visible = self._visible(cache.length)
         for layer, (block, pattern) in enumerate(zip(self.blocks, self.patterns, strict=True)):
-            x = cast(SparseBlock, block).step(x, visible[pattern], state.cache, layer)
-        state.cache.advance()
-        return F.linear(x.float(), self.code_embedding.weight.float()).log_softmax(-1)
+            x = cast(SparseBlock, block).step(x, visible[pattern], cache, layer)
+        return x
 
-    def select(self, state: JukeboxState, parents: Int[Tensor, " new_sequences"]) -> JukeboxState:
-        """Reorder, drop or duplicate sequences in place; only changed rows are copied. See `Prior`."""
-        if not state.cache.length:
-            state.start = state.start[parents]
-        state.cache.select(parents)
-        return state
+    @torch.no_grad()
+    def head(self, x: Float[Tensor, "sequences dim"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `CachedPrior`."""
+        return x, self.code_embedding.weight, None
 
     def _visible(self, position: int) -> dict[str, Bool[Tensor, " T"]]:
         """For each pattern, whether `position` attends to each of the positions up to itself."""

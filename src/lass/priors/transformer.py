@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -15,19 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lass.artifacts import Artifact, register
+from lass.artifacts import register
 from lass.errors import LassError, check_number, check_sizes
 from lass.priors.cache import KeyValueCache
+from lass.priors.cached import CachedPrior
 
 MAX_CODES = 2**21 - 1  # limit of SparseCounts
-
-
-@dataclass
-class TransformerState:
-    """State of a batch of sequences during sampling."""
-
-    cache: KeyValueCache
-    start: Tensor  # (B, dim), input at the first position: the embedding of the class, or of "no class"
 
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D / 2)
@@ -87,7 +79,7 @@ class Block(nn.Module):
 
 
 @register
-class TransformerPrior(Artifact):
+class TransformerPrior(CachedPrior):
     """Decoder-only transformer prior p(codes) = Π p(code s | codes before s), unconditional or class-conditional.
 
     Args:
@@ -109,9 +101,6 @@ class TransformerPrior(Artifact):
 
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
     """
-
-    kind = "prior"
-    mapped = True
 
     def __init__(
         self,
@@ -155,6 +144,7 @@ class TransformerPrior(Artifact):
             raise LassError(f"order must name each of 0…{num_positions - 1} once.")
         self.order = order
         self.num_codes, self.num_positions, self.num_classes = num_codes, num_positions, num_classes
+        self.cache_sizes = (num_layers, num_heads, dim // num_heads)
         self.num_heads, self.dropout, self.class_dropout = num_heads, dropout, class_dropout
         self.code_embedding = nn.Embedding(num_codes, dim)
         self.rotary, self.checkpointing = positions == "rotary", checkpointing
@@ -181,7 +171,7 @@ class TransformerPrior(Artifact):
             codes: Sequences of codes, whole or truncated.
             condition: Class of each sequence; only for a class-conditional prior.
         """
-        start = self._start_embedding(len(codes), condition)
+        start = self.first_input(len(codes), condition)
         if self.training and condition is not None and self.class_dropout:
             withheld = torch.rand(len(codes), 1, device=start.device) < self.class_dropout
             start = torch.where(withheld, self.start_embedding.weight[-1], start)
@@ -195,45 +185,16 @@ class TransformerPrior(Artifact):
                 x = block(x, by)
         return self.to_logits(self.norm(x))
 
-    def start(self, num_sequences: int, condition: Int[Tensor, " sequences"] | None = None) -> TransformerState:
-        """Allocate the cache of `num_sequences` empty sequences; see `Prior`."""
-        start = self._start_embedding(num_sequences, condition)
-        head_dim = start.shape[1] // self.num_heads
-        cache = KeyValueCache(len(self.blocks), self.num_heads, head_dim, self.num_positions, num_sequences, start)
-        return TransformerState(cache, start)
-
-    def bytes_for(self, num_sequences: int, num_positions: int) -> int:
-        """Return an upper bound on the memory of the state in bytes, up to `num_positions` positions; see `Prior`."""
-        dim, dtype = self.code_embedding.embedding_dim, self.code_embedding.weight.dtype
-        sizes = (len(self.blocks), self.num_heads, dim // self.num_heads, self.num_positions)
-        return KeyValueCache.bytes_for(*sizes, num_sequences, num_positions, dtype)
-
-    def step(
-        self, state: TransformerState, codes: Int[Tensor, " sequences"] | None
-    ) -> Float[Tensor, "sequences num_codes"]:
-        """Append a position and return log p(next code | past); see `Prior`.
-
-        Raises:
-            LassError: if the sequences already have `num_positions` codes.
-        """
-        length = state.cache.length
-        if length == self.num_positions:
-            raise LassError(f"This prior is for sequences of {self.num_positions} codes; a longer one was requested.")
-        x = state.start if codes is None else self.code_embedding(codes)
-        x, by = self._at(x[:, None], length)
+    def apply_blocks(self, x: Float[Tensor, "sequences dim"], cache: KeyValueCache) -> Float[Tensor, "sequences dim"]:
+        """See `CachedPrior`."""
+        x, by = self._at(x[:, None], cache.length)
         for layer, block in enumerate(self.blocks):
-            x = cast(Block, block).step(x, by, state.cache, layer)
-        state.cache.advance()
-        # In float32, because half precision does not resolve the logits of 16,384 codes.
-        head = self.to_logits
-        return F.linear(self.norm(x[:, 0]).float(), head.weight.float(), head.bias.float()).log_softmax(-1)
+            x = cast(Block, block).step(x, by, cache, layer)
+        return x[:, 0]
 
-    def select(self, state: TransformerState, parents: Int[Tensor, " new_sequences"]) -> TransformerState:
-        """Reorder, drop or duplicate sequences in place; only changed rows are copied. See `Prior`."""
-        if not state.cache.length:
-            state.start = state.start[parents]
-        state.cache.select(parents)
-        return state
+    def head(self, x: Float[Tensor, "sequences dim"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `CachedPrior`."""
+        return self.norm(x), self.to_logits.weight, self.to_logits.bias
 
     def _at(self, x: Tensor, first: int) -> tuple[Tensor, Rotation | None]:
         """Add learned embeddings of the positions from `first` on to x, (B, T, dim); or return the rotary rotation."""
@@ -247,7 +208,10 @@ class TransformerPrior(Artifact):
     def _knows_any_class(self) -> bool:
         return not self.num_classes or self.class_dropout > 0
 
-    def _start_embedding(self, num_sequences: int, condition: Tensor | None) -> Tensor:
+    def first_input(
+        self, num_sequences: int, condition: Int[Tensor, " sequences"] | None
+    ) -> Float[Tensor, "sequences dim"]:
+        """See `CachedPrior`."""
         if condition is None and not self._knows_any_class:
             raise LassError(f"This prior takes a class in 0…{self.num_classes - 1} for each sequence; got none.")
         if condition is None:
