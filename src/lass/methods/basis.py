@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lass.errors import LassError, check_number
-from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, check_levels
+from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, StartName, check_levels
 from lass.samplers.generators import MixtureGenerators
 
 
@@ -23,7 +23,7 @@ class BASIS(DenoiserMethod):
     / σ_L)², where σ_L is the last level.
 
     Args:
-        denoisers, num_sources, mixing_weights: See `DenoiserMethod`.
+        denoisers, num_sources, mixing_weights, start: See `DenoiserMethod`.
         sigma_max, sigma_min: First and last noise level, in the units of the sources.
         num_levels: Number of levels, in geometric progression.
         steps_per_level: Langevin steps at each level.
@@ -36,7 +36,7 @@ class BASIS(DenoiserMethod):
 
     Source: Jayaram and Thickstun 2020 (arXiv:2002.07942), Algorithm 1; its δ = 2·10⁻⁵ at σ_L = 0.01 is a `step_size` of
     0.2. Their code for digits has a step_size of 0.3 and γ = 1/√2. Rows BASIS of Table 2 of LASS (arXiv:2301.08562).
-    The reference starts from uniform noise, we start from the noise of the first level.
+    The reference starts from uniform noise.
     """
 
     own_settings: ClassVar[tuple[str, ...]] = (
@@ -53,6 +53,7 @@ class BASIS(DenoiserMethod):
         denoisers: AnyDenoiser | Sequence[AnyDenoiser],
         num_sources: int | None = None,
         mixing_weights: Sequence[float] | None = None,
+        start: StartName = "noise",
         sigma_max: float = 1.0,
         sigma_min: float = 0.01,
         num_levels: int = 10,
@@ -60,7 +61,7 @@ class BASIS(DenoiserMethod):
         step_size: float = 0.2,
         gamma: float = 1.0,
     ) -> None:
-        super().__init__(denoisers, num_sources, mixing_weights)
+        super().__init__(denoisers, num_sources, mixing_weights, start)
         check_levels(sigma_min, sigma_max)
         check_number("num_levels", num_levels, at_least=1, whole=True)
         check_number("steps_per_level", steps_per_level, at_least=1, whole=True)
@@ -82,8 +83,7 @@ class BASIS(DenoiserMethod):
         generators: MixtureGenerators,
     ) -> Float[Tensor, "M S channels *space"]:
         """See `DenoiserMethod.sample`."""
-        shape = (len(weights), *mixtures.shape[1:])
-        sources = self.sigma_max * generators.normal(*shape)
+        sources = self.first_sources(mixtures, weights, self.sigma_max, generators)
         levels = self.sigma_max * torch.logspace(0, 1, self.num_levels, self.sigma_min / self.sigma_max)
         for number in range(self.num_levels * self.steps_per_level):
             level = float(levels[number // self.steps_per_level])

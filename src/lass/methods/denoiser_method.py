@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from lass.samplers.generators import MixtureGenerators
 from lass.separation.result import SeparationResult
 
 AnyDenoiser = Denoiser | str | Path
+StartName = Literal["mixture", "noise"]
 SMALLEST_LEVEL = 1e-10  # of the noise, so that its square is not 0 in float32
 
 
@@ -45,9 +46,12 @@ class DenoiserMethod:
         denoisers: One denoiser for all sources, or one per source; or the folders that they are saved in.
         num_sources: Number S of sources, if there is one denoiser for all of them; null for 2.
         mixing_weights: Weight of each source in the mixtures; null for their mean, 1/S each.
+        start: What the noise of the first level is added to: "noise" for nothing else, "mixture" for equal sources that
+            mix into the mixture. What many pixels have in common, as the brightness of a photograph, stays near its
+            start, because the mean of their noise is small even at the first level.
 
     Raises:
-        LassError: if a folder holds no denoiser, or the number of denoisers or weights is not S.
+        LassError: if a folder holds no denoiser, the number of denoisers or weights is not S, or `start` is unknown.
     """
 
     own_settings: ClassVar[tuple[str, ...]] = ()
@@ -57,7 +61,11 @@ class DenoiserMethod:
         denoisers: AnyDenoiser | Sequence[AnyDenoiser],
         num_sources: int | None = None,
         mixing_weights: Sequence[float] | None = None,
+        start: StartName = "noise",
     ) -> None:
+        if start not in get_args(StartName):
+            raise LassError(f"start must be 'mixture' or 'noise', not {start!r:.50}.")
+        self.start = start
         given = list(denoisers) if isinstance(denoisers, Sequence) and not isinstance(denoisers, str) else [denoisers]
         if num_sources is None:
             num_sources = max(2, len(given))
@@ -94,6 +102,17 @@ class DenoiserMethod:
             generators: Random numbers of each mixture.
         """
         raise NotImplementedError(f"{type(self).__name__} must define sample()")
+
+    def first_sources(
+        self,
+        mixtures: Float[Tensor, "M channels *space"],
+        weights: Float[Tensor, " S"],
+        sigma: float,
+        generators: MixtureGenerators,
+    ) -> Float[Tensor, "M S channels *space"]:
+        """Draw sources with noise of standard deviation `sigma`; see `start`."""
+        noise = sigma * generators.normal(len(weights), *mixtures.shape[1:])
+        return noise if self.start == "noise" else mixtures.unsqueeze(1) / weights.sum() + noise
 
     def denoise(
         self, noisy: Float[Tensor, "M S channels *space"], sigma: float, conditions: Tensor | None
@@ -187,7 +206,7 @@ class DenoiserMethod:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings on which estimates depend; see `lass.methods.protocol.ConfiguredMethod`."""
-        names = ("num_sources", "mixing_weights", *self.own_settings)
+        names = ("num_sources", "mixing_weights", "start", *self.own_settings)
         others = {
             f"denoiser {number}": {"class": type(each).__name__, **identity_of(each)}
             for number, each in enumerate(self.denoisers, 1)

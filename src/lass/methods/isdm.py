@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lass.denoisers.sampling import karras_levels
 from lass.errors import LassError, check_number
-from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, check_levels
+from lass.methods.denoiser_method import AnyDenoiser, DenoiserMethod, StartName, check_levels
 from lass.samplers.generators import MixtureGenerators
 
 LikelihoodName = Literal["dirac", "gaussian"]
@@ -25,7 +25,7 @@ class ISDM(DenoiserMethod):
     the mixture is added to the scores, see `BASIS`.
 
     Args:
-        denoisers, num_sources, mixing_weights: See `DenoiserMethod`.
+        denoisers, num_sources, mixing_weights, start: See `DenoiserMethod`.
         likelihood: "dirac" or "gaussian".
         reference: Number of the reference source of the Dirac likelihood, from 0.
         gamma: Standard deviation of the Gaussian likelihood, relative to the noise level.
@@ -60,6 +60,7 @@ class ISDM(DenoiserMethod):
         denoisers: AnyDenoiser | Sequence[AnyDenoiser],
         num_sources: int | None = None,
         mixing_weights: Sequence[float] | None = None,
+        start: StartName = "noise",
         likelihood: LikelihoodName = "dirac",
         reference: int = 0,
         gamma: float = 1.0,
@@ -70,7 +71,7 @@ class ISDM(DenoiserMethod):
         churn: float = 40.0,
         num_resamples: int = 2,
     ) -> None:
-        super().__init__(denoisers, num_sources, mixing_weights)
+        super().__init__(denoisers, num_sources, mixing_weights, start)
         if likelihood not in get_args(LikelihoodName):
             raise LassError(f"likelihood must be 'dirac' or 'gaussian', not {likelihood!r:.50}.")
         check_number("reference", reference, at_least=0, below=self.num_sources, whole=True)
@@ -96,7 +97,7 @@ class ISDM(DenoiserMethod):
         scales = weights.reshape(-1, *[1] * (mixtures.ndim - 1))
         levels = karras_levels(self.num_steps, self.sigma_min, self.sigma_max, self.rho).tolist()
         excess = 1 + min(self.churn / self.num_steps, 2**0.5 - 1)
-        sources = levels[0] * generators.normal(*shape)
+        sources = self.first_sources(mixtures, weights, levels[0], generators)
         for sigma, following in itertools.pairwise(levels):
             raised = excess * sigma
             for repeat in range(self.num_resamples):

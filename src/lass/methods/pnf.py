@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lass.errors import LassError, check_number
 from lass.methods.basis import BASIS
-from lass.methods.denoiser_method import AnyDenoiser
+from lass.methods.denoiser_method import AnyDenoiser, StartName
 from lass.samplers.generators import MixtureGenerators
 
 GOLDEN_RATIO = 0.6180339887
@@ -25,8 +25,8 @@ class PnF(BASIS):
     the order of time; their borders differ from step to step.
 
     Args:
-        denoisers, num_sources, mixing_weights: See `BASIS`. With a `window`, they must have a `receptive_field`, as
-            `lass.denoisers.WaveNetDenoiser`.
+        denoisers, num_sources, mixing_weights, start: See `BASIS`. With a `window`, the denoisers must have a
+            `receptive_field`, as `lass.denoisers.WaveNetDenoiser`.
         window: Samples of a window; null for the whole signal.
         sigma_max, sigma_min, num_levels, steps_per_level, step_size, gamma: See `BASIS`.
 
@@ -44,6 +44,7 @@ class PnF(BASIS):
         denoisers: AnyDenoiser | Sequence[AnyDenoiser],
         num_sources: int | None = None,
         mixing_weights: Sequence[float] | None = None,
+        start: StartName = "noise",
         window: int | None = None,
         sigma_max: float = 2.0,
         sigma_min: float = 0.0008,
@@ -56,6 +57,7 @@ class PnF(BASIS):
             denoisers,
             num_sources,
             mixing_weights,
+            start,
             sigma_max,
             sigma_min,
             num_levels,
