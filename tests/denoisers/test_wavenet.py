@@ -122,7 +122,7 @@ def test_a_window_moves_by_the_gradient_of_the_whole_signal(window):
             end = min(64, first if start == 0 else start + window)
             whole = BASIS.step(method, expected, mixtures, weights, number, 0.2, None, NoNoise(0, [0, 1]))
             expected = torch.cat([expected[..., :start], whole[..., start:end], expected[..., end:]], -1)
-        torch.testing.assert_close(moved, expected)
+        torch.testing.assert_close(moved, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_separation_does_not_depend_on_the_batch_or_on_earlier_ones():
@@ -130,7 +130,7 @@ def test_a_separation_does_not_depend_on_the_batch_or_on_earlier_ones():
     mixtures = torch.rand(3, 1, 64)
     together = method.separate_batch(mixtures, seed=1, indices=[7, 8, 9]).estimates
     alone = method.separate_batch(mixtures[2:], seed=1, indices=[9]).estimates
-    torch.testing.assert_close(together[2:], alone)
+    torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_wavenet_is_trained_and_pnf_evaluated_with_the_configs_of_the_experiment(tmp_path, monkeypatch):
