@@ -11,7 +11,7 @@ from toy_worlds import random_world
 
 from lass import LassError
 from lass.artifacts import fingerprint
-from lass.priors import Prior, TransformerPrior, load_prior, sample_codes
+from lass.priors import JukeboxPrior, Prior, TransformerPrior, load_prior, sample_codes
 from lass.priors.transformer import rotate, rotation
 
 K, T = 7, 6
@@ -219,3 +219,10 @@ def test_samples_have_the_class_that_was_asked_for(conditional):
         shares = torch.bincount(codes[classes == label], minlength=K) / 3000
         assert ((shares - expected[label]).abs() < 4 * (expected[label] / 3000).sqrt()).all()
     assert (expected[0] - expected[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("make", [TransformerPrior, JukeboxPrior], ids=lambda make: make.__name__)
+def test_loaded_weights_keep_the_data_type_of_the_file(make, tmp_path):
+    """They stay memory-mapped: large priors are not copied into float32."""
+    make(num_codes=5, num_positions=4, dim=8, num_layers=1, num_heads=2).bfloat16().save_pretrained(tmp_path / "prior")
+    assert {parameter.dtype for parameter in load_prior(tmp_path / "prior").parameters()} == {torch.bfloat16}

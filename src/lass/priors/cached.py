@@ -26,11 +26,11 @@ class CachedState:
 class CachedPrior(Artifact):
     """Base class of transformer priors that keep keys and values of the past in a `KeyValueCache`.
 
-    A subclass sets the attributes, and defines `first_input`, `apply_blocks` and `head`.
+    A subclass sets the attributes, also `Artifact.mapped`, which is not inherited, and defines `first_input`,
+    `apply_blocks` and `head`.
     """
 
     kind = "prior"
-    mapped = True
     num_codes: int  #: size K of the codebook
     num_positions: int  #: maximal length T of a sequence
     cache_sizes: tuple[int, int, int]  #: layers, heads and width of a head of the cache

@@ -63,6 +63,8 @@ class JukeboxPrior(CachedPrior):
     (arXiv:1904.10509) for the attention.
     """
 
+    mapped = True
+
     def __init__(
         self,
         num_codes: int = 2048,

@@ -102,6 +102,8 @@ class TransformerPrior(CachedPrior):
     Source: LASS (arXiv:2301.08562), section "Autoregressive Models"; Radford et al. 2019 (GPT-2) for the blocks.
     """
 
+    mapped = True
+
     def __init__(
         self,
         num_codes: int = 256,
