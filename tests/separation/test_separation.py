@@ -22,11 +22,19 @@ from lass.devices.numerics import widest_float
 from lass.likelihood import Pairs
 from lass.priors import TransformerPrior
 from lass.samplers import Ancestral, BeamSearch, Greedy, SequentialMonteCarlo, TopK
-from lass.separation import Candidates, ClosestToMixture, HighestScore, LatentDescent, NoRefinement, algorithm
+from lass.separation import (
+    Candidates,
+    ClosestToMixture,
+    HighestScore,
+    LatentDescent,
+    NoRefinement,
+    PosteriorDescent,
+    algorithm,
+)
 from lass.separation.batched_priors import BatchedPriors, LogPrior
 from lass.separation.entropy import entropy_by_position
 from lass.separation.posterior import StepPosterior
-from lass.separation.posterior_mean import mean_latents
+from lass.separation.posterior_mean import latent_moments
 from lass.separation.refinement import nearest_consistent
 
 # ---- the posterior of one position
@@ -349,7 +357,7 @@ def allowed_orders(group: torch.Tensor):
 
 
 @pytest.mark.parametrize("num_sources", [2, 3])
-def test_mean_latents_are_the_weighted_mean_in_one_order(codec, num_sources):
+def test_latent_moments_are_those_of_the_candidates_in_one_order(codec, num_sources):
     """Compare with a loop over candidates, each with its sources in every allowed order."""
     generator, groups = torch.Generator().manual_seed(0), GROUPS[:, :num_sources]
     codes = torch.randint(6, (3, 7, num_sources, 4), generator=generator)
@@ -358,19 +366,23 @@ def test_mean_latents_are_the_weighted_mean_in_one_order(codec, num_sources):
     weights /= weights.sum(1, keepdim=True)
     chosen = torch.tensor([1, 3, 0])
     several = Candidates(codes, torch.zeros(3, 7), weights)
-    found = mean_latents(several, chosen, codec, (2, 2), groups)
+    found, variances = latent_moments(several, chosen, codec, (2, 2), groups)
     for m, best in enumerate(chosen.tolist()):
         embedded = [codec.embed(codes[m, n].view(num_sources, 2, 2)) for n in range(7)]
-        total = torch.zeros_like(embedded[0])
+        total, squares = torch.zeros_like(embedded[0]), torch.zeros_like(embedded[0])
         for weight, latents in zip(weights[m], embedded, strict=True):
             orders = [latents[order] for order in allowed_orders(groups[m])]
-            total += weight * min(orders, key=lambda x: (x - embedded[best]).square().sum())
+            ordered = min(orders, key=lambda x: (x - embedded[best]).square().sum())
+            total += weight * ordered
+            squares += weight * ordered.square()
         torch.testing.assert_close(found[m], total, atol=1e-5, rtol=0)  # seven float32 terms below 4
+        torch.testing.assert_close(variances[m], squares - total.square(), atol=1e-5, rtol=0)
     in_double = Candidates(codes, torch.zeros(3, 7).double(), weights.double())  # a prior in double precision
-    torch.testing.assert_close(mean_latents(in_double, chosen, codec, (2, 2), groups), found)
+    torch.testing.assert_close(latent_moments(in_double, chosen, codec, (2, 2), groups)[0], found)
     impossible = Candidates(codes, torch.full((3, 7), -torch.inf), torch.zeros(3, 7))
-    found = mean_latents(impossible, chosen, codec, (2, 2), groups)
+    found, variances = latent_moments(impossible, chosen, codec, (2, 2), groups)
     torch.testing.assert_close(found[0], codec.embed(codes[0, 1].view(num_sources, 2, 2)))
+    assert not variances[0].any()
 
 
 @pytest.mark.parametrize("num_sources", [2, 3])
@@ -522,13 +534,34 @@ def test_averaging_refines_the_mean_of_the_candidates(separator, tmp_path):
         separator.codec.encode(mixtures).flatten(1), separator.priors, separator.likelihood, separator.sampler
     )
     chosen = separator.selection.select(candidates, mixtures, separator.codec, (2, 2))
-    latents = mean_latents(candidates, chosen, separator.codec, (2, 2), torch.zeros(2, 2, dtype=torch.long))
+    latents, _ = latent_moments(candidates, chosen, separator.codec, (2, 2), torch.zeros(2, 2, dtype=torch.long))
     decoded = separator.codec.decode_latents(latents.flatten(0, 1)).view_as(result.estimates)
     torch.testing.assert_close(result.estimates, decoded)
     again = Separator.from_pretrained(separator.save_pretrained(tmp_path))
     torch.testing.assert_close(again.separate_batch(mixtures).estimates, result.estimates)
     again.posterior_mean = False
     assert not torch.allclose(again.separate_batch(mixtures).estimates, result.estimates, atol=1e-4)
+
+
+def test_separator_passes_the_variance_of_its_candidates(separator, tmp_path):
+    """The refinement sees the moments of the candidates; without posterior_mean their variance is 0; it is saved."""
+    seen = []
+
+    class Seen(PosteriorDescent):
+        def refine_posterior(self, latents, variances, mixtures, codec, weights=None):
+            seen.append(variances)
+            return super().refine_posterior(latents, variances, mixtures, codec, weights)
+
+    mixtures = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    separator.refinement = Seen(steps=2)
+    for separator.posterior_mean in (False, True):
+        separator.separate_batch(mixtures)
+    assert not seen[0].any()
+    assert seen[1].amax() > 0
+    separator.refinement = PosteriorDescent(steps=2, probes=3)
+    again = Separator.from_pretrained(separator.save_pretrained(tmp_path))
+    assert again.refinement == separator.refinement
+    torch.testing.assert_close(again.separate_batch(mixtures).estimates, separator.separate_batch(mixtures).estimates)
 
 
 @pytest.mark.parametrize("shared", [True, False])

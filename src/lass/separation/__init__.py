@@ -2,7 +2,14 @@
 
 from lass.separation.algorithm import Candidates, separate_codes
 from lass.separation.num_sources import num_sources_probabilities
-from lass.separation.refinement import LatentDescent, LocalRefinement, NoRefinement, Refinement
+from lass.separation.posterior_descent import PosteriorDescent
+from lass.separation.refinement import (
+    LatentDescent,
+    LocalRefinement,
+    NoRefinement,
+    PosteriorRefinement,
+    Refinement,
+)
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, HighestScore, Selection
 from lass.separation.separator import Separator
@@ -15,6 +22,8 @@ __all__ = [
     "LatentDescent",
     "LocalRefinement",
     "NoRefinement",
+    "PosteriorDescent",
+    "PosteriorRefinement",
     "Refinement",
     "Selection",
     "SeparationResult",

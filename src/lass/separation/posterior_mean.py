@@ -1,4 +1,4 @@
-"""Posterior mean of the latents, estimated from the weighted candidates."""
+"""Posterior mean and variance of the latents, estimated from the weighted candidates."""
 
 # M mixtures, N candidates, S sources, T code positions
 
@@ -14,14 +14,14 @@ from lass.separation.algorithm import Candidates
 
 
 @torch.no_grad()
-def mean_latents(
+def latent_moments(
     candidates: Candidates,
     chosen: Int[Tensor, " M"],
     codec: Codec,
     grid: tuple[int, ...],
     groups: Int[Tensor, "M S"],
-) -> Float[Tensor, "M S dim *grid"]:
-    """Weighted mean of the candidates' codebook vectors, an estimate of the posterior mean of the latents.
+) -> tuple[Float[Tensor, "M S dim *grid"], Float[Tensor, "M S dim *grid"]]:
+    """Weighted mean and variance of the candidates' codebook vectors: estimates of the posterior's.
 
     A posterior sample has expected squared error 2 Var(z | y), the posterior mean Var(z | y). Averaging many candidates
     therefore reduces the expected squared error by up to a factor of two.
@@ -36,7 +36,7 @@ def mean_latents(
 
     Source: our own; the posterior mean minimises the expected squared error (Bayes).
     """
-    means = []
+    means, variances = [], []
     per_mixture = zip(candidates.codes, candidates.weights, chosen.tolist(), groups, strict=True)
     for codes, weights, best, group in per_mixture:
         distinct, which = codes.flatten(0, 1).unique(dim=0, return_inverse=True)
@@ -51,5 +51,8 @@ def mean_latents(
             weights = torch.zeros_like(weights).index_fill_(0, chosen.new_tensor([best]), 1.0)
         share = vectors.new_zeros(codes.shape[1], len(distinct))  # weight of each sequence, by source
         share.scatter_add_(1, which.T, weights.to(vectors).expand(codes.shape[1], -1))
-        means.append((share @ vectors).unflatten(-1, embedded.shape[1:]))
-    return torch.stack(means)
+        mean = share @ vectors
+        variance = (share @ vectors.square() - mean.square()).clamp(min=0)
+        means.append(mean.unflatten(-1, embedded.shape[1:]))
+        variances.append(variance.unflatten(-1, embedded.shape[1:]))
+    return torch.stack(means), torch.stack(variances)

@@ -33,6 +33,22 @@ class Refinement(Protocol):
 
 
 @runtime_checkable
+class PosteriorRefinement(Refinement, Protocol):
+    """A refinement that also uses how uncertain the latents are."""
+
+    def refine_posterior(
+        self,
+        latents: Tensor,
+        variances: Tensor,
+        mixtures: Tensor,
+        codec: Codec,
+        weights: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Return the estimates as `refine` does; `variances` is the posterior variance of each number in `latents`."""
+        ...
+
+
+@runtime_checkable
 class LocalRefinement(Refinement, Protocol):
     """A refinement in which a sample of the result depends on the mixture and the latents near it only."""
 
@@ -98,26 +114,44 @@ class LatentDescent:
 
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`. Mixtures do not influence each other."""
-        num_mixtures_and_sources = latents.shape[:2]
+        refined = self.descend(latents, self.proximal_weight, mixtures, codec, weights)
+        return self.consistent(NoRefinement().refine(refined, mixtures, codec), mixtures, weights)
+
+    def descend(
+        self,
+        latents: Tensor,
+        proximal_weight: float | Tensor,
+        mixtures: Tensor,
+        codec: Codec,
+        weights: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Return the latents that minimise the objective, shaped like `latents`.
+
+        Args:
+            latents, mixtures, codec, weights: As of `refine`.
+            proximal_weight: One weight, or one for every number in `latents`.
+        """
         # Lightning predicts in inference mode, whose tensors cannot take part in autograd: leave it and copy them.
         with torch.inference_mode(False), torch.enable_grad():
-            start = latents.flatten(0, 1).clone().detach()
+            start = latents.clone().detach()
+            factor = proximal_weight.clone() if isinstance(proximal_weight, Tensor) else proximal_weight
             mixtures = mixtures.clone()
             moving = start.clone().requires_grad_()
             optimizer = torch.optim.Adam([moving], self.learning_rate)
             for step in range(self.steps):
                 if self.halve_every and step and step % self.halve_every == 0:
                     optimizer.param_groups[0]["lr"] /= 2
-                remixed = mix(codec.decode_latents(moving).unflatten(0, num_mixtures_and_sources), weights)
+                decoded = codec.decode_latents(moving.flatten(0, 1)).unflatten(0, moving.shape[:2])
                 # Mean within a mixture, sum over mixtures: the gradient of a mixture does not depend on its batch.
-                misfit = (remixed - mixtures).square().flatten(1).mean(1).sum()
-                distance = (moving - start).square().unflatten(0, num_mixtures_and_sources).flatten(2).mean(2).sum()
-                loss = misfit + self.proximal_weight * distance
-                (moving.grad,) = torch.autograd.grad(loss, [moving])
+                misfit = (mix(decoded, weights) - mixtures).square().flatten(1).mean(1).sum()
+                distance = (factor * (moving - start).square()).flatten(2).mean(2).sum()
+                (moving.grad,) = torch.autograd.grad(misfit + distance, [moving])
                 optimizer.step()
-        with torch.no_grad():
-            estimates = codec.decode_latents(moving.detach()).unflatten(0, num_mixtures_and_sources)
-            return nearest_consistent(estimates, mixtures, weights) if self.project_to_mixture else estimates
+        return moving.detach()
+
+    def consistent(self, estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
+        """Return the estimates, projected if `project_to_mixture`."""
+        return nearest_consistent(estimates, mixtures, weights) if self.project_to_mixture else estimates
 
 
 def nearest_consistent(estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:

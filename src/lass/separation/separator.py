@@ -32,8 +32,8 @@ from lass.samplers import Sampler, TopK
 from lass.separation.algorithm import Candidates, Progress, separate_codes
 from lass.separation.compatibility import check_parts
 from lass.separation.entropy import entropy_by_position
-from lass.separation.posterior_mean import mean_latents
-from lass.separation.refinement import LatentDescent, Refinement
+from lass.separation.posterior_mean import latent_moments
+from lass.separation.refinement import LatentDescent, PosteriorRefinement, Refinement
 from lass.separation.result import SeparationResult
 from lass.separation.selection import ClosestToMixture, Selection
 from lass.separation.storage import MAX_SOURCES, fingerprints_of, load_parts, save_parts
@@ -185,8 +185,8 @@ class Separator(ModelHubMixin):
         groups = self.exchangeable(conditions, len(mixtures))
         with full_precision(self.device):
             chosen = self.selection.select(candidates, mixtures, self.codec, grid, self.mixing_weights)
-            codes, latents = self.codes_and_latents(candidates, chosen, grid, groups)
-            estimates = self.refinement.refine(latents, mixtures, self.codec, self.mixing_weights)
+            codes, latents, variances = self.codes_and_latents(candidates, chosen, grid, groups)
+            estimates = self._refine(latents, variances, mixtures)
         if not estimates.isfinite().all():
             raise LassError(
                 f"The estimates became NaN or infinite: lower the step size of {type(self.refinement).__name__}, or "
@@ -250,9 +250,9 @@ class Separator(ModelHubMixin):
     @torch.no_grad()
     def codes_and_latents(
         self, candidates: Candidates, chosen: Tensor, grid: tuple[int, ...], groups: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the selected candidates' codes, (M, S, *grid), and the initial latents of the refinement, (M, S, dim,
-        *grid).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the selected candidates' codes, (M, S, *grid), the initial latents of the refinement and their
+        posterior variances, both (M, S, dim, *grid). The variances are 0 without `posterior_mean`.
 
         Args:
             candidates: Candidates of Algorithm 1.
@@ -262,8 +262,14 @@ class Separator(ModelHubMixin):
         """
         codes = candidates.codes[torch.arange(len(chosen), device=chosen.device), chosen].unflatten(-1, grid)
         if self.posterior_mean:
-            return codes, mean_latents(candidates, chosen, self.codec, grid, groups)
-        return codes, self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+            return codes, *latent_moments(candidates, chosen, self.codec, grid, groups)
+        latents = self.codec.embed(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        return codes, latents, torch.zeros_like(latents)
+
+    def _refine(self, latents: Tensor, variances: Tensor, mixtures: Tensor) -> Tensor:
+        if isinstance(self.refinement, PosteriorRefinement):
+            return self.refinement.refine_posterior(latents, variances, mixtures, self.codec, self.mixing_weights)
+        return self.refinement.refine(latents, mixtures, self.codec, self.mixing_weights)
 
     def exchangeable(self, conditions: Tensor | None, num_mixtures: int) -> Tensor:
         """Return the groups of exchangeable sources, (num_mixtures, sources) long: equal numbers within a group.

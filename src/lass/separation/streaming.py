@@ -177,4 +177,5 @@ def _separate_window(
     with full_precision(separator.device):
         chosen = separator.selection.select(whole, target, codec, (heard.shape[-1],), separator.mixing_weights)
         groups = separator.exchangeable(None, len(mixture))
-        return separator.codes_and_latents(candidates, chosen, (stop - start,), groups)
+        codes, latents, _ = separator.codes_and_latents(candidates, chosen, (stop - start,), groups)
+        return codes, latents
