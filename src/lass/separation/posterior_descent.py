@@ -1,4 +1,4 @@
-"""Refinement of the posterior mean: numbers and pixels are corrected in proportion to their posterior variance."""
+"""Refinement of the posterior mean of the latents that uses their posterior variance."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lass.codecs import Codec
 from lass.errors import check_number
 from lass.separation.refinement import LatentDescent
 
-MIN_VARIANCE = 1e-4  # of a sample of a signal, so that a residual is shared equally where no source is uncertain
+BASE_VARIANCE = 1e-4  # added to that of every sample of a signal: where all are 0, the residual is shared equally
 
 
 @register
 @dataclass(frozen=True)
 class PosteriorDescent(LatentDescent):
-    """LatentDescent that moves certain latents less than uncertain ones, and shares what is left in the same way.
+    """LatentDescent with the posterior variance: in the proximal term, and to share the residual among the sources.
 
     Let m be the mean of the candidates' latents and v their variance, for every number in the latents, and f the
-    variance_floor, which stands for the quantisation error of the codec.
+    variance_floor, which accounts for the quantisation error of the codec.
 
     1. Descent: minimise mean((mix(D(e¹), …, D(eˢ)) − y)²) + proximal_weight · Σₛ mean((eˢ − mˢ)² / (vˢ + f)). With
        N(m, v + f) as the prior of the latents, this is a maximum a posteriori estimate.
@@ -74,30 +74,27 @@ class PosteriorDescent(LatentDescent):
     @torch.no_grad()
     def _decode(self, latents: Tensor, variances: Tensor, codec: Codec) -> tuple[Tensor, Tensor]:
         """Decode latents; return the signals and their variance, both (M, S, channels, *space)."""
-        decoded = codec.decode_latents(latents.flatten(0, 1))
-        deviation = variances.flatten(0, 1).sqrt()
-        generator = torch.Generator().manual_seed(0)
-        total = torch.zeros_like(decoded)
+        decoded, deviation = _decoded(latents, codec), variances.sqrt()
+        generator, total = torch.Generator().manual_seed(0), torch.zeros_like(decoded)
         for _ in range(self.probes):
             # The same noise for all mixtures, so that the result of one does not depend on its batch.
-            noise = (
-                torch.randn(latents.shape[1:], generator=generator)
-                .to(deviation)
-                .repeat(len(latents), *[1] * (latents.dim() - 2))
-            )
-            total += (codec.decode_latents(latents.flatten(0, 1) + deviation * noise) - decoded).square()
-        shape = latents.shape[:2]
-        return decoded.unflatten(0, shape), (total / self.probes).unflatten(0, shape)
+            noise = torch.randn(latents.shape[1:], generator=generator).to(deviation)
+            total += (_decoded(latents + deviation * noise, codec) - decoded).square()
+        return decoded, total / self.probes
+
+
+def _decoded(latents: Tensor, codec: Codec) -> Tensor:
+    return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
 
 def share_residual(
     estimates: Tensor, variances: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None
 ) -> Tensor:
-    """Share what the estimates lack to the mixture in proportion to their variance; see `PosteriorDescent`, 2.
+    """Share the residual of the mixture among the estimates in proportion to their variance; see `PosteriorDescent`, 2.
 
     Args:
         estimates: (M, S, channels, *space).
-        variances: Variance of each of their numbers; values below `MIN_VARIANCE` count as that.
+        variances: Variance of each of their numbers; `BASE_VARIANCE` is added.
         mixtures: (M, channels, *space).
         weights: Mixing weights; None for the mean.
 
@@ -107,6 +104,6 @@ def share_residual(
     num_sources = estimates.shape[1]
     factors = estimates.new_tensor(weights or [1 / num_sources] * num_sources)
     factors = factors.view(-1, *[1] * (estimates.dim() - 2))
-    gains = factors * (variances + MIN_VARIANCE)
+    gains = factors * (variances + BASE_VARIANCE)
     residual = mixtures[:, None] - (factors * estimates).sum(1, keepdim=True)
     return estimates + gains / (factors * gains).sum(1, keepdim=True) * residual
