@@ -11,7 +11,7 @@ from torch import Tensor
 from lass.artifacts import register
 from lass.codecs import Codec
 from lass.errors import check_number
-from lass.separation.refinement import LatentDescent
+from lass.separation.refinement import LatentDescent, decode_sources
 
 BASE_VARIANCE = 1e-4  # added to that of every sample of a signal: where all are 0, the residual is shared equally
 
@@ -74,17 +74,13 @@ class PosteriorDescent(LatentDescent):
     @torch.no_grad()
     def _decode(self, latents: Tensor, variances: Tensor, codec: Codec) -> tuple[Tensor, Tensor]:
         """Decode latents; return the signals and their variance, both (M, S, channels, *space)."""
-        decoded, deviation = _decoded(latents, codec), variances.sqrt()
+        decoded, deviation = decode_sources(latents, codec), variances.sqrt()
         generator, total = torch.Generator().manual_seed(0), torch.zeros_like(decoded)
         for _ in range(self.probes):
             # The same noise for all mixtures, so that the result of one does not depend on its batch.
             noise = torch.randn(latents.shape[1:], generator=generator).to(deviation)
-            total += (_decoded(latents + deviation * noise, codec) - decoded).square()
+            total += (decode_sources(latents + deviation * noise, codec) - decoded).square()
         return decoded, total / self.probes
-
-
-def _decoded(latents: Tensor, codec: Codec) -> Tensor:
-    return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
 
 def share_residual(

@@ -74,7 +74,7 @@ class NoRefinement:
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`."""
-        return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        return decode_sources(latents, codec)
 
 
 @register
@@ -141,7 +141,7 @@ class LatentDescent:
             for step in range(self.steps):
                 if self.halve_every and step and step % self.halve_every == 0:
                     optimizer.param_groups[0]["lr"] /= 2
-                decoded = codec.decode_latents(moving.flatten(0, 1)).unflatten(0, moving.shape[:2])
+                decoded = decode_sources(moving, codec)
                 # Mean within a mixture, sum over mixtures: the gradient of a mixture does not depend on its batch.
                 misfit = (mix(decoded, weights) - mixtures).square().flatten(1).mean(1).sum()
                 distance = (factor * (moving - start).square()).flatten(2).mean(2).sum()
@@ -152,6 +152,11 @@ class LatentDescent:
     def consistent(self, estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """Return the estimates, projected if `project_to_mixture`."""
         return nearest_consistent(estimates, mixtures, weights) if self.project_to_mixture else estimates
+
+
+def decode_sources(latents: Tensor, codec: Codec) -> Tensor:
+    """Decode latents, (M, S, dim, *grid), to signals, (M, S, channels, *space)."""
+    return codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
 
 def nearest_consistent(estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
