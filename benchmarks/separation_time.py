@@ -25,7 +25,7 @@ from lass.data.module import SourceDataModule, weights_of
 from lass.methods.protocol import MovableMethod, OracleMethod, SeparationMethod, WeightedMethod
 from lass.report.tables.configured import from_config
 from lass.report.tables.definition import all_tables, load_table
-from lass.report.tables.seconds import OUTPUT, seconds_file, write_seconds
+from lass.report.tables.seconds import OUTPUT, describe_machine, seconds_file, write_seconds
 
 
 def folders_of(dataset: str) -> list[str]:
@@ -90,7 +90,7 @@ def main() -> None:
     if not folders:
         raise LassError(f"No method of {options.dataset} has results: `make eval-{options.dataset}` makes some.")
     times = {}
-    machine = {"device": options.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = describe_machine(options.device)
     print(f"{options.device}, {torch.get_num_threads()} threads, {options.repetitions} separations each")
     for folder in folders:
         try:

@@ -29,7 +29,8 @@ from lass.report.tables.lines import Line, lines_of
 from lass.report.tables.pictures import separations
 from lass.report.tables.plan import Wishes, commands, describe, plan, run_command
 from lass.report.tables.plots import quality_against_seconds
-from lass.report.tables.seconds import read_seconds, write_seconds
+from lass.report.tables.published import PUBLISHED, publish, read_published
+from lass.report.tables.seconds import Timing, describe_machine, read_seconds, timing, write_seconds
 from lass.report.tables.statistics import Estimate, estimate, paired_difference
 from lass.report.tables.writers import escape_latex, markdown, section_of, write_all
 
@@ -165,7 +166,7 @@ def test_plan_runs_what_is_cheap_and_nothing_twice(defined, tmp_path):
     everything = {item.row.name: item for item in plan(table, Wishes(everything=True), {})}
     assert {name for name, item in everything.items() if item.runs_now} == {"quick", "slow", "cheap", "begun", "same"}
     assert everything["quick"].target == 1000
-    measured = plan(table, Wishes(), {"runs/mnist/slow": Estimate(1.0, 0.1, 0.1, 10)})
+    measured = plan(table, Wishes(), {"runs/mnist/slow": Timing(1.0, 0.1, 0.1, 10)})
     assert measured[2].runs_now  # the measured time replaces the estimate
     write_results("runs/mnist/quick", [1.0, 2.0])
     write_results("runs/mnist/quick", [3.0], first=2, table=False)  # a run of all mixtures that was stopped
@@ -223,7 +224,7 @@ def test_table_has_scores_intervals_differences_and_times(defined, tmp_path):
     )
     write_results("runs/mnist/separate", lass)
     write_results("runs/mnist/nmf", nmf[:30])
-    times = {"runs/mnist/nmf": estimate([0.5, 0.7]), "runs/mnist/elsewhere": estimate([1.0])}
+    times = {"runs/mnist/nmf": timing([0.5, 0.7], "cpu"), "runs/mnist/elsewhere": timing([1.0], "cpu")}
     (part,) = table.parts
     lines = lines_of(part, plan(table, Wishes(), times), times, failed=["runs/mnist/failed"])
     section = section_of(part, lines, "MNIST", ["note"])
@@ -312,11 +313,78 @@ def test_times_are_stored_for_all_methods(tmp_path):
     assert read_seconds(path) == {}
     write_seconds(path, {"threads": 2}, {"runs/mnist/nmf": [1.0, 3.0]})
     found = read_seconds(path)["runs/mnist/nmf"]
-    assert (found.mean, found.num) == (2, 2)
+    assert (found.mean, found.num, found.values, found.machine) == (2, 2, (1.0, 3.0), "threads 2")
     assert found.deviation == pytest.approx(math.sqrt(2))
-    path.write_text('{"seconds": {"runs/mnist/nmf": ["x"]}}')
-    with pytest.raises(LassError, match=r"holds no times of methods: delete it, and measure again with `make seconds`"):
-        read_seconds(path)
+    for damaged in ('{"machine": {}, "seconds": {"runs/mnist/nmf": ["x"]}}', '{"seconds": {}}', '{"machine": 1}'):
+        path.write_text(damaged)
+        with pytest.raises(LassError, match=r"holds no times of methods: delete it, and measure again with `make sec"):
+            read_seconds(path)
+
+
+def test_a_machine_is_described_by_its_processor():
+    machine = describe_machine("cpu")
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["model"]
+
+
+def test_published_results_stand_in_for_runs_that_were_not_made(defined):
+    scores = [20.123456789, math.nan, -3.0, 1e-9]
+    write_results("runs/mnist/nmf", scores, checksums=4238722402, summary={"fid": {"estimates": 8.5}})
+    made = read_results("runs/mnist/nmf")
+    root = publish("runs/mnist/nmf", made, "make eval-mnist METHOD=nmf", timing([0.5, 0.7], "device cpu"))
+    assert root == PUBLISHED / "mnist/nmf"
+    about = json.loads((root / "about.json").read_text())
+    assert (about["command"], about["settings"]["seed"]) == ("make eval-mnist METHOD=nmf", 0)
+    shutil.rmtree("runs")
+
+    found = read_published("runs/mnist/nmf")
+    assert found.published == about["date"]
+    assert list(found.scores) == [(i, 4238722402 + i) for i in range(4)]
+    assert list(found.values("psnr_db").values()) == pytest.approx(scores, rel=1e-5, nan_ok=True)
+    assert found.distance("fid.estimates") == 8.5
+    assert (found.seconds.mean, found.seconds.machine) == (pytest.approx(0.6), "device cpu")
+    assert read_published("runs/mnist/none").scores == {}
+
+    table = defined(row("nmf", "runs/mnist/nmf"), row("lass", "runs/mnist/separate", run={"needs": ["gone"]}))
+    (nmf, lass) = plan(table, Wishes(), {})
+    assert (nmf.is_complete, nmf.runs_now, lass.results.scores) == (True, False, {})
+    assert "published       nmf (MNIST): 4 mixtures" in "\n".join(describe([nmf], Wishes()))
+    (line, _) = lines_of(table.parts[0], [nmf, lass], {})
+    assert line.note == f"published {about['date']}"
+    assert line.seconds.mean == pytest.approx(0.6)
+    assert lines_of(table.parts[0], [nmf, lass], {"runs/mnist/nmf": timing([3.0], "cpu")})[0].seconds.mean == 3
+    assert plan(table, Wishes(published=False), {})[0].runs_now
+    (more, _) = plan(table, Wishes(num_mixtures=6), {})
+    assert (more.runs_now, len(more.results.scores)) == (True, 4)  # shown until the run is made
+    write_results("runs/mnist/nmf", [1.0])
+    assert len(plan(table, Wishes(), {})[0].results.scores) == 1  # one's own results come first
+    (root / "about.json").write_text('{"date": "2026-11-28"}')
+    assert "about.json is damaged" in read_published("runs/mnist/nmf").problem
+
+
+def test_models_trained_here_are_run_although_results_are_published(defined):
+    trained = {"needs": ["runs/mnist/dictionaries"], "train": ["make train-nmf DATASET=mnist"]}
+    table = defined(row("nmf", "runs/mnist/nmf", run=trained, seconds=1))
+    write_results("runs/mnist/nmf", [1.0, 2.0, 3.0, 4.0])
+    publish("runs/mnist/nmf", read_results("runs/mnist/nmf"), "make eval-mnist METHOD=nmf", None)
+    shutil.rmtree("runs")
+    assert not plan(table, Wishes(), {})[0].runs_now
+    Path("runs/mnist/dictionaries").mkdir(parents=True)
+    (planned,) = plan(table, Wishes(), {})
+    assert planned.runs_now
+    assert "to run now      nmf (MNIST): 4 mixtures, about 24 s; published" in "\n".join(describe([planned], Wishes()))
+
+
+def test_published_results_of_the_repository_are_whole_and_belong_to_rows(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    folders = {run.folder for key in all_tables() for p in load_table(key).parts for r in p.rows for run in r.runs}
+    published = {path.parent for path in PUBLISHED.rglob("about.json")}
+    assert published
+    assert published <= {PUBLISHED / Path(folder).relative_to("runs") for folder in folders}
+    for path in published:
+        found = read_published(Path("runs") / path.relative_to(PUBLISHED))
+        assert found.problem == ""
+        assert len(found.scores) == len({index for index, _ in found.scores}) > 1
 
 
 def test_time_of_lass_is_measured_from_its_results(chain):
@@ -337,10 +405,10 @@ def test_time_of_lass_is_measured_from_its_results(chain):
 def test_plot_shows_methods_with_score_and_time():
     column, score = Column("psnr_db", "PSNR in dB"), Estimate(20.0, 5.0, 1.0, 100)
     lines = [
-        Line(Row("NMF", "blind"), {"psnr_db": score}, {}, Estimate(0.1, 0.01, 0.01, 10), 100, ""),
-        Line(Row("$LASS_2$", "LASS"), {"psnr_db": score}, {}, Estimate(2.0, 0.1, 0.1, 10), 100, ""),
+        Line(Row("NMF", "blind"), {"psnr_db": score}, {}, Timing(0.1, 0.01, 0.01, 10), 100, ""),
+        Line(Row("$LASS_2$", "LASS"), {"psnr_db": score}, {}, Timing(2.0, 0.1, 0.1, 10), 100, ""),
         Line(Row("no time"), {"psnr_db": score}, {}, None, 100, ""),
-        Line(Row("no score"), {}, {}, Estimate(2.0, 0.1, 0.1, 10), 0, ""),
+        Line(Row("no score"), {}, {}, Timing(2.0, 0.1, 0.1, 10), 0, ""),
     ]
     (axes,) = quality_against_seconds(lines, column, "MNIST").axes
     assert axes.get_xscale() == "log"

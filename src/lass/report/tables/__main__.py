@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ from lass.report.tables.lines import Line, lines_of
 from lass.report.tables.pictures import separations
 from lass.report.tables.plan import Planned, Wishes, commands, describe, duration, plan, run_command
 from lass.report.tables.plots import quality_against_seconds
-from lass.report.tables.seconds import OUTPUT, describe_machine, read_seconds, seconds_file
-from lass.report.tables.statistics import Estimate
+from lass.report.tables.published import publish
+from lass.report.tables.seconds import OUTPUT, Timing, read_seconds, seconds_file
 from lass.report.tables.writers import section_of, write_all
 
 REPETITIONS = 11  # of a method when times are measured: one to warm up and ten that count
@@ -33,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="make all runs that need no training, with all mixtures")
     parser.add_argument("--plan", action="store_true", help="only say what is missing and what would be run")
     parser.add_argument("--no-runs", action="store_true", help="only use the results that are there")
+    parser.add_argument("--own", action="store_true", help="ignore published results")
+    parser.add_argument("--publish", action="store_true", help="copy the results into experiments/published")
     parser.add_argument("--minutes", type=float, default=10.0, help="make runs that take at most so long (default 10)")
     parser.add_argument("--mixtures", type=int, help="number of mixtures of every row")
     parser.add_argument(
@@ -59,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for dataset, sign, _ in pairs:
         if not sign or not Path("experiments", dataset, "separate.yaml").is_file():
             raise LassError(f"--options needs DATASET=OPTIONS with a folder of experiments, not {dataset!r}.")
-    wishes = Wishes(options.all, options.minutes, options.mixtures, {name: text for name, _, text in pairs})
+    extra = {name: text for name, _, text in pairs}
+    wishes = Wishes(options.all, options.minutes, options.mixtures, extra, not (options.own or options.publish))
     tables = [load_table(name) for name in options.names or all_tables()]
     failed = _run_missing(tables, wishes, may_run=not (options.plan or options.no_runs))
     if options.plan:
         return
+    if options.publish:
+        _publish([table for table in tables if table.kind == "scores"], wishes)
     for table in tables:
         print("\n" + write(table, wishes, failed), flush=True)
 
@@ -90,7 +96,7 @@ def _measure_missing_times(tables: Sequence[Table], wishes: Wishes) -> None:
     needed: dict[str, dict[str, float]] = {}  # estimated seconds by dataset and folder
     for table in tables:
         for item in plan(table, wishes, _times(table)):
-            if item.run is not None and item.results.scores and not item.row.prefix:
+            if item.run is not None and item.results.num_stored and not item.results.published and not item.row.prefix:
                 needed.setdefault(item.part.dataset, {})[item.run.folder] = item.row.seconds
     for dataset, folders in needed.items():
         if set(folders) <= set(_read_times(dataset)):
@@ -103,7 +109,7 @@ def _measure_missing_times(tables: Sequence[Table], wishes: Wishes) -> None:
             print(f"\nTimes of {dataset} are not measured, about {duration(seconds)}: {command}", flush=True)
 
 
-def _read_times(dataset: str) -> dict[str, Estimate]:
+def _read_times(dataset: str) -> dict[str, Timing]:
     """Measured times of a dataset; a damaged file is reported and counts as none."""
     try:
         return read_seconds(seconds_file(dataset))
@@ -112,7 +118,7 @@ def _read_times(dataset: str) -> dict[str, Estimate]:
         return {}
 
 
-def _times(table: Table) -> dict[str, Estimate]:
+def _times(table: Table) -> dict[str, Timing]:
     return {folder: time for part in table.parts for folder, time in _read_times(part.dataset).items()}
 
 
@@ -130,16 +136,36 @@ def write(table: Table, wishes: Wishes, failed: Sequence[str] = (), output: Path
     planned = plan(table, wishes, times)
     for part in table.parts:
         lines = lines_of(part, [item for item in planned if item.part is part], times, failed)
-        measured = [line.seconds.num for line in lines if line.seconds is not None]
-        machine = describe_machine(seconds_file(part.dataset)) if measured else ""
-        about = (
-            [f"Seconds: mean ± deviation of {max(measured)} separations of one mixture; {machine}."] if measured else []
-        )
-        remarks = [*about, *(notes if part is table.parts[-1] else [])]
+        remarks = [*_about_seconds(lines), *(notes if part is table.parts[-1] else [])]
         sections.append(section_of(part, lines, part.name, remarks))
         pictures += _write_plot(table, part.name, part.dataset, lines, output)
     text = write_all(output, table.key, table.title, sections)
     return "\n".join([text, *pictures, f"Files: {output / table.key}.md, .tex, .csv"])
+
+
+def _about_seconds(lines: Sequence[Line]) -> list[str]:
+    """What the seconds are and where they were measured; times of several machines are not comparable."""
+    machines: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.seconds is not None:
+            machines.setdefault(line.seconds.machine, []).append(line)
+    if not machines:
+        return []
+    num = max(line.seconds.num for line in lines if line.seconds is not None)
+    names = {machine: f" ({', '.join(line.row.name for line in found)})" for machine, found in machines.items()}
+    where = "; ".join(f"{machine}{names[machine] if len(machines) > 1 else ''}" for machine in machines)
+    return [f"Seconds: mean ± deviation of {num} separations of one mixture; {where}."]
+
+
+def _publish(tables: Sequence[Table], wishes: Wishes) -> None:
+    """Publish all results of the tables that were made here."""
+    for table in tables:
+        times = _times(table)
+        for item in plan(table, wishes, times):
+            if item.run is not None and item.results.scores and not item.results.problem and not item.row.prefix:
+                command = dataclasses.replace(item, target=len(item.results.scores)).command(wishes)
+                path = publish(item.run.folder, item.results, command, times.get(item.run.folder))
+                print(f"Published: {path}, {len(item.results.scores):,} mixtures")
 
 
 def _write_plot(table: Table, name: str, dataset: str, lines: Sequence[Line], output: Path) -> list[str]:

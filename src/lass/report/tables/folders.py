@@ -11,6 +11,7 @@ from typing import Any
 from lass.artifacts import read_json
 from lass.errors import LassError
 from lass.report.results import CONTENT
+from lass.report.tables.seconds import Timing
 
 OTHER_VERSION = "made by another version of lass, replace it with --model.overwrite=true"
 Key = tuple[int, int]  # index of a mixture, checksum of its sources
@@ -25,12 +26,16 @@ class Results:
         summary: Statistics over all mixtures, which has also the Fréchet distances.
         num_stored: Number of mixtures with a stored result; more than in `scores` while a run is unfinished.
         problem: Why there are no scores, or not those of all stored mixtures; empty if all is well.
+        published: Date of published results; empty for those of a results folder.
+        seconds: Published seconds for one mixture alone.
     """
 
     scores: dict[Key, dict[str, float]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     num_stored: int = 0
     problem: str = ""
+    published: str = ""
+    seconds: Timing | None = None
 
     def values(self, score: str) -> dict[Key, float]:
         """One score by mixture; NaN where it is undefined."""
@@ -56,7 +61,7 @@ def read_results(root: str | Path) -> Results:
             return Results(problem=OTHER_VERSION)
         if not (root / "results.csv").is_file():
             return Results(num_stored=num_stored, problem=f"unfinished: {num_stored} mixtures are stored, no table yet")
-        scores = _read_table(root / "results.csv")
+        scores = read_table(root / "results.csv")
         summary = read_json(root / "summary.json", "summary") if (root / "summary.json").is_file() else {}
     except LassError as error:
         return Results(num_stored=num_stored, problem=" ".join(str(error).split()))
@@ -64,7 +69,12 @@ def read_results(root: str | Path) -> Results:
     return Results(scores, summary, max(num_stored, len(scores)), unfinished)
 
 
-def _read_table(path: Path) -> dict[Key, dict[str, float]]:
+def read_table(path: Path) -> dict[Key, dict[str, float]]:
+    """Read the scores of each mixture.
+
+    Raises:
+        LassError: if the file is damaged.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [{str(name): cell for name, cell in row.items()} for row in csv.DictReader(file)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lass.report.tables.definition import SECONDS, Column, Part, Row
 from lass.report.tables.plan import Planned
+from lass.report.tables.seconds import Timing
 from lass.report.tables.statistics import Estimate, estimate, paired_difference
 
 
@@ -26,7 +27,7 @@ class Line:
     row: Row
     scores: dict[str, Estimate]
     differences: dict[str, Estimate]
-    seconds: Estimate | None
+    seconds: Timing | None
     num_mixtures: int
     note: str
 
@@ -36,7 +37,7 @@ class Line:
 
 
 def lines_of(
-    part: Part, planned: Sequence[Planned], times: Mapping[str, Estimate], failed: Sequence[str] = ()
+    part: Part, planned: Sequence[Planned], times: Mapping[str, Timing], failed: Sequence[str] = ()
 ) -> list[Line]:
     """Numbers of all rows of a part.
 
@@ -51,7 +52,7 @@ def lines_of(
 
 
 def _line(
-    part: Part, item: Planned, reference: Planned | None, times: Mapping[str, Estimate], failed: Sequence[str]
+    part: Part, item: Planned, reference: Planned | None, times: Mapping[str, Timing], failed: Sequence[str]
 ) -> Line:
     scores, differences = {}, {}
     for column in part.columns:
@@ -63,7 +64,7 @@ def _line(
         if difference := paired_difference(own, others):
             differences[column.score] = difference
     folder = item.run.folder if item.run is not None else ""
-    seconds = None if item.row.prefix else times.get(folder)
+    seconds = None if item.row.prefix else times.get(folder, item.results.seconds)
     num_mixtures = len(item.results.scores)
     return Line(item.row, scores, differences, seconds, num_mixtures, _note(item, folder in failed))
 
@@ -82,7 +83,7 @@ def _statistics(item: Planned, column: Column) -> Estimate | None:
 
 def _note(item: Planned, has_failed: bool) -> str:
     """What is missing or wrong, in a few words."""
-    notes = [item.row.note]
+    notes = [item.row.note, f"published {item.results.published}" if item.results.published else ""]
     if has_failed:
         notes.append("the run failed, see its output")
     elif item.results.problem:

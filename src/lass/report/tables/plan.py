@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lass.report.tables.definition import Part, Row, Run, Table
 from lass.report.tables.folders import OTHER_VERSION, Results, read_results
-from lass.report.tables.statistics import Estimate
+from lass.report.tables.published import read_published
+from lass.report.tables.seconds import Timing
 
 START_SECONDS = 20.0  # of a run, until it separates its first mixture
 #: Variables of make that must not be passed on to the make commands of runs, where they have another meaning
@@ -38,12 +39,14 @@ class Wishes:
         minutes: Time up to which a run is made otherwise.
         num_mixtures: Number of mixtures of every row; None for those of the definitions.
         options: Additional options of the runs by dataset.
+        published: Whether published results stand in for runs that were not made.
     """
 
     everything: bool = False
     minutes: float = 10.0
     num_mixtures: int | None = None
     options: dict[str, str] = dataclasses.field(default_factory=dict)
+    published: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +84,37 @@ class Planned:
         return f'{self.run.command} ARGS="{" ".join(filter(None, options))}"'
 
 
-def plan(table: Table, wishes: Wishes, times: Mapping[str, Estimate]) -> list[Planned]:
-    """Compare the rows of a table with the results folders.
+def plan(table: Table, wishes: Wishes, times: Mapping[str, Timing]) -> list[Planned]:
+    """Compare the rows of a table with the results folders, and with published results.
 
     Args:
         table: Definition.
         wishes: What may be run.
         times: Measured seconds for one mixture by results folder, which replace the estimates of the definition.
     """
-    return [_planned(part, row, wishes, times) for part in table.parts for row in part.rows]
+    planned = [_planned(part, row, wishes, times) for part in table.parts for row in part.rows]
+    # A figure of separations needs the estimates, which are not published.
+    return [_or_published(item) for item in planned] if wishes.published and table.kind == "scores" else planned
 
 
-def _planned(part: Part, row: Row, wishes: Wishes, times: Mapping[str, Estimate]) -> Planned:
+def _or_published(item: Planned) -> Planned:
+    """The same row with published results if it has none of its own.
+
+    Published results replace a run unless it would show models that were trained here.
+    """
+    if item.is_complete or item.results.num_stored:
+        return item
+    found = [(run, read_published(run.folder)) for run in item.row.runs]
+    run, results = max(found, key=lambda pair: len(pair[1].scores))
+    if not results.scores:
+        return item
+    trained_here = item.run is not None and any(Path(path).is_relative_to("runs") for path in item.run.needs)
+    if len(results.scores) < item.target or (trained_here and item.runs_now):
+        return dataclasses.replace(item, results=results)
+    return dataclasses.replace(item, run=run, results=results, seconds=0.0, runs_now=False)
+
+
+def _planned(part: Part, row: Row, wishes: Wishes, times: Mapping[str, Timing]) -> Planned:
     all_mixtures = wishes.num_mixtures or part.num_mixtures(row)
     target = all_mixtures if wishes.everything or not row.quick else min(row.quick, all_mixtures)
     found = [(run, read_results(run.folder)) for run in row.runs]
@@ -137,9 +159,10 @@ def describe(planned: Iterable[Planned], wishes: Wishes) -> list[str]:
         if not item.row.runs:
             continue
         name, num = f"{item.row.name} ({item.part.name})", len(item.results.scores)
-        reason = f"; {item.results.problem}" if item.results.problem else ""
-        if item.is_complete:
-            lines.append(entry("complete", f"{name}: {num:,} mixtures"))
+        published = f"published {item.results.published}: {num:,} mixtures" if item.results.published else ""
+        reason = "".join(f"; {words}" for words in (item.results.problem, published) if words)
+        if item.is_complete and not item.runs_now:
+            lines.append(entry("published" if published else "complete", f"{name}: {num:,} mixtures"))
         elif item.run is None:
             untrained.setdefault(tuple(item.row.runs[0].train), []).append(name + reason)
         elif not item.seconds:
