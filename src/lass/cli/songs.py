@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lass.cli.files import SONGS, find_files, folder_name, make_folder, refuse_to_lose
+from lass.codecs import block_of
 from lass.data.audio.files import AudioInfo, audio_info, check_whole, read_segment, resampled_length
 from lass.errors import LassError
 from lass.priors import BoundedPrior
@@ -117,8 +118,9 @@ def separate_song(
     info, codec = check_song(path, separator), audio_codec_of(separator)
     num_samples = resampled_length(info.num_samples, info.sample_rate, codec.sample_rate)
     bounds = [prior.num_positions for prior in separator.priors if isinstance(prior, BoundedPrior)]
-    window = min(bounds, default=UNBOUNDED_WINDOW)
-    context = window // 2
+    block = block_of(codec)
+    window = min(bounds, default=UNBOUNDED_WINDOW) // block * block
+    context = window // 2 // block * block
 
     *files, figure = targets
     weights = separator.mixing_weights or [1 / len(files)] * len(files)
@@ -132,7 +134,7 @@ def separate_song(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".separating-") as temporary:
             drafts = [Path(temporary) / f".draft-{i}.wav" for i in range(len(files))]  # no source has such a name
-            total = num_windows(num_samples, codec.hop, window, context)
+            total = num_windows(num_samples, codec, window, context)
             pieces = separate_stream(
                 read,
                 num_samples,

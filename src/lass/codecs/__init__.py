@@ -15,8 +15,19 @@ from lass.codecs.authors_vqvae import AuthorsVQVAE
 from lass.codecs.image_codec import ImageVQCodec
 from lass.codecs.image_vqvae import ImageVQVAE
 from lass.codecs.jukebox import JukeboxVQVAE
-from lass.codecs.protocol import AudioCodec, CodebookCodec, Codec, GridCodec, HasSignalRange, ImageCodec, LatentCodec
+from lass.codecs.protocol import (
+    AudioCodec,
+    BlockCodec,
+    CodebookCodec,
+    Codec,
+    GridCodec,
+    HasSignalRange,
+    ImageCodec,
+    LatentCodec,
+    PowerCodec,
+)
 from lass.codecs.quantizer import VectorQuantizer
+from lass.codecs.spectrogram import SpectrogramCodec
 from lass.codecs.vq_codec import VQCodec
 from lass.codecs.vqgan import VQGAN
 from lass.errors import LassError
@@ -27,6 +38,7 @@ __all__ = [
     "AudioVQCodec",
     "AudioVQVAE",
     "AuthorsVQVAE",
+    "BlockCodec",
     "CodebookCodec",
     "Codec",
     "GridCodec",
@@ -36,8 +48,11 @@ __all__ = [
     "ImageVQVAE",
     "JukeboxVQVAE",
     "LatentCodec",
+    "PowerCodec",
+    "SpectrogramCodec",
     "VQCodec",
     "VectorQuantizer",
+    "block_of",
     "check_range",
     "codebook_of",
     "load_codec",
@@ -90,5 +105,12 @@ def shape_codes(codec: Codec, codes: Tensor) -> Tensor:
 
 
 def pad_to_codes(codec: Codec, signals: Tensor) -> Tensor:
-    """Zero-pad signals (batch, channels, *space) at the end to a multiple of the hop; unchanged without a hop."""
-    return F.pad(signals, (0, -signals.shape[-1] % codec.hop)) if isinstance(codec, AudioCodec) else signals
+    """Zero-pad signals (batch, channels, *space) at the end to whole blocks of codes; unchanged without a hop."""
+    if not isinstance(codec, AudioCodec):
+        return signals
+    return F.pad(signals, (0, -signals.shape[-1] % (codec.hop * block_of(codec))))
+
+
+def block_of(codec: AudioCodec) -> int:
+    """Number of codes that stand for the same samples; 1 for a codec that is no `BlockCodec`."""
+    return codec.block if isinstance(codec, BlockCodec) else 1

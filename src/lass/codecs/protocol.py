@@ -60,6 +60,25 @@ class AudioCodec(Codec, Protocol):
 
 
 @runtime_checkable
+class BlockCodec(AudioCodec, Protocol):
+    """An audio codec with several codes for the same samples, in a fixed order."""
+
+    block: int  #: codes that stand together for block · hop samples
+
+
+@runtime_checkable
+class PowerCodec(BlockCodec, Protocol):
+    """An audio codec of the powers of an STFT with a hop of window / 4, whose phases it does not know."""
+
+    window: int  #: in samples
+    floor: float  #: power that is added before the logarithm that gives the latents
+
+    def power(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch frequencies frames"]:
+        """Powers of the frames that are centred on every multiple of window / 4 samples, without that at the end."""
+        ...
+
+
+@runtime_checkable
 class LatentCodec(Codec, Protocol):
     """A codec that gives its latents before they are quantised, for a likelihood of latents."""
 

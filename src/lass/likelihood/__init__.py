@@ -6,6 +6,8 @@ from lass.likelihood.chain import ChainLikelihood
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LatentLikelihood
 from lass.likelihood.loading import load_likelihood, load_likelihoods
+from lass.likelihood.log_sum import LogSumLikelihood
+from lass.likelihood.log_sum_moments import LogSumMoments
 from lass.likelihood.moments import LatentMoments
 from lass.likelihood.protocol import (
     CoverageLikelihood,
@@ -28,6 +30,8 @@ __all__ = [
     "LatentLikelihood",
     "LatentMoments",
     "Likelihood",
+    "LogSumLikelihood",
+    "LogSumMoments",
     "MovableLikelihood",
     "PairLikelihood",
     "Pairs",

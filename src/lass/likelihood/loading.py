@@ -17,18 +17,25 @@ from lass.likelihood.additive_moments import AdditiveMoments
 from lass.likelihood.chain import CHAIN, ChainLikelihood
 from lass.likelihood.counts import SparseCounts
 from lass.likelihood.latents import LIKELIHOOD, LatentLikelihood
+from lass.likelihood.log_sum import LOG_SUM, LogSumLikelihood
+from lass.likelihood.log_sum_moments import MOMENTS as LOG_SUM_MOMENTS
+from lass.likelihood.log_sum_moments import LogSumMoments
 from lass.likelihood.moments import MOMENTS, LatentMoments
 from lass.likelihood.protocol import Likelihood
 from lass.likelihood.sparse import SparseLikelihood
 
-LIKELIHOODS: dict[str, type[LatentLikelihood] | type[AdditiveLikelihood] | type[ChainLikelihood]] = {
+LIKELIHOODS: dict[
+    str, type[LatentLikelihood] | type[AdditiveLikelihood] | type[LogSumLikelihood] | type[ChainLikelihood]
+] = {
     CHAIN: ChainLikelihood,
     LIKELIHOOD: LatentLikelihood,
     ADDITIVE: AdditiveLikelihood,
+    LOG_SUM: LogSumLikelihood,
 }
-MOMENTS_OF: dict[str, type[LatentMoments] | type[AdditiveMoments]] = {
+MOMENTS_OF: dict[str, type[LatentMoments] | type[AdditiveMoments] | type[LogSumMoments]] = {
     MOMENTS: LatentMoments,
     ADDITIVE_MOMENTS: AdditiveMoments,
+    LOG_SUM_MOMENTS: LogSumMoments,
 }
 
 
@@ -68,7 +75,7 @@ def load_likelihood(
             return load_likelihood(kept)
         except LassError:  # damaged, or of another version: compute it again
             pass
-    likelihood: SparseLikelihood | LatentLikelihood | AdditiveLikelihood
+    likelihood: SparseLikelihood | LatentLikelihood | AdditiveLikelihood | LogSumLikelihood
     if kind in MOMENTS_OF and codebook is not None:
         likelihood = MOMENTS_OF[kind].load(path).likelihood(codebook)
     else:

@@ -195,9 +195,9 @@ class _MixturePosterior:
         if len(self._first) < PRODUCT_FROM_DENSITY * num_codes**2 or num_bytes > self._memory_budget:
             return None
         if temperature not in self._products:
-            pair = self._first * num_codes + self._second
             log_priors = (self._log_prior_1, self._log_prior_2)
-            self._products[temperature] = _Product(*log_priors, pair, self._log_likelihood, temperature)
+            pairs = (self._first, self._second)
+            self._products[temperature] = _Product(*log_priors, *pairs, self._log_likelihood, temperature)
         return self._products[temperature]
 
     def _draw_through_pairs(
@@ -243,20 +243,33 @@ class _Product:
 
     Args:
         log_prior_1, log_prior_2: (C, K).
-        pair: (pairs,), first · K + second of the pairs with non-zero likelihood.
+        first, second: (pairs,), codes of the pairs with non-zero likelihood. Only the range from the smallest to the
+            largest of each takes part, which for a codec with groups of codes is a group.
         log_likelihood: (pairs,), multiplied by λ.
         temperature: The posterior is raised to the power 1 / temperature.
     """
 
     def __init__(
-        self, log_prior_1: Tensor, log_prior_2: Tensor, pair: Tensor, log_likelihood: Tensor, temperature: float
+        self,
+        log_prior_1: Tensor,
+        log_prior_2: Tensor,
+        first: Tensor,
+        second: Tensor,
+        log_likelihood: Tensor,
+        temperature: float,
     ) -> None:
+        self._lowest = int(first[0]), int(second.min())  # `first` is sorted
+        sizes = int(first[-1]) + 1 - self._lowest[0], int(second.max()) + 1 - self._lowest[1]
+        log_prior_1, log_prior_2 = (
+            log_prior.narrow(1, lowest, size)
+            for log_prior, lowest, size in zip((log_prior_1, log_prior_2), self._lowest, sizes, strict=True)
+        )
         self._log_prior_1, self._log_prior_2, self._temperature = log_prior_1, log_prior_2, temperature
-        num_codes = log_prior_1.shape[1]
         self._highest = log_likelihood.max()
         likelihood = self._power(log_likelihood - self._highest)
-        dense = likelihood.new_zeros(num_codes**2).scatter_(0, pair, likelihood)
-        self._likelihood = dense.view(num_codes, num_codes)
+        pair = (first - self._lowest[0]) * sizes[1] + second - self._lowest[1]
+        dense = likelihood.new_zeros(sizes[0] * sizes[1]).scatter_(0, pair, likelihood)
+        self._likelihood = dense.view(sizes)
         self._weights_2 = self._power(log_prior_2)
         # Marginal posterior of the first code (unnormalised), and its cumulative sum.
         mass = self._power(log_prior_1).mul_(self._weights_2 @ self._likelihood.T)
@@ -273,7 +286,8 @@ class _Product:
         second = second[:, 0]
         log_likelihood = self._likelihood[first, second].log() * self._temperature + self._highest
         log_prior = self._log_prior_1[parents, first] + self._log_prior_2[parents, second]
-        return Drawn(torch.stack([first, second], -1), log_prior + log_likelihood)
+        codes = torch.stack([first + self._lowest[0], second + self._lowest[1]], -1)
+        return Drawn(codes, log_prior + log_likelihood)
 
     def _power(self, log_values: Tensor) -> Tensor:
         return (log_values if self._temperature == 1 else log_values / self._temperature).exp()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lass.codecs import AudioCodec
+from lass.codecs import AudioCodec, block_of
 from lass.devices.precision import full_precision
 from lass.errors import LassError
 from lass.separation.algorithm import Progress
@@ -45,8 +45,8 @@ def separate_stream(
             independently of each other.
         num_samples: Length of the mixture in samples.
         separator: Separator with an audio codec and a local refinement (one that has `reach` and `step`).
-        window: Code positions per window, at most the priors' `num_positions`.
-        context: Code positions carried over from the previous window, fewer than `window`.
+        window: Code positions per window, at most the priors' `num_positions`; whole blocks of a `BlockCodec`.
+        context: Code positions carried over from the previous window, fewer than `window`; whole blocks as well.
         seed: Seed of all randomness; each window has its own random stream.
         progress: Wrapper of the loop over the positions of a window, see `separate_codes`.
 
@@ -70,7 +70,9 @@ def separate_stream(
         )
     if not 0 <= context < window:
         raise LassError(f"The context must be 0…{window - 1} code positions, fewer than the window, not {context}.")
-    num_positions = -(-num_samples // codec.hop)
+    if window % (block := block_of(codec)) or context % block:
+        raise LassError(f"Window and context must be multiples of {block} code positions, not {window} and {context}.")
+    num_positions = _num_positions(num_samples, codec)
     decoder = _Decoder(read, num_samples, refinement, codec, separator)
     past: Tensor | None = None  # codes of the last `context` positions, (channels, sources, past)
     for number, start in enumerate(_starts(num_positions, window, context)):
@@ -98,9 +100,10 @@ class _Decoder:
         self.read, self.num_samples, self.device = read, num_samples, separator.device
         self.mixing_weights = separator.mixing_weights
         self.refinement, self.codec = refinement, codec
-        self.num_positions = -(-num_samples // codec.hop)
-        self.margin = codec.margin + -(-refinement.reach // codec.hop)  # receptive field in positions, to each side
-        self.step = math.lcm(refinement.step, codec.hop) // codec.hop  # pieces start at multiples of it
+        self.num_positions, block = _num_positions(num_samples, codec), block_of(codec)
+        reach = -(-refinement.reach // (block * codec.hop)) * block
+        self.margin = codec.margin + reach  # receptive field in positions, to each side
+        self.step = math.lcm(refinement.step, block * codec.hop) // codec.hop  # pieces start at multiples of it
         self.latents: Tensor | None = None  # (channels, sources, dim, time), from position `first` on
         self.first = self.decoded = 0
 
@@ -129,9 +132,15 @@ def audio_codec_of(separator: Separator) -> AudioCodec:
     return codec
 
 
-def num_windows(num_samples: int, hop: int, window: int, context: int) -> int:
+def num_windows(num_samples: int, codec: AudioCodec, window: int, context: int) -> int:
     """Number of windows of `separate_stream`."""
-    return len(_starts(-(-num_samples // hop), window, context))
+    return len(_starts(_num_positions(num_samples, codec), window, context))
+
+
+def _num_positions(num_samples: int, codec: AudioCodec) -> int:
+    """Number of codes of whole blocks that cover the samples."""
+    block = block_of(codec)
+    return -(-num_samples // (codec.hop * block)) * block
 
 
 def _starts(num_positions: int, window: int, context: int) -> list[int]:

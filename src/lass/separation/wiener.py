@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lass.artifacts import register
-from lass.codecs import Codec
+from lass.codecs import Codec, PowerCodec
 from lass.errors import LassError, check_number
 
 SILENCE = 1e-8  # added to the power of every bin, so that a bin in which all sources are silent is shared equally
@@ -22,7 +22,8 @@ class WienerFilter:
 
     With Vₛ = |STFT(wₛ · decoded source s)|^exponent for the mixing weight wₛ, estimate s is
     ISTFT(STFT(mixture) / wₛ · Vₛ / Σₜ Vₜ). The phases are those of the mixture, and the estimates mix into the mixture.
-    Errors of the codec therefore affect the estimates only through the masks.
+    Errors of the codec therefore affect the estimates only through the masks. A codec that decodes powers itself
+    (`PowerCodec`) gives |STFT(decoded source s)|² directly; the window is then that of the codec.
 
     Args:
         window: Length of the Hann window in samples, a multiple of 4; the hop is window / 4.
@@ -57,8 +58,17 @@ class WienerFilter:
     @torch.no_grad()
     def refine(self, latents: Tensor, mixtures: Tensor, codec: Codec, weights: Sequence[float] | None = None) -> Tensor:
         """See `Refinement`; for signals of shape (channels, samples)."""
-        decoded = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-        return self.mask(decoded, mixtures, weights)
+        if not isinstance(codec, PowerCodec):
+            decoded = codec.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+            return self.mask(decoded, mixtures, weights)
+        if codec.window != self.window:
+            raise LassError(
+                f"The codec gives powers of frames of {codec.window} samples: set the window of WienerFilter to that, "
+                f"not to {self.window}."
+            )
+        power = torch.nn.functional.pad(codec.power(latents.flatten(0, 1)), (0, 1), mode="replicate")
+        power = power[..., : mixtures.shape[-1] // self.step + 1]
+        return self._masked(power.sqrt().unflatten(0, latents.shape[:2])[:, :, None], mixtures, weights)
 
     @torch.no_grad()
     def mask(self, estimates: Tensor, mixtures: Tensor, weights: Sequence[float] | None = None) -> Tensor:
@@ -72,11 +82,15 @@ class WienerFilter:
         Returns:
             New estimates, shaped like `estimates`, that mix into the mixtures.
         """
-        num_sources = estimates.shape[1]
-        factors = estimates.new_tensor(weights or [1 / num_sources] * num_sources)[:, None, None, None]
-        power = (factors * self._spectra(estimates)).abs().pow(self.exponent) + SILENCE
+        return self._masked(self._spectra(estimates).abs(), mixtures, weights)
+
+    def _masked(self, magnitudes: Tensor, mixtures: Tensor, weights: Sequence[float] | None) -> Tensor:
+        """Mask the mixtures, given magnitudes (M, sources, channels, frequencies, frames)."""
+        num_sources = magnitudes.shape[1]
+        factors = magnitudes.new_tensor(weights or [1 / num_sources] * num_sources)[:, None, None, None]
+        power = (factors * magnitudes).pow(self.exponent) + SILENCE
         spectra = power / power.sum(1, keepdim=True) * self._spectra(mixtures)[:, None] / factors
-        return self._signals(spectra, estimates.shape[-1])
+        return self._signals(spectra, mixtures.shape[-1])
 
     def _spectra(self, signals: Tensor) -> Tensor:
         """STFT: (..., samples) to (..., frequencies, frames)."""

@@ -1,5 +1,6 @@
 """LightningModules of the four stages, of training features for a Fréchet distance, and of training rival methods."""
 
+from lass.tasks.codebook import CodebookFitting
 from lass.tasks.dictionaries import DictionaryFitting
 from lass.tasks.encoded_sources import EncodedSources
 from lass.tasks.evaluation import Evaluation
@@ -14,6 +15,7 @@ from lass.tasks.supervised import SupervisedTraining
 from lass.tasks.vqvae import VQVAETraining
 
 __all__ = [
+    "CodebookFitting",
     "DictionaryFitting",
     "EncodedSources",
     "Evaluation",

@@ -13,12 +13,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lass.artifacts import fingerprint
-from lass.codecs import VQGAN, LatentCodec, codebook_of, load_codec
+from lass.codecs import VQGAN, LatentCodec, PowerCodec, codebook_of, load_codec
 from lass.data.mixing import mix, partial_weights
 from lass.data.module import MAX_SOURCES, SourceDataModule, check_sample_rate, weights_of
 from lass.data.sources import Sources, SourceTuples
 from lass.errors import LassError
-from lass.likelihood import AdditiveMoments, LatentMoments, SparseCounts
+from lass.likelihood import AdditiveMoments, LatentMoments, LogSumMoments, SparseCounts
 from lass.likelihood.ranks import of_all_ranks
 from lass.report.media import log_values
 from lass.report.wandb_callback import WandbCallback
@@ -27,9 +27,12 @@ from lass.tasks.trainer import datamodule_of, is_dry_run
 from lass.tasks.training import check_same_codec
 
 COUNTS_FILE, LATENTS_FILE, ADDITIVE_FILE = "counts.safetensors", "latents.safetensors", "additive.safetensors"
+LOG_SUM_FILE = "log_sum.safetensors"
+#: Files by the option that asks for them
+OPTIONAL_FILES = {"latents": LATENTS_FILE, "additive": ADDITIVE_FILE, "log_sum": LOG_SUM_FILE}
 
 #: Whatever is accumulated and saved in one file.
-Statistics = SparseCounts | LatentMoments | AdditiveMoments
+Statistics = SparseCounts | LatentMoments | AdditiveMoments | LogSumMoments
 
 
 def table_files(num_sources: int) -> list[str]:
@@ -41,7 +44,7 @@ class CheckpointEachEpoch(RunCheckpoint):
     """Saves `last.ckpt` after every epoch."""
 
     def __init__(self, dirpath: str | Path) -> None:
-        super().__init__(dirpath, [*table_files(MAX_SOURCES), LATENTS_FILE, ADDITIVE_FILE])
+        super().__init__(dirpath, [*table_files(MAX_SOURCES), *OPTIONAL_FILES.values()])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save `last.ckpt`."""
@@ -62,15 +65,17 @@ class LikelihoodCounting(LightningModule):
             LatentLikelihood of two sources, in `latents.safetensors`.
         additive: Whether to accumulate the statistics of an AdditiveLikelihood, which serves any number of sources, in
             `additive.safetensors`.
+        log_sum: Whether to accumulate the statistics of a LogSumLikelihood of two sources, for a codec of log powers,
+            in `log_sum.safetensors`.
         symmetric: Whether to count both orders of a pair; false if the sources are of different kinds or have different
             weights in the mixture.
         min_coverage_gain: Stop when `val/coverage`, the fraction of held-out triples that were counted before, rises by
             less than this from one validation to the next; null counts to the last epoch.
 
     Raises:
-        LassError: if `latents` or `additive` is true and the codec has no suitable latents; in `fit`, if `symmetric` is
-            true and the mixing weights of the data differ, or if `latents` is true and mixtures have more than two
-            sources.
+        LassError: if `latents`, `additive` or `log_sum` is true and the codec has no suitable latents; in `fit`, if
+            `symmetric` is true and the mixing weights of the data differ, or if `latents` or `log_sum` is true and
+            mixtures have more than two sources.
 
     Source: LASS (arXiv:2301.08562), section "Discrete Likelihoods for Source Separation", Table 1.
     """
@@ -82,6 +87,7 @@ class LikelihoodCounting(LightningModule):
         symmetric: bool = True,
         min_coverage_gain: float | None = None,
         additive: bool = False,
+        log_sum: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -90,12 +96,17 @@ class LikelihoodCounting(LightningModule):
         self.codec = cast(Any, load_codec(codec))  # an Artifact that implements Codec
         self.codec.requires_grad_(False)
         self.codec_fingerprint = fingerprint(self.codec)  # before the trainer's precision converts it
-        self.latents, self.additive, self.symmetric = latents, additive, symmetric
+        self.latents, self.additive, self.log_sum, self.symmetric = latents, additive, log_sum, symmetric
         self.weights: list[float] | None = None  # of the data module
         self.num_sources = 2  # of the data module
         for name in ("latents", "additive"):
             if getattr(self, name):
                 self._check_latents(name)
+        if log_sum and not isinstance(self.codec, PowerCodec):
+            raise LassError(
+                f"The latents of a {type(self.codec).__name__} are no log powers: set --model.log_sum=false, or use a "
+                "SpectrogramCodec."
+            )
         # Distributed strategies require at least one parameter with a gradient.
         self.nothing_to_train = torch.nn.Parameter(torch.zeros(()))
         self.coverage, self.full_coverage, self.log_likelihood = MeanMetric(), MeanMetric(), MeanMetric()
@@ -128,6 +139,12 @@ class LikelihoodCounting(LightningModule):
             nothing[LATENTS_FILE] = LatentMoments(num_codes, codebook.shape[1], self.symmetric, device, made_for)
         if codebook is not None and self.additive:
             nothing[ADDITIVE_FILE] = AdditiveMoments(num_codes, codebook.shape[1], device, made_for)
+        if self.log_sum:
+            weights = self.weights or [0.5, 0.5]
+            dim = self.codec.codebook.shape[1]
+            nothing[LOG_SUM_FILE] = LogSumMoments(
+                num_codes, dim, self.codec.block, self.codec.floor, weights, device, made_for
+            )
         return nothing
 
     @property
@@ -152,12 +169,12 @@ class LikelihoodCounting(LightningModule):
             )
         if isinstance(data, SourceDataModule) and data.num_sources != self.num_sources:
             self.num_sources = data.num_sources
-            if self.latents:
+            if self.latents or self.log_sum:
                 raise LassError(
-                    f"The moments of latents are for two sources, but the data mixes {self.num_sources}: set "
-                    "--model.latents=false and --model.additive=true."
+                    f"The options latents and log_sum are for two sources, but the data mixes {self.num_sources}: set "
+                    "both to false, and --model.additive=true."
                 )
-            self._start()
+        self._start()
 
     def configure_optimizers(self) -> None:
         """Return no optimizer, because counting has no gradient."""
@@ -166,7 +183,7 @@ class LikelihoodCounting(LightningModule):
         """Return the callbacks for W&B, for a checkpoint after each epoch (except in a dry run), and for stopping."""
         folder, data = Path(self.trainer.default_root_dir), datamodule_of(self.trainer)
         files = table_files(data.num_sources if isinstance(data, SourceDataModule) else 2)
-        files += [name for name in (LATENTS_FILE, ADDITIVE_FILE) if name in self.merged]
+        files += [name for name in OPTIONAL_FILES.values() if name in self.merged]
         page = WandbCallback(
             {"val/coverage": "max", "val/mixtures_fully_covered": "max"},
             codec_fingerprint=self.codec_fingerprint,
@@ -194,12 +211,15 @@ class LikelihoodCounting(LightningModule):
         codes, triples = self._encode(batch)
         for name, triple in zip(self.tables, triples, strict=True):
             cast(SparseCounts, self._fresh[name]).add(*triple)
-        if not (self.latents or self.additive):
+        if not (self.latents or self.additive or self.log_sum):
             return
         mixture_latents = _by_position(self.codec.encode_latents(mix(batch.signals, self.weights)))
         first, second = codes[:2]
         for statistics in self._fresh.values():
-            if isinstance(statistics, LatentMoments):
+            if isinstance(statistics, LogSumMoments):
+                vectors = torch.stack([_by_position(self.codec.embed(own)) for own in codes], 1)
+                statistics.add(triples[0][2].flatten(), vectors, mixture_latents)
+            elif isinstance(statistics, LatentMoments):
                 statistics.add(first.flatten(), second.flatten(), mixture_latents)
             elif isinstance(statistics, AdditiveMoments):
                 latents = [self.codec.encode_latents(signals) for signals in batch.signals.unbind(1)]
@@ -278,8 +298,7 @@ class LikelihoodCounting(LightningModule):
         statistics = checkpoint["statistics"]
         for name, then in {
             "model.symmetric": checkpoint["symmetric"],
-            "model.latents": LATENTS_FILE in statistics,
-            "model.additive": ADDITIVE_FILE in statistics,
+            **{f"model.{option}": file in statistics for option, file in OPTIONAL_FILES.items()},
             "data.num_sources": checkpoint["num_sources"],
         }.items():
             if then != (now := getattr(self, name.partition(".")[2])):
