@@ -24,8 +24,8 @@ from lass import SparseCounts
 from lass.artifacts import fingerprint
 from lass.cli.main import main
 from lass.cli.stages import LassCLI
-from lass.codecs import ImageVQVAE, codebook_of, load_codec
-from lass.likelihood import AdditiveMoments, LatentMoments
+from lass.codecs import ImageVQVAE, SpectrogramCodec, codebook_of, load_codec
+from lass.likelihood import AdditiveMoments, LatentMoments, LogSumMoments
 from lass.metrics import ImageFeatures
 from lass.priors import TransformerPrior
 from lass.separation import LatentDescent
@@ -189,7 +189,7 @@ def test_denoisers_are_trained_for_the_mixtures_on_which_they_are_used(path, tmp
     for folder in folders:
         type(denoiser)(**{**denoiser.config, **size}).save_pretrained(folder)
     options += ["--data.num_mixtures=1", "--trainer.logger=false"]
-    options += ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
+    options += ["--data.seconds=0.5"] if dataset.startswith("slakh") else ["--data.mixtures=null"]
     for name, words in evaluations.items():
         main([*words, *options, *SCORE_METHODS[name]])
         assert (tmp_path / f"runs/{dataset}/{name}/results.csv").read_text().count("\n") > 1
@@ -236,6 +236,7 @@ WRITERS = {
     "mnist": write_tiny_mnist,
     "celeba": write_tiny_celeba,
     "slakh": write_tiny_band,
+    "slakh_spectrogram": write_tiny_band,
     "celebahq": write_tiny_celebahq,
     "imagenet": write_tiny_imagenet,
     "digits": id,
@@ -248,7 +249,7 @@ def test_the_average_is_evaluated_without_any_model(dataset, tmp_path, monkeypat
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     WRITERS[dataset](tmp_path)
     ImageFeatures(num_features=3, width=8).save_pretrained(f"pretrained/{dataset}/features")
-    options = ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
+    options = ["--data.seconds=0.5"] if dataset.startswith("slakh") else ["--data.mixtures=null"]
     options += ["--data.num_mixtures=2", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
     main([*layered(REPOSITORY / "experiments" / dataset / "methods/average.yaml"), *options])
     with open(f"runs/{dataset}/average/results.csv", newline="") as file:
@@ -284,7 +285,11 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
             made_by(parsed("fit", "-c", str(path.with_name(f"{stage}.yaml"))).model.init_args[part])
             for stage, part in {"vqvae": "codec", "prior": "prior"}.items()
         )
-    if codec.num_codes > 512:  # a likelihood of latents of so many codes takes a minute
+    if isinstance(codec, SpectrogramCodec):
+        codec = SpectrogramCodec(**{**codec.config, "codes_per_band": 16})
+        codec.codebook.normal_(generator=torch.Generator().manual_seed(0))
+        prior = TransformerPrior(**{**prior.config, "num_codes": codec.num_codes})
+    elif codec.num_codes > 512:  # a likelihood of latents of so many codes takes a minute
         settings = {**codec.config, "num_codes": 64}, {**prior.config, "num_codes": 64}
         codec, prior = (type(part)(**config) for part, config in zip((codec, prior), settings, strict=True))
     codec.save_pretrained(separate.codec)
@@ -306,16 +311,24 @@ def test_a_tiny_twin_of_every_stage_runs(path, tmp_path, monkeypatch):
         latents = codebook_of(codec)[drawn] + errors
         additive.add(drawn, errors, latents, latents.mean(1) + errors[:, 0])
         additive.save(separate.likelihood)
+    if separate.likelihood.endswith("log_sum.safetensors"):
+        drawn = torch.arange(codec.num_codes)
+        vectors = codebook_of(codec)[drawn]
+        sums = LogSumMoments(*vectors.shape, codec.block, codec.floor, codec_fingerprint=fingerprint(codec))
+        sums.add(drawn, torch.stack([vectors, vectors], 1), vectors)
+        sums.save(separate.likelihood)
 
     sources = "data.sources.init_args" if path.stem == "prior" else "data"
     options = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--data.batch_size=2"]
     options += [f"--{sources}.num_validation=10"] if dataset in ("mnist", "digits") else []
     options += ["--data.size=16", "--data.num_workers=0"] if published else []
     options += [f"--model.prior.init_args.num_codes={codec.num_codes}"] if path.stem == "prior" else []
+    if path.stem == "vqvae" and isinstance(codec, SpectrogramCodec):
+        options += ["--model.codec.init_args.codes_per_band=16"]
     if separating:
-        options += ["--data.seconds=0.5"] if dataset == "slakh" else ["--data.mixtures=null"]
+        options += ["--data.seconds=0.5"] if dataset.startswith("slakh") else ["--data.mixtures=null"]
         options += ["--data.num_mixtures=2", "--model.sampler.init_args.num_candidates=4"]
-        options += ["--model.refinement=lass.separation.NoRefinement"]
+        options += ["--model.refinement=lass.separation.NoRefinement"] if dataset != "slakh_spectrogram" else []
     elif published:
         options += ["--data.num_validation=2"]
     main(["predict" if separating else "fit", *layers, *options])

@@ -47,18 +47,19 @@ def make_step(shift: float = 0.0, device: str = "cpu"):
     """Return log priors of 2 mixtures × 3 candidates, pairs of different number, and the dense log posterior (on the
     CPU).
 
-    `shift` is added to the log prior of the codes 0…2, to which the pairs of the first mixture are restricted.
+    `shift` is added to the log prior of the codes 2…4, to which the pairs of the first mixture are restricted.
     """
     generator = torch.Generator().manual_seed(0)
     row_of = torch.tensor([[0, 1, 0], [2, 3, 4]]), torch.tensor([[3, 3, 3], [0, 0, 1]])  # candidates share rows
     logits = [torch.randn(5, NUM_CODES, generator=generator) for _ in range(2)]
     for rows in logits:
-        rows[:, :3] += shift
+        rows[:, 2:5] += shift
     log_priors = [LogPrior(rows.log_softmax(-1), of) for rows, of in zip(logits, row_of, strict=True)]
     pairs, dense = [], torch.full((2, 3, NUM_CODES, NUM_CODES), -torch.inf)
     for mixture, (num_pairs, side) in enumerate([(7, 3), (17, NUM_CODES)]):
+        lowest = 2 if side == 3 else 0
         chosen = torch.randperm(side * side, generator=generator)[:num_pairs].sort().values
-        first, second = chosen // side, chosen % side
+        first, second = lowest + chosen // side, lowest + chosen % side
         log_likelihood = torch.rand(num_pairs, generator=generator).log()
         pairs.append(Pairs(first, second, log_likelihood))
         for candidate, (a, b, value) in itertools.product(range(3), zip(first, second, log_likelihood, strict=True)):

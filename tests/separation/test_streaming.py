@@ -11,8 +11,8 @@ import torch
 from toy_worlds import random_prior
 
 from lass import LassError, Separator
-from lass.codecs import AudioVQVAE, ImageVQVAE
-from lass.likelihood import SparseLikelihood
+from lass.codecs import AudioVQVAE, ImageVQVAE, SpectrogramCodec
+from lass.likelihood import LogSumMoments, SparseLikelihood
 from lass.samplers import Ancestral, Greedy
 from lass.separation import HighestScore, LatentDescent, NoRefinement, WienerFilter
 from lass.separation.streaming import num_windows, separate_stream
@@ -69,6 +69,32 @@ def test_a_filter_has_no_seams_either(separator, refined, num_samples):
     torch.testing.assert_close(torch.cat(pieces, -1), whole.transpose(0, 1), **CLOSE)
 
 
+@pytest.fixture
+def spectrogram_separator():
+    """The same with a codec that has three codes for the same samples."""
+    generator = torch.Generator().manual_seed(0)
+    codec = SpectrogramCodec(8000, codes_per_band=4, num_bands=3, num_mels=6, num_frames=3, window=64)
+    latents = codec.encode_latents(torch.randn(1, 1, 4000, generator=generator))
+    for band in range(3):
+        codec.codebook[4 * band : 4 * band + 4] = latents[0, :, band : band + 12 : 3].T
+    moments = LogSumMoments(12, 6, 3, codec.floor)
+    codes = torch.randint(12, (300,), generator=generator)
+    moments.add(codes, codec.codebook[codes][:, None].expand(-1, 2, -1), torch.randn(300, 6, generator=generator))
+    priors = [random_prior(generator, 12, zeros=False) for _ in range(2)]
+    return Separator(codec, priors, moments.likelihood(codec.codebook), Greedy(), HighestScore(), WienerFilter(64))
+
+
+@pytest.mark.parametrize("num_samples", [16, 700, 1603])
+def test_windows_hold_whole_blocks_of_codes(spectrogram_separator, num_samples):
+    signal = torch.randn(2, num_samples, generator=torch.Generator().manual_seed(2))
+    pieces = separate_stream(reader(signal), num_samples, spectrogram_separator, window=39, context=6)
+    whole = spectrogram_separator.separate_batch(signal[:, None]).estimates[:, :, 0]
+    torch.testing.assert_close(torch.cat(list(pieces), -1), whole.transpose(0, 1), **CLOSE)
+    for window, context in ((40, 6), (39, 5)):
+        with pytest.raises(LassError, match=r"multiples of 3 code positions, not"):
+            next(separate_stream(reader(signal), num_samples, spectrogram_separator, window=window, context=context))
+
+
 def test_the_mean_of_candidates_is_decoded_where_the_separator_averages(separator):
     """Averaging identical greedy candidates changes nothing; averaging drawn candidates changes the estimate."""
     signal = torch.randn(1, 400, generator=torch.Generator().manual_seed(2))
@@ -106,7 +132,7 @@ def test_what_is_read_and_given_out_at_once_does_not_grow_with_the_length(separa
     assert max(requests) <= (50 + around) * separator.codec.hop
     assert most <= (50 + around) * separator.codec.hop
     assert max(requests) < 2000
-    assert num_windows(20_000, separator.codec.hop, 50, 10) == 1 + -(-(5000 - 50) // 40)
+    assert num_windows(20_000, separator.codec, 50, 10) == 1 + -(-(5000 - 50) // 40)
 
 
 def test_random_windows_differ_by_seed_only(separator):

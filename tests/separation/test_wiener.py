@@ -9,6 +9,7 @@ import scipy.signal
 import torch
 
 from lass import LassError
+from lass.codecs import SpectrogramCodec
 from lass.separation import Refinement, WienerFilter
 
 #: Signals of order 1; float32 FFTs differ by 1e-6 between libraries, and from SciPy's float64 FFT.
@@ -56,6 +57,25 @@ def test_estimates_mix_into_the_mixture_and_roughly_told_tones_come_out_clean():
     torch.testing.assert_close(result.mean(1), mixtures, **CLOSE)
     error = (result - sources).square().mean() / sources.square().mean()
     assert error < 0.01 < (rough - sources).square().mean() / sources.square().mean()
+
+
+def test_a_codec_of_powers_gives_them_without_a_detour_through_phases():
+    """Where only one of two tones has power, its source gets the mixture; the rest is shared equally."""
+    codec = SpectrogramCodec(8000, num_bands=2, num_mels=16, num_frames=2, window=256, floor=1e-3)
+    sources = tones(440, 3000, num_samples=4096)
+    latents = codec.encode_latents(sources[0])[None]
+    result = WienerFilter(256).refine(latents, sources.mean(1), codec)
+    torch.testing.assert_close(result.mean(1), sources.mean(1), **CLOSE)
+    assert (result - sources)[..., 256:-256].square().mean() < 1e-3 * sources.square().mean()
+    power = codec.power(latents[0])
+    spectra = codec.spectrum(sources.mean(1)[:, 0])[0, :, 3]
+    masked = WienerFilter(256)._spectra(result)[0, :, 0, :, 3]
+    shares = power[:, :, 3] / power[:, :, 3].sum(0).clamp(min=1e-12)
+    clear = power[:, :, 3].sum(0) > 1
+    assert clear.sum() > 5
+    assert ((masked - 2 * shares * spectra).abs()[:, clear] < 0.05 * spectra.abs().max()).all()
+    with pytest.raises(LassError, match=r"frames of 256 samples: set the window of WienerFilter to that, not to 512"):
+        WienerFilter(512).refine(latents, sources.mean(1), codec)
 
 
 def test_silent_estimates_share_the_mixture_equally():

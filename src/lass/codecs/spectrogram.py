@@ -26,8 +26,9 @@ class SpectrogramCodec(Artifact):
 
     The powers of an STFT are averaged to mel bands, and `num_frames` successive frames form a block. Each of
     `num_bands` groups of adjacent mel bands of a block has one code, from the lowest group to the highest, with a
-    codebook of its own: group g has the codes g K … (g + 1) K − 1. The latents of a group are log(power + floor) of its mel bands and
-    frames. As powers add up, the latents of a mixture follow from those of its sources, see `LogSumLikelihood`.
+    codebook of its own: group g has the codes g K … (g + 1) K − 1. The latents of a group are log(power + floor) of
+    its mel bands and frames. As powers add up, the latents of a mixture follow from those of its sources, see
+    `LogSumLikelihood`.
 
     Sources are recovered with masks from the powers that `power` decodes, see `lass.separation.WienerFilter`. `decode`
     estimates phases from the powers alone (Griffin and Lim), for listening.
