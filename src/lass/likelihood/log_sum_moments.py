@@ -136,7 +136,7 @@ class LogSumMoments:
         return cls(**facts).load_state_dict(tensors)
 
     def likelihood(
-        self, codebook: Float[Tensor, "num_codes dim"], degrees_of_freedom: float = 8.0, ridge: float = 0.02
+        self, codebook: Float[Tensor, "num_codes dim"], degrees_of_freedom: float = 8.0, ridge: float = 1.0
     ) -> LogSumLikelihood:
         """Fit the likelihood.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from lass.artifacts import Savable, fingerprint
-from lass.codecs import Codec
+from lass.codecs import Codec, PowerCodec, pad_to_codes
 from lass.data.mixing import mix
 from lass.data.module import SourceDataModule, check_sample_rate, weights_of
 from lass.data.signals import HasSampleRate
@@ -39,6 +39,7 @@ from lass.report.results import ResultsFolder
 from lass.report.separation import report_separation
 from lass.report.summary import describe_summary
 from lass.report.wandb_callback import Direction, WandbCallback
+from lass.separation.wiener import WienerFilter
 from lass.tasks.distances import SETS, make_distances
 from lass.tasks.rows import checksum, extras_of, of_source, row_of
 from lass.tasks.trainer import datamodule_of
@@ -298,7 +299,7 @@ class Evaluation(LightningModule):
             estimates, codes = estimates[rows, order], None if codes is None else codes[rows, order]
         averages = mixtures[:, None].expand_as(sources)
         by_source: dict[str, Tensor] = {}
-        for kind, estimated in zip(SCORED, (estimates, averages, self._rebuilt(sources)), strict=True):
+        for kind, estimated in zip(SCORED, (estimates, averages, self._rebuilt(sources, mixtures)), strict=True):
             if estimated is not None:
                 scores = self.scoring.score_separation(estimated, sources, mixtures)
                 by_source |= {f"{kind}{score}": values for score, values in scores.items()}
@@ -312,18 +313,26 @@ class Evaluation(LightningModule):
             tensors = {name: tensor[i] for name, tensor in optional.items() if tensor is not None}
             self.results.write(index, {"estimates": estimates[i], **tensors}, row)
 
-    def _rebuilt(self, sources: Tensor) -> Tensor | None:
-        """The codec's reconstructions of the sources, (batch, sources, channels, *space); None without a codec."""
-        if self.codec is None:
+    def _rebuilt(self, sources: Tensor, mixtures: Tensor) -> Tensor | None:
+        """The codec's reconstructions of the sources, (batch, sources, channels, *space); None without a codec.
+
+        A codec of powers has no phases; its reconstructions are the mixture with masks from the powers of the sources.
+        """
+        codec = self.codec
+        if codec is None:
             return None
         with full_precision(self.device):
-            rebuilt = self.codec.decode(self.codec.encode(sources.flatten(0, 1)))[..., : sources.shape[-1]]
+            if isinstance(codec, PowerCodec):
+                latents = codec.embed(codec.encode(sources.flatten(0, 1))).unflatten(0, sources.shape[:2])
+                masks, padded = WienerFilter(codec.window), pad_to_codes(codec, mixtures)
+                return masks.refine(latents, padded, codec, weights_of(self._data))[..., : sources.shape[-1]]
+            rebuilt = codec.decode(codec.encode(sources.flatten(0, 1)))[..., : sources.shape[-1]]
         return rebuilt.view_as(sources)
 
     def _compare_images(self, sources: Tensor, estimates: Tensor) -> None:
         """Update the Fréchet distances; both arguments are (batch, sources, channels, height, width)."""
         mixtures = mix(sources, weights_of(self._data))
-        sets = (estimates.to(sources), mixtures[:, None].expand_as(sources), self._rebuilt(sources))
+        sets = (estimates.to(sources), mixtures[:, None].expand_as(sources), self._rebuilt(sources, mixtures))
         images = {name: x.flatten(0, 1) for name, x in zip(SETS, sets, strict=True) if x is not None}
         for _, distance in self._distances():
             distance.update(sources.flatten(0, 1), images)
