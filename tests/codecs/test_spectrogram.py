@@ -12,6 +12,7 @@ import torch
 from lass import LassError
 from lass.artifacts import fingerprint
 from lass.codecs import BlockCodec, LatentCodec, PowerCodec, SpectrogramCodec, load_codec, pad_to_codes
+from lass.codecs.spectrogram import mel_filters
 
 RATE = 8000
 SETTINGS = {"codes_per_band": 5, "num_bands": 4, "num_mels": 16, "num_frames": 2, "window": 256, "floor": 1e-3}
@@ -39,6 +40,14 @@ def test_latents_are_log_powers_of_mel_bands(codec):
     for block, group, mel, frame in np.ndindex(8, 4, 4, 2):
         expected = np.log(bands[:, 4 * group + mel, 2 * block + frame] + 1e-3)
         np.testing.assert_allclose(found[:, 2 * mel + frame, 4 * block + group], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("num_frequencies", "num_mels", "rate"), [(129, 16, 8000), (513, 64, 22050)])
+def test_mel_filters_are_those_of_torchaudio(num_frequencies, num_mels, rate):
+    functional = pytest.importorskip("torchaudio.functional")
+    options = {"norm": None, "mel_scale": "htk"}
+    expected = functional.melscale_fbanks(num_frequencies, 0.0, rate / 2, num_mels, rate, **options).T
+    torch.testing.assert_close(mel_filters(num_frequencies, num_mels, rate), expected, atol=1e-4, rtol=0)
 
 
 def test_each_position_has_the_nearest_code_of_its_group(codec):

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -94,9 +93,7 @@ class SpectrogramCodec(Artifact):
         self.hop = window // 4 * num_frames // num_bands
         self.margin = num_bands * math.ceil(window / 2 / (self.hop * num_bands))
         with torch.device("cpu"):  # although a codec that is loaded is built without memory
-            filters = torchaudio.functional.melscale_fbanks(
-                window // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=None, mel_scale="htk"
-            ).T
+            filters = mel_filters(window // 2 + 1, num_mels, sample_rate)
         if not filters.sum(1).gt(0).all():
             raise LassError(
                 f"num_mels = {num_mels} is too large for window = {window}: some mel bands would have no frequency."
@@ -156,20 +153,14 @@ class SpectrogramCodec(Artifact):
 
     def decode_latents(self, latents: Float[Tensor, "batch dim positions"]) -> Float[Tensor, "batch 1 samples"]:
         """Decode latents into a signal, with phases that are estimated from the powers alone."""
-        power = self.power(latents)
-        signal = torchaudio.functional.griffinlim(
-            F.pad(power, (0, 1), mode="replicate"),
-            torch.hann_window(self.window, device=power.device),
-            n_fft=self.window,
-            hop_length=self.window // 4,
-            win_length=self.window,
-            power=2.0,
-            n_iter=GRIFFIN_LIM_STEPS,
-            momentum=0.99,
-            length=power.shape[-1] * (self.window // 4),
-            rand_init=False,
-        )
-        return signal[:, None]
+        magnitudes = F.pad(self.power(latents), (0, 1), mode="replicate").sqrt()
+        hop, window = self.window // 4, torch.hann_window(self.window, device=magnitudes.device)
+        length = hop * (magnitudes.shape[-1] - 1)
+        spectra = magnitudes.to(torch.complex64)
+        for _ in range(GRIFFIN_LIM_STEPS):
+            rebuilt = self.spectrum(torch.istft(spectra, self.window, hop, window=window, length=length))
+            spectra = magnitudes * rebuilt / rebuilt.abs().clamp(min=1e-8)
+        return torch.istft(spectra, self.window, hop, window=window, length=length)[:, None]
 
     def decode(self, codes: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch 1 samples"]:
         """Decode codes into a signal; see `decode_latents`."""
@@ -185,3 +176,16 @@ class SpectrogramCodec(Artifact):
             pad_mode="constant",
             return_complex=True,
         )
+
+
+def mel_filters(num_frequencies: int, num_mels: int, sample_rate: int) -> Float[Tensor, "mels frequencies"]:
+    """Triangles with a height of 1 whose corners are equally spaced on the mel scale from 0 to half of the sample rate.
+
+    Source: mel = 2595 log₁₀(1 + f / 700), O'Shaughnessy 1987.
+    """
+    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, highest, num_mels + 2, dtype=torch.float64) / 2595) - 1)
+    frequencies = torch.linspace(0, sample_rate / 2, num_frequencies, dtype=torch.float64)
+    rising = (frequencies - corners[:-2, None]) / corners.diff()[:-1, None]
+    falling = (corners[2:, None] - frequencies) / corners.diff()[1:, None]
+    return torch.minimum(rising, falling).clamp(min=0).float()
