@@ -8,9 +8,10 @@ from tiny_datasets import write_tiny_slakh
 
 from lass import LassError
 from lass.cli.main import main
-from lass.codecs import SpectrogramCodec, load_codec
-from lass.data.sources import Sources
-from lass.tasks import CodebookFitting
+from lass.codecs import AudioVQVAE, SpectrogramCodec, load_codec
+from lass.data.sources import Sources, SourceTuples
+from lass.likelihood import LogSumMoments
+from lass.tasks import CodebookFitting, LikelihoodCounting
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def fit(repository, tmp_path, monkeypatch):
     return lambda *words: main(["fit", "-c", config, *options, *words])
 
 
-def test_the_stage_saves_a_codec_that_fits_its_sources(fit, caplog):
+def test_the_stage_saves_a_codec_that_fits_its_sources(fit):
     fit()
     codec = load_codec("runs/slakh_spectrogram/vqvae/codec")
     assert isinstance(codec, SpectrogramCodec)
@@ -56,7 +57,6 @@ def test_clusters_are_found(monkeypatch):
     monkeypatch.setattr(codec, "encode_latents", lambda signals: latents.movedim(-1, 1))
     task = CodebookFitting(codec)
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
-    task._trainer = None
     monkeypatch.setattr("lass.tasks.codebook.is_dry_run", lambda trainer: True)
     monkeypatch.setattr(type(task), "trainer", None)
     task.on_train_epoch_start()
@@ -64,3 +64,28 @@ def test_clusters_are_found(monkeypatch):
     task.on_train_epoch_end()
     distances = torch.cdist(centres, codec.codebook.unflatten(0, (2, 4)))
     assert distances.amin(2).max() < 0.2
+
+
+def test_the_likelihood_of_sums_is_counted_from_the_same_pairs(tmp_path):
+    """Two batches through the counting stage, against one call with all positions."""
+    generator = torch.Generator().manual_seed(1)
+    codec = SpectrogramCodec(8000, codes_per_band=4, num_bands=2, num_mels=4, num_frames=2, window=64)
+    codec.codebook.normal_(generator=generator)
+    codec.save_pretrained(tmp_path)
+    task = LikelihoodCounting(str(tmp_path), log_sum=True, symmetric=False)
+    signals = 0.1 * torch.randn(6, 2, 1, 320, generator=generator)
+    for batch in signals.split(3):
+        task.training_step(SourceTuples(batch, torch.zeros(3, 2, dtype=torch.long), torch.arange(3)))
+    task._merge()
+    expected = LogSumMoments(8, 4, 2, codec.floor)
+    mixtures = signals.mean(1)
+    vectors = torch.stack([codec.embed(codec.encode(x)).mT.flatten(0, 1) for x in signals.unbind(1)], 1)
+    expected.add(codec.encode(mixtures).flatten(), vectors, codec.encode_latents(mixtures).mT.flatten(0, 1))
+    for name, sums in expected.state_dict().items():
+        torch.testing.assert_close(task.merged["log_sum.safetensors"].state_dict()[name], sums, msg=name)
+
+
+def test_sums_of_powers_need_a_codec_of_powers(tmp_path):
+    AudioVQVAE(8000, 4, strides=(2, 2), width=8, latent_dim=4).save_pretrained(tmp_path)
+    with pytest.raises(LassError, match=r"The latents of a AudioVQVAE are no log powers: set --model.log_sum=false"):
+        LikelihoodCounting(str(tmp_path), log_sum=True)
