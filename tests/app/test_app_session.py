@@ -73,7 +73,7 @@ def test_separators_are_found_in_pretrained(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(repository)
     assert "pretrained/mnist" in [model.name for model in load_models([])]
     monkeypatch.chdir(tmp_path)
-    assert [model.name for model in load_models([])] == ["mnist"]  # the published ones
+    assert [model.name for model in load_models([])] == ["mnist", "slakh_like"]  # the published ones
     with pytest.raises(LassError, match="nowhere"):
         load_models(["nowhere"])
 
