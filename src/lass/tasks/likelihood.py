@@ -169,11 +169,12 @@ class LikelihoodCounting(LightningModule):
             )
         if isinstance(data, SourceDataModule) and data.num_sources != self.num_sources:
             self.num_sources = data.num_sources
-            if self.latents or self.log_sum:
-                raise LassError(
-                    f"The options latents and log_sum are for two sources, but the data mixes {self.num_sources}: set "
-                    "both to false, and --model.additive=true."
-                )
+            for option in ("latents", "log_sum"):
+                if getattr(self, option):
+                    raise LassError(
+                        f"The statistics of {option} are for two sources, but the data mixes {self.num_sources}: set "
+                        f"--model.{option}=false and --model.additive=true."
+                    )
         self._start()
 
     def configure_optimizers(self) -> None:
