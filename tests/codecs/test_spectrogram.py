@@ -113,6 +113,7 @@ def test_a_saved_codec_is_the_same(codec, tmp_path):
     ("options", "words"),
     [
         ({"window": 250}, "window must be a multiple of 4 samples, not 250"),
+        ({"window": 2**15}, "window"),
         ({"num_mels": 18}, "num_mels must be a multiple of num_bands = 4, not 18"),
         ({"num_mels": 128}, "num_mels = 128 is too large for window = 256"),
         ({"num_bands": 3, "num_mels": 15}, r"A block has 128 samples .* expected a multiple of num_bands = 3"),

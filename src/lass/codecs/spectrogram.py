@@ -17,6 +17,7 @@ from lass.codecs.vq_codec import MAX_CODES
 from lass.errors import LassError, check_number, check_sizes
 
 GRIFFIN_LIM_STEPS = 32
+MAX_WINDOW = 2**14  # limit of a file: the filters of this window and 1,024 mel bands have 34 MB
 
 
 @register
@@ -74,7 +75,8 @@ class SpectrogramCodec(Artifact):
             "window": window,
             "floor": floor,
         }
-        check_sizes(2**20, sample_rate=sample_rate, window=window)
+        check_sizes(2**20, sample_rate=sample_rate)
+        check_sizes(MAX_WINDOW, window=window)
         check_sizes(2**10, num_bands=num_bands, num_mels=num_mels, num_frames=num_frames)
         check_sizes(MAX_CODES // num_bands, codes_per_band=codes_per_band)
         check_number("floor", floor, above=0)
